@@ -101,7 +101,15 @@ export interface PageKernels {
    * zero * ZERO_RECORD_BYTES + (count - zero) * NORMAL_RECORD_BYTES + nameBytes.
    * Listed pages lie in the extent [firstPage, …) at `address`.
    */
-  emitRecords(list: number, count: number, address: number, firstPage: number, name: number, nameBytes: number, out: number): number;
+  emitRecords(
+    list: number,
+    count: number,
+    address: number,
+    firstPage: number,
+    name: number,
+    nameBytes: number,
+    out: number,
+  ): number;
 
   /**
    * Scatter, the inverse: decodes CONTINUE records from [input, input + length) into the extent until something
@@ -110,7 +118,15 @@ export interface PageKernels {
    * that was written fills it and leaves the bit set.
    * Returns the bytes consumed; `result` receives four i32: zero pages, normal pages, LoadStop, reserved.
    */
-  loadRecords(input: number, length: number, address: number, firstPage: number, pageCount: number, written: number, result: number): number;
+  loadRecords(
+    input: number,
+    length: number,
+    address: number,
+    firstPage: number,
+    pageCount: number,
+    written: number,
+    result: number,
+  ): number;
 
   /** Writes the self-verifying pattern of (page key, generation) over the page at `address`: see kernels/assembly/pages.ts. */
   fillPattern(address: number, key: number, generation: number): void;

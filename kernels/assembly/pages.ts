@@ -1,0 +1,202 @@
+// The page kernels (PageKernels in kernels/kernels.ts, which says what each does) in AssemblyScript.
+//
+// The memory is guest RAM: no static data, no stack in memory; constants are immediates. Pages are read while the guest
+// may write them; a torn page is sent again because its mark comes after the store (TS-1), so plain loads do.
+
+const PAGE: usize = 4096;
+
+/** Record flags (spec/qemu-wire-format.md 2.2). */
+const ZERO: u64 = 0x02;
+const NORMAL: u64 = 0x08;
+const CONTINUE: u64 = 0x20;
+
+/** LoadStop of kernels/kernels.ts. */
+const NEED_MORE: i32 = 0;
+const OTHER: i32 = 1;
+const OUTSIDE: i32 = 2;
+
+// @ts-ignore: decorator
+@inline
+function or64(p: usize): v128 {
+  return v128.or(v128.or(v128.load(p), v128.load(p, 16)), v128.or(v128.load(p, 32), v128.load(p, 48)));
+}
+
+export function isZeroPage(p: usize): i32 {
+  // Most pages that are not zero differ in the first cache line, and then cost only that line.
+  if (v128.any_true(or64(p))) return 0;
+  for (let blocks = 16; blocks > 0; blocks--) {
+    if (v128.any_true(v128.or(v128.or(or64(p), or64(p + 64)), v128.or(or64(p + 128), or64(p + 192))))) return 0;
+    p += 256;
+  }
+  return 1;
+}
+
+export function scanZero(address: usize, pageCount: i32, out: usize): i32 {
+  let bits: u32 = 0;
+  let zero = 0;
+  for (let i = 0; i < pageCount; ) {
+    const isZero = isZeroPage(address);
+    zero += isZero;
+    bits |= <u32>isZero << (i & 31);
+    address += PAGE;
+    i++;
+    if (!(i & 31) || i == pageCount) {
+      store<u32>(out, bits);
+      out += 4;
+      bits = 0;
+    }
+  }
+  return zero;
+}
+
+export function emitRecords(
+  list: usize,
+  count: i32,
+  address: usize,
+  firstPage: i32,
+  name: usize,
+  nameBytes: i32,
+  out: usize,
+): i32 {
+  let zero = 0;
+  let namePending = nameBytes;
+  for (; count > 0; count--, list += 4) {
+    const page = load<u32>(list);
+    const from = address + (<usize>(page - firstPage) << 12);
+    const isZero = isZeroPage(from);
+    const kind = isZero ? ZERO : NORMAL;
+    store<u64>(out, bswap<u64>((<u64>page << 12) | kind | (namePending ? 0 : CONTINUE)));
+    out += 8;
+    if (namePending) {
+      memory.copy(out, name, nameBytes);
+      out += nameBytes;
+      namePending = 0;
+    }
+    if (isZero) {
+      store<u8>(out++, 0);
+      zero++;
+    } else {
+      memory.copy(out, from, PAGE);
+      out += PAGE;
+    }
+  }
+  return zero;
+}
+
+export function loadRecords(
+  input: usize,
+  length: i32,
+  address: usize,
+  firstPage: i32,
+  pageCount: i32,
+  written: usize,
+  result: usize,
+): i32 {
+  let left = length;
+  let zero = 0;
+  let normal = 0;
+  let stop = NEED_MORE;
+  while (left >= 8) {
+    const head = bswap<u64>(load<u64>(input));
+    const flags = head & 0xfff;
+    if (flags != (NORMAL | CONTINUE) && flags != (ZERO | CONTINUE)) {
+      stop = OTHER;
+      break;
+    }
+    // A page before the extent wraps to a huge index.
+    const index = (head >> 12) - <u64>firstPage;
+    if (index >= <u64>pageCount) {
+      stop = OUTSIDE;
+      break;
+    }
+    const target = address + (<usize>index << 12);
+    const word = written + ((<usize>index >> 5) << 2);
+    const bit = <u32>1 << (<u32>index & 31);
+    if (flags & NORMAL) {
+      if (left < 8 + <i32>PAGE) break;
+      memory.copy(target, input + 8, PAGE);
+      // Several channels may load into one extent, hence atomic. The bit is never cleared, so the test may skip it.
+      if (!(load<u32>(word) & bit)) atomic.or<u32>(word, bit);
+      normal++;
+      input += 8 + PAGE;
+      left -= 8 + <i32>PAGE;
+    } else {
+      if (left < 9) break;
+      if (load<u8>(input, 8)) {
+        stop = OTHER;
+        break;
+      }
+      if (load<u32>(word) & bit) memory.fill(target, 0, PAGE);
+      zero++;
+      input += 9;
+      left -= 9;
+    }
+  }
+  store<i32>(result, zero);
+  store<i32>(result, normal, 4);
+  store<i32>(result, stop, 8);
+  store<i32>(result, 0, 12);
+  return length - left;
+}
+
+/** The finalizer of SplitMix64: a bijection of 64-bit values in which every input bit reaches every output bit. */
+// @ts-ignore: decorator
+@inline
+function mix(value: u64): u64 {
+  let z = value + 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+// The pattern of a page: 512 words, word i = base + i * increment, where base = mix(key and generation) and increment =
+// mix(base) made odd.
+//
+//   lost or stale page    base is a bijection of (key, generation): word 0 always differs
+//   misplaced page        same, through the key
+//   torn page             a word of one pattern equals that of another with probability 2^-64
+//   shifted page          the increment is odd, so no two words of a page are equal
+//   zero page             at most one word is zero
+//
+// A recurrence by addition and not by multiplication, so that two words fit one vector step: filling is as fast as
+// memory, and a workload guest is limited by the migration and not by its own checks.
+
+// @ts-ignore: decorator
+@inline
+function firstWords(base: u64, increment: u64): v128 {
+  return i64x2.replace_lane(i64x2.splat(<i64>base), 1, <i64>(base + increment));
+}
+
+export function fillPattern(p: usize, key: u32, generation: u32): void {
+  const base = mix((<u64>key << 32) | <u64>generation);
+  const increment = mix(base) | 1;
+  let words = firstWords(base, increment);
+  const advance = i64x2.splat(<i64>(increment << 1));
+  for (let i = 0; i < 256; i++) {
+    v128.store(p, words);
+    words = i64x2.add(words, advance);
+    p += 16;
+  }
+}
+
+export function checkPattern(p: usize, key: u32, generation: u32): i32 {
+  const base = mix((<u64>key << 32) | <u64>generation);
+  const increment = mix(base) | 1;
+  let words = firstWords(base, increment);
+  const advance = i64x2.splat(<i64>(increment << 1));
+  let difference = i64x2.splat(0);
+  for (let i = 0; i < 256; i++) {
+    difference = v128.or(difference, v128.xor(v128.load(p), words));
+    words = i64x2.add(words, advance);
+    p += 16;
+  }
+  return <i32>!v128.any_true(difference);
+}
+
+export function zeroFill(address: usize, byteCount: usize): void {
+  memory.fill(address, 0, byteCount);
+}
+
+export function copy(target: usize, source: usize, byteCount: usize): void {
+  memory.copy(target, source, byteCount);
+}
