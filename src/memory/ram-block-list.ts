@@ -1,0 +1,451 @@
+// The list of RAM blocks with all that grows and shrinks with it: the flat ram address space, guest RAM, the blocks' bitmaps
+// and dirty memory (spec/algorithms.md section 4). One thread owns it and changes it; the others hold copies of it:
+//
+//   owner: add / remove / resize ──▶ share() ── postMessage ──▶ other thread: attach(shared), later update(shared)
+//
+// A block reaches another thread only with its description, which is made after dirty memory covers the block: so nobody can
+// mark a page that has no map (DM-5, TS-5). The message takes the place of the RCU list and its barriers (DM-6).
+
+import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import { BitmapMemory } from './bitmap-memory.js';
+import { DirtyClient, DirtyClientMask, DirtyMemory } from './dirty-memory.js';
+import { RamferryError } from './errors.js';
+import { GuestRamAllocator } from './guest-ram-allocator.js';
+import { type BlockBitmaps, RamBlock, type RamBlockSpec } from './ram-block.js';
+import { RunAllocator } from './run-allocator.js';
+import { SEGMENT_RAM_BYTES, Segment } from './segment.js';
+import { guestAddress, pageIndex, ramPage } from './units.js';
+
+/** 8 TiB: page numbers stay below 2^31, and the bitmap memory's 2 GiB suffice for all bitmaps of all of it. */
+const FLAT_SPACE_PAGES = 2 ** 31;
+
+/** Two blocks never share a 64-bit word of any map (DM-8). */
+const FLAT_ALIGN_PAGES = 64;
+
+/** The length of a name is one byte in the stream. */
+const MAX_NAME_BYTES = 255;
+
+const flatPages = (block: { readonly maxLength: number }): number =>
+  Math.ceil(block.maxLength / GUEST_PAGE_SIZE / FLAT_ALIGN_PAGES) * FLAT_ALIGN_PAGES;
+
+/** Called in the thread whose list changes: the owner's by add, remove and resize, another's by `update`. */
+export interface RamBlockObserver {
+  /** After the block is in the list and dirty. */
+  added?(block: RamBlock): void;
+  /** Before the block leaves the list. */
+  removing?(block: RamBlock): void;
+  /**
+   * Before anything of the block is touched (DM-23). In the owner's thread it may throw to refuse; to cancel a running migration
+   * is its job too, since no migration survives a resize.
+   */
+  resizing?(block: RamBlock, newLength: number): void;
+}
+
+/** Everything another thread needs; structured-cloneable. */
+export interface SharedRamBlockList {
+  readonly version: number;
+  readonly segmentBytes: number;
+  readonly bitmaps: WebAssembly.Memory;
+  readonly dirty: number;
+  readonly segments: readonly WebAssembly.Memory[];
+  readonly blocks: readonly SharedRamBlock[];
+}
+
+export interface SharedRamBlock {
+  readonly id: number;
+  readonly spec: Required<RamBlockSpec>;
+  readonly ramPage: number;
+  readonly bitmaps: BlockBitmaps;
+  readonly extents: readonly {
+    readonly segment: number;
+    readonly address: number;
+    readonly firstPage: number;
+    readonly pageCount: number;
+  }[];
+}
+
+export interface RamBlockListOptions {
+  /** Default: a bitmap memory of its own. The calling thread must be its owner. */
+  readonly bitmaps?: BitmapMemory;
+  /** Guest RAM of one segment; tests make it small. Default 1 GiB. */
+  readonly segmentBytes?: number;
+}
+
+/** What only the owner has. */
+interface Ownership {
+  readonly flat: RunAllocator;
+  readonly ram: GuestRamAllocator;
+  nextId: number;
+  /** Whether another thread may know the blocks. */
+  isShared: boolean;
+  /** Removed, but another thread may still be using them. */
+  readonly retired: RamBlock[];
+}
+
+export class RamBlockList {
+  readonly bitmaps: BitmapMemory;
+  readonly dirty: DirtyMemory;
+  readonly segmentBytes: number;
+  readonly #segments: Segment[] = [];
+  #blocks: readonly RamBlock[] = [];
+  #version = 0;
+  readonly #observers = new Set<RamBlockObserver>();
+  #ownership: Ownership | undefined;
+
+  private constructor(bitmaps: BitmapMemory, dirty: DirtyMemory, segmentBytes: number) {
+    this.bitmaps = bitmaps;
+    this.dirty = dirty;
+    this.segmentBytes = segmentBytes;
+  }
+
+  /** An empty list; the calling thread owns it. */
+  static create({
+    bitmaps = BitmapMemory.create(),
+    segmentBytes = SEGMENT_RAM_BYTES,
+  }: RamBlockListOptions = {}): RamBlockList {
+    const list = new RamBlockList(bitmaps, DirtyMemory.create(bitmaps), segmentBytes);
+    const flat = new RunAllocator();
+    flat.free(0, FLAT_SPACE_PAGES);
+    const ram = new GuestRamAllocator(list.#segments, segmentBytes);
+    list.#ownership = { flat, ram, nextId: 1, isShared: false, retired: [] };
+    return list;
+  }
+
+  /** Ordered by maximum length, descending, older blocks first among equals (DM-29). A new array after every change. */
+  get blocks(): readonly RamBlock[] {
+    return this.#blocks;
+  }
+
+  /** Changes with every add, remove and resize, after the list has changed (DM-6). */
+  get version(): number {
+    return this.#version;
+  }
+
+  /** The block of that name, if there is one. */
+  find(name: string): RamBlock | undefined {
+    return this.#blocks.find((block) => block.name === name);
+  }
+
+  /** Returns the function that ends the subscription. */
+  subscribe(observer: RamBlockObserver): () => void {
+    this.#observers.add(observer);
+    return () => this.#observers.delete(observer);
+  }
+
+  /**
+   * Hot-plugs a block; its memory is zero, and dirty for all clients. Nothing has changed when it throws: RAM_BLOCK_NAME_INVALID,
+   * RAM_BLOCK_NAME_TAKEN, RAM_BLOCK_LENGTH_INVALID, FLAT_SPACE_EXHAUSTED, BITMAP_MEMORY_EXHAUSTED or GUEST_MEMORY_EXHAUSTED.
+   */
+  add(spec: RamBlockSpec): RamBlock {
+    const owned = this.#owned();
+    const complete = completeSpec(spec);
+    if (this.find(spec.name) !== undefined) {
+      throw new RamferryError('usage', 'RAM_BLOCK_NAME_TAKEN', `There is already a RAM block named ${spec.name}`, {
+        value: spec.name,
+      });
+    }
+    const block = this.#place(complete, owned);
+    // The map before the block, the list before the version, the bits before anybody hears of it.
+    const position = this.#blocks.findIndex((other) => other.maxLength < block.maxLength);
+    this.#blocks = this.#blocks.toSpliced(position < 0 ? this.#blocks.length : position, 0, block);
+    this.#version += 1;
+    this.dirty.setRange(block.ramPage, block.usedPages, DirtyClientMask.all);
+    this.#notify((observer) => observer.added?.(block));
+    return block;
+  }
+
+  /**
+   * Hot-unplugs a block. Its memory, bitmaps and flat range are reused at once if the list was never shared, otherwise
+   * after `reclaim`.
+   */
+  remove(block: RamBlock): void {
+    const owned = this.#owned();
+    this.#checkListed(block);
+    this.#notify((observer) => observer.removing?.(block));
+    this.#blocks = this.#blocks.filter((other) => other !== block);
+    this.#version += 1;
+    owned.retired.push(block);
+    if (!owned.isShared) {
+      this.reclaim();
+    }
+  }
+
+  /**
+   * Makes what removed blocks occupied available again. Other threads have no read section that could be waited for: the
+   * caller says with it that every one of them has taken over a description made after the removal, or has ended.
+   */
+  reclaim(): void {
+    const owned = this.#owned();
+    for (const block of owned.retired.splice(0)) {
+      for (const client of Object.values(DirtyClient)) {
+        this.dirty.testAndClear(block.ramPage, flatPages(block), client);
+      }
+      this.#freeBitmaps(block.bitmaps, block);
+      owned.ram.free(block.extents);
+      owned.flat.free(block.ramPage, flatPages(block));
+    }
+  }
+
+  /**
+   * Changes the used length of a resizable block; afterwards all of it is dirty for all clients and nothing beyond (DM-22).
+   * Its memory keeps its content. Throws RAM_BLOCK_NOT_RESIZABLE, RAM_BLOCK_LENGTH_ABOVE_MAXIMUM, RAM_BLOCK_LENGTH_INVALID, or
+   * what an observer throws; nothing has changed then.
+   */
+  resize(block: RamBlock, usedLength: number): void {
+    this.#owned();
+    this.#checkListed(block);
+    if (usedLength === block.usedLength) {
+      return;
+    }
+    checkResize(block, usedLength);
+    this.#notify((observer) => observer.resizing?.(block, usedLength));
+    const oldPages = block.usedPages;
+    for (const client of Object.values(DirtyClient)) {
+      this.dirty.testAndClear(block.ramPage, oldPages, client);
+    }
+    block.setUsedLength(usedLength);
+    this.#version += 1;
+    // Marks in the part that is gone would come back with the next log sync.
+    for (const log of [block.bitmaps.remote, block.bitmaps.snapshot]) {
+      this.bitmaps.kernels.testAndClearRange(log, block.usedPages, Math.max(0, oldPages - block.usedPages));
+    }
+    this.dirty.setRange(block.ramPage, block.usedPages, DirtyClientMask.all);
+  }
+
+  /** A description of the list as it is now, for `attach` and `update` in other threads. */
+  share(): SharedRamBlockList {
+    if (this.#ownership !== undefined) {
+      this.#ownership.isShared = true;
+    }
+    return {
+      version: this.#version,
+      segmentBytes: this.segmentBytes,
+      bitmaps: this.bitmaps.memory,
+      dirty: this.dirty.header,
+      segments: this.#segments.map((segment) => segment.memory),
+      blocks: this.#blocks.map((block) => this.#shareBlock(block)),
+    };
+  }
+
+  /** The list in another thread. It can do everything but add, remove, resize and reclaim. */
+  static attach(shared: SharedRamBlockList): RamBlockList {
+    const bitmaps = BitmapMemory.attach(shared.bitmaps);
+    const list = new RamBlockList(bitmaps, DirtyMemory.attach(bitmaps, shared.dirty), shared.segmentBytes);
+    list.#takeOver(shared);
+    return list;
+  }
+
+  /**
+   * Takes over a newer description; an older one, or the same, changes nothing. Blocks and segments that remain are the same
+   * objects as before. Observers are told, but can refuse nothing any more.
+   */
+  update(shared: SharedRamBlockList): void {
+    if (shared.version > this.#version) {
+      this.#takeOver(shared);
+    }
+  }
+
+  #takeOver(shared: SharedRamBlockList): void {
+    // Segments are only ever appended, so that their index is their identity.
+    for (const memory of shared.segments.slice(this.#segments.length)) {
+      this.#segments.push(Segment.attach(memory));
+    }
+    const known = new Map(this.#blocks.map((block) => [block.id, block]));
+    const blocks = shared.blocks.map((description) => known.get(description.id) ?? this.#attachBlock(description));
+    const listed = new Set(blocks);
+    for (const block of known.values()) {
+      if (!listed.has(block)) {
+        this.#notify((observer) => observer.removing?.(block));
+      }
+    }
+    for (const [index, { spec }] of shared.blocks.entries()) {
+      const block = blocks[index]!;
+      if (block.usedLength !== spec.usedLength) {
+        this.#notify((observer) => observer.resizing?.(block, spec.usedLength));
+        block.setUsedLength(spec.usedLength);
+      }
+    }
+    this.#blocks = blocks;
+    this.#version = shared.version;
+    for (const block of blocks.filter((candidate) => !known.has(candidate.id))) {
+      this.#notify((observer) => observer.added?.(block));
+    }
+  }
+
+  #place(spec: Required<RamBlockSpec>, owned: Ownership): RamBlock {
+    const pages = flatPages(spec);
+    const start = owned.flat.allocate(pages);
+    if (start === undefined) {
+      throw new RamferryError(
+        'failed',
+        'FLAT_SPACE_EXHAUSTED',
+        `The ram address space of ${FLAT_SPACE_PAGES} pages has no gap for RAM block ${spec.name} of ${pages} pages`,
+        { value: spec.maxLength },
+      );
+    }
+    const undo = [() => owned.flat.free(start, pages)];
+    try {
+      const allocate = (): number => {
+        const address = this.bitmaps.allocate(pages);
+        undo.push(() => this.bitmaps.free(address, pages));
+        return address;
+      };
+      const migrated = spec.migratable && !spec.ignored;
+      const bitmaps = {
+        send: migrated ? allocate() : 0,
+        remote: allocate(),
+        snapshot: allocate(),
+        received: migrated ? allocate() : 0,
+      };
+      this.dirty.grow(start + pages);
+      const extents = owned.ram.allocate(spec.maxLength);
+      return new RamBlock(spec, { id: owned.nextId++, ramPage: ramPage(start), extents, bitmaps });
+    } catch (error) {
+      for (const step of undo.reverse()) {
+        step();
+      }
+      if (error instanceof RamferryError) {
+        throw error;
+      }
+      throw new RamferryError(
+        'failed',
+        'GUEST_MEMORY_EXHAUSTED',
+        `No memory for RAM block ${spec.name} of ${spec.maxLength} bytes`,
+        { value: spec.maxLength, cause: error },
+      );
+    }
+  }
+
+  #freeBitmaps(bitmaps: BlockBitmaps, block: RamBlock): void {
+    const addresses = block.migrated
+      ? [bitmaps.send, bitmaps.remote, bitmaps.snapshot, bitmaps.received]
+      : [bitmaps.remote, bitmaps.snapshot];
+    for (const address of addresses) {
+      this.bitmaps.free(address, flatPages(block));
+    }
+  }
+
+  #shareBlock(block: RamBlock): SharedRamBlock {
+    const { name, usedLength, maxLength, hostPageSize, migratable, ignored, shared, resizable, guestAddress } = block;
+    const { remote, snapshot } = block.bitmaps;
+    return {
+      id: block.id,
+      spec: { name, usedLength, maxLength, hostPageSize, migratable, ignored, shared, resizable, guestAddress },
+      ramPage: block.ramPage,
+      bitmaps: {
+        send: block.migrated ? block.bitmaps.send : 0,
+        remote,
+        snapshot,
+        received: block.migrated ? block.bitmaps.received : 0,
+      },
+      extents: block.extents.map((extent) => ({ ...extent, segment: this.#segments.indexOf(extent.segment) })),
+    };
+  }
+
+  #attachBlock({ id, spec, ramPage: start, bitmaps, extents }: SharedRamBlock): RamBlock {
+    return new RamBlock(spec, {
+      id,
+      ramPage: ramPage(start),
+      bitmaps,
+      extents: extents.map(({ segment, address, firstPage, pageCount }) => ({
+        segment: this.#segments[segment]!,
+        address,
+        firstPage: pageIndex(firstPage),
+        pageCount,
+      })),
+    });
+  }
+
+  #notify(tell: (observer: RamBlockObserver) => void): void {
+    for (const observer of [...this.#observers]) {
+      tell(observer);
+    }
+  }
+
+  #checkListed(block: RamBlock): void {
+    if (!this.#blocks.includes(block)) {
+      throw new RamferryError('usage', 'RAM_BLOCK_UNKNOWN', `RAM block ${block.name} is not in this list`, {
+        value: block.name,
+      });
+    }
+  }
+
+  #owned(): Ownership {
+    if (this.#ownership === undefined) {
+      throw new RamferryError('usage', 'NOT_OWNER', 'Only the thread that created the RAM block list changes it');
+    }
+    return this.#ownership;
+  }
+}
+
+const completeSpec = (spec: RamBlockSpec): Required<RamBlockSpec> => {
+  const maxLength = spec.maxLength ?? spec.usedLength;
+  const complete = {
+    maxLength,
+    hostPageSize: GUEST_PAGE_SIZE,
+    migratable: true,
+    ignored: false,
+    shared: false,
+    resizable: maxLength !== spec.usedLength,
+    guestAddress: guestAddress(0),
+    ...spec,
+  };
+  const nameBytes = new TextEncoder().encode(spec.name).length;
+  if (nameBytes < 1 || nameBytes > MAX_NAME_BYTES) {
+    throw new RamferryError(
+      'usage',
+      'RAM_BLOCK_NAME_INVALID',
+      `The name of a RAM block has 1 to ${MAX_NAME_BYTES} bytes, this one has ${nameBytes}`,
+      { value: spec.name },
+    );
+  }
+  const { hostPageSize } = complete;
+  if (!Number.isInteger(Math.log2(hostPageSize)) || hostPageSize < GUEST_PAGE_SIZE) {
+    throw new RamferryError(
+      'usage',
+      'RAM_BLOCK_PAGE_SIZE_INVALID',
+      `Host page size ${hostPageSize} of RAM block ${spec.name} is not a power of two from ${GUEST_PAGE_SIZE} up`,
+      { value: hostPageSize },
+    );
+  }
+  checkLength(complete, complete.maxLength);
+  checkLength(complete, complete.usedLength);
+  if (complete.usedLength > complete.maxLength) {
+    throw aboveMaximum(complete, complete.usedLength);
+  }
+  return complete;
+};
+
+const checkResize = (block: RamBlock, usedLength: number): void => {
+  if (!block.resizable) {
+    throw new RamferryError(
+      'usage',
+      'RAM_BLOCK_NOT_RESIZABLE',
+      `RAM block ${block.name} of ${block.usedLength} bytes is not resizable, cannot make it ${usedLength} bytes`,
+      { value: usedLength },
+    );
+  }
+  if (usedLength > block.maxLength) {
+    throw aboveMaximum(block, usedLength);
+  }
+  checkLength(block, usedLength);
+};
+
+const aboveMaximum = (block: { readonly name: string; readonly maxLength: number }, length: number): RamferryError =>
+  new RamferryError(
+    'usage',
+    'RAM_BLOCK_LENGTH_ABOVE_MAXIMUM',
+    `RAM block ${block.name} has a maximum of ${block.maxLength} bytes, cannot make it ${length} bytes`,
+    { value: length },
+  );
+
+const checkLength = (block: { readonly name: string; readonly hostPageSize: number }, length: number): void => {
+  if (!Number.isSafeInteger(length) || length <= 0 || length % block.hostPageSize !== 0) {
+    throw new RamferryError(
+      'usage',
+      'RAM_BLOCK_LENGTH_INVALID',
+      `Length ${length} of RAM block ${block.name} is not a positive multiple of its page size ${block.hostPageSize}`,
+      { value: length },
+    );
+  }
+};
