@@ -1,0 +1,284 @@
+// Where device sections end. A FULL section has no length in front of its body, so its end is known only from the VM
+// description, and checked against the footer that must stand there (spec/qemu-wire-format.md 1.5, 1.9).
+//
+//   04 id name instance version | body ................ | 7e id | 04 id name … | body … | 7e id | 00 (EOF)
+//   '------- header ----------'   described length        footer
+
+import { be32, be64, isPrintable, latin1 } from '../bytes.js';
+import { hex, invalid } from '../invalid.js';
+import { ElementType } from './constants.js';
+import { DEVICE_LIMIT, type DescribedDevice, deviceKey } from './vm-description.js';
+
+/** One device section of a stream; the names are those of `inspect`'s JSON. */
+export interface DeviceSection {
+  /** Section id. */
+  readonly section: number;
+  readonly name: string;
+  readonly instance: number;
+  readonly version: number;
+  /** Where the body starts, from the start of the stream. */
+  readonly offset: number;
+  /** Length of the body. */
+  readonly bytes: number;
+}
+
+/** Header of a START or FULL section, as parsed by `parseSectionHeader`. */
+export interface SectionHeader {
+  readonly section: number;
+  readonly name: string;
+  readonly instance: number;
+  readonly version: number;
+  /** Bytes of the header, type byte included. */
+  readonly bytes: number;
+}
+
+/** Longest header: type, id, name with its length byte, instance, version. */
+export const SECTION_HEADER_LIMIT = 1 + 4 + 256 + 8;
+
+export const FOOTER_BYTES = 5;
+
+/** The header at `at`, undefined if it reaches beyond `end`. Its name is checked to be printable and not empty. */
+export const parseSectionHeader = (
+  bytes: Uint8Array,
+  at: number,
+  end: number,
+  offset: number,
+): SectionHeader | undefined => {
+  if (end - at < 6 || end - at < 14 + bytes[at + 5]) {
+    return undefined;
+  }
+  const nameEnd = at + 6 + bytes[at + 5];
+  if (nameEnd === at + 6 || !isPrintable(bytes, at + 6, nameEnd)) {
+    throw invalid('SECTION_NAME', 'A section has a name that is empty or not printable', offset + 5);
+  }
+  return {
+    section: be32(bytes, at + 1),
+    name: latin1(bytes, at + 6, nameEnd),
+    instance: be32(bytes, nameEnd),
+    version: be32(bytes, nameEnd + 4),
+    bytes: nameEnd + 8 - at,
+  };
+};
+
+/** Whether the footer of section `id` stands at `at`. */
+export const isFooter = (bytes: Uint8Array, at: number, end: number, id: number): boolean =>
+  end - at >= FOOTER_BYTES && bytes[at] === ElementType.SECTION_FOOTER && be32(bytes, at + 1) === id;
+
+/** What `walkSections` found. */
+export interface SectionWalk {
+  readonly devices: DeviceSection[];
+  /** Index of the EOF element in the bytes that were walked. */
+  readonly end: number;
+  /** Sections whose end is the footer that looked right, not a described length. */
+  readonly guessed: DeviceSection[];
+}
+
+/**
+ * Cuts the FULL sections that start at the beginning of `bytes`, up to the EOF element.
+ *
+ * With `description`, every section must be described and is cut at its described length; where no footer stands
+ * there (an array described once whose elements differ in size, 1.9.1), and for every section without a description,
+ * the next footer with the section's id that something plausible follows is taken (1.9.2).
+ *
+ * @param offset stream offset of `bytes[0]`.
+ * @param knownEnd index of the EOF element, where the caller knows it.
+ */
+export const walkSections = (
+  bytes: Uint8Array,
+  offset: number,
+  description: ReadonlyMap<string, DescribedDevice> | undefined,
+  knownEnd?: number,
+): SectionWalk => {
+  const devices: DeviceSection[] = [];
+  const guessed: DeviceSection[] = [];
+  const ids = new Set<number>();
+  const keys = new Set<string>();
+  let at = 0;
+  while (at < bytes.length && bytes[at] === ElementType.SECTION_FULL) {
+    const header = parseSectionHeader(bytes, at, bytes.length, offset + at);
+    if (header === undefined) {
+      throw invalid('STREAM_INCOMPLETE', 'The stream ends in the header of a device section', offset + bytes.length);
+    }
+    const { section, name, instance, version } = header;
+    const key = deviceKey(name, instance);
+    const described = description?.get(key);
+    if (ids.has(section) || keys.has(key) || (description !== undefined && described === undefined)) {
+      const what = ids.has(section) ? 'reuses a section id' : keys.has(key) ? 'appears twice' : 'is not described';
+      throw invalid(
+        'DEVICE_SECTION',
+        `Device section "${name}" (instance ${instance}, id ${section}) ${what}`,
+        offset + at,
+        {
+          value: section,
+        },
+      );
+    }
+    ids.add(section);
+    keys.add(key);
+    if (ids.size > DEVICE_LIMIT) {
+      throw invalid('TOO_MANY_DEVICES', `The stream has more than ${DEVICE_LIMIT} device sections`, offset + at);
+    }
+
+    const body = at + header.bytes;
+    const exact = described !== undefined && isFooter(bytes, body + described.bytes, bytes.length, section);
+    const bodyEnd = exact
+      ? body + described.bytes
+      : findFooter(bytes, body, section, (next) => endsSection(bytes, next, ids, description, knownEnd));
+    if (bodyEnd === undefined && knownEnd === undefined) {
+      throw invalid(
+        'STREAM_INCOMPLETE',
+        `The stream ends inside device section "${name}" (id ${section}) that starts at byte ${offset + at}`,
+        offset + bytes.length,
+      );
+    }
+    if (bodyEnd === undefined) {
+      throw invalid('DEVICE_END', `The end of device section "${name}" (id ${section}) was not found`, offset + body, {
+        value: section,
+        hint: 'The device state is damaged.',
+      });
+    }
+    const device = { section, name, instance, version, offset: offset + body, bytes: bodyEnd - body };
+    devices.push(device);
+    if (!exact) {
+      guessed.push(device);
+    }
+    at = bodyEnd + FOOTER_BYTES;
+  }
+  if (at >= bytes.length) {
+    throw invalid('STREAM_INCOMPLETE', 'The stream ends without an EOF element', offset + at);
+  }
+  if (bytes[at] !== ElementType.EOF || (knownEnd !== undefined && at !== knownEnd)) {
+    throw invalid(
+      'DEVICE_SECTION',
+      `Element ${hex(bytes[at])} stands where a device section or EOF should`,
+      offset + at,
+      {
+        value: bytes[at],
+      },
+    );
+  }
+  return { devices, end: at, guessed };
+};
+
+const findFooter = (
+  bytes: Uint8Array,
+  from: number,
+  section: number,
+  isEnd: (next: number) => boolean,
+): number | undefined => {
+  for (
+    let at = bytes.indexOf(ElementType.SECTION_FOOTER, from);
+    at >= 0;
+    at = bytes.indexOf(ElementType.SECTION_FOOTER, at + 1)
+  ) {
+    if (isFooter(bytes, at, bytes.length, section) && isEnd(at + FOOTER_BYTES)) {
+      return at;
+    }
+  }
+  return undefined;
+};
+
+/** Whether what stands at `at` can follow the footer of a device section of the tail: the next one, or the end. */
+const endsSection = (
+  bytes: Uint8Array,
+  at: number,
+  ids: ReadonlySet<number>,
+  description: ReadonlyMap<string, DescribedDevice> | undefined,
+  knownEnd: number | undefined,
+): boolean => {
+  if (bytes[at] === ElementType.EOF) {
+    if (knownEnd !== undefined) {
+      return at === knownEnd;
+    }
+    return at + 1 === bytes.length || isDescription(bytes, at + 1);
+  }
+  const header = plausibleHeader(bytes, at);
+  return (
+    header !== undefined &&
+    !ids.has(header.section) &&
+    (description === undefined || description.has(deviceKey(header.name, header.instance)))
+  );
+};
+
+/** A description, complete or cut: it never ends before the stream does. */
+const isDescription = (bytes: Uint8Array, at: number): boolean =>
+  bytes[at] === ElementType.VMDESCRIPTION &&
+  (at + 5 > bytes.length || at + 5 + be32(bytes, at + 1) >= bytes.length) &&
+  (at + 5 >= bytes.length || bytes[at + 5] === 0x7b);
+
+/** Instance and version numbers are small in every QEMU; in random bytes they are not. */
+const PLAUSIBLE_NUMBER = 0x1_0000;
+
+const plausibleHeader = (bytes: Uint8Array, at: number): SectionHeader | undefined => {
+  if (bytes[at] !== ElementType.SECTION_FULL) {
+    return undefined;
+  }
+  const nameEnd = at + 6 + bytes[at + 5];
+  if (bytes[at + 5] === 0 || !isPrintable(bytes, at + 6, Math.min(nameEnd, bytes.length))) {
+    return undefined;
+  }
+  const header = parseSectionHeader(bytes, at, bytes.length, 0);
+  return header !== undefined && header.instance < PLAUSIBLE_NUMBER && header.version < PLAUSIBLE_NUMBER
+    ? header
+    : undefined;
+};
+
+/** Answer of `endsEarlySection`. */
+export const EarlyEnd = { no: 0, yes: 1, needMore: 2 } as const;
+
+/**
+ * Whether the footer of early section `id` stands at `at`, and what follows is an element that can follow it while
+ * the stream still arrives: a PART or END of RAM, a command, another FULL section. `needMore` if `end` is too near to
+ * tell; at most FOOTER_BYTES + SECTION_HEADER_LIMIT bytes are looked at.
+ */
+export const endsEarlySection = (
+  bytes: Uint8Array,
+  at: number,
+  end: number,
+  id: number,
+  ramSectionId: number,
+): (typeof EarlyEnd)[keyof typeof EarlyEnd] => {
+  if (end - at < FOOTER_BYTES) {
+    return EarlyEnd.needMore;
+  }
+  if (!isFooter(bytes, at, end, id)) {
+    return EarlyEnd.no;
+  }
+  const next = at + FOOTER_BYTES;
+  const left = end - next;
+  switch (left > 0 ? bytes[next] : undefined) {
+    case undefined:
+      return EarlyEnd.needMore;
+    case ElementType.SECTION_PART:
+    case ElementType.SECTION_END:
+      return left < 5 ? EarlyEnd.needMore : be32(bytes, next + 1) === ramSectionId ? EarlyEnd.yes : EarlyEnd.no;
+    case ElementType.COMMAND:
+      // Command number and length are 16 bits each and small.
+      return left < 5 ? EarlyEnd.needMore : bytes[next + 1] === 0 && bytes[next + 3] === 0 ? EarlyEnd.yes : EarlyEnd.no;
+    case ElementType.SECTION_FULL:
+      if (left < SECTION_HEADER_LIMIT && left < (left < 6 ? SECTION_HEADER_LIMIT : 14 + bytes[next + 5])) {
+        return EarlyEnd.needMore;
+      }
+      return plausibleHeader(bytes, next) === undefined ? EarlyEnd.no : EarlyEnd.yes;
+    default:
+      return EarlyEnd.no;
+  }
+};
+
+const VIRTIO_MEM_EARLY = /\/virtio-mem-device-early$/;
+
+/** Fixed fields of virtio-mem's early section: address, region size, block size, node, plugged size (1.10). */
+export const VIRTIO_MEM_EARLY_FIXED_BYTES = 36;
+
+/** Whether `virtioMemEarlyBytes` knows the layout of this section. */
+export const isVirtioMemEarly = (header: SectionHeader): boolean =>
+  VIRTIO_MEM_EARLY.test(header.name) && header.version === 1;
+
+/**
+ * Length of virtio-mem's early section, from its own first fields: one bitmap bit for each device block. NaN if the
+ * fields make no sense.
+ */
+export const virtioMemEarlyBytes = (body: Uint8Array): number => {
+  const blocks = be64(body, 8) / be64(body, 16);
+  return VIRTIO_MEM_EARLY_FIXED_BYTES + 8 * Math.ceil(blocks / 64);
+};

@@ -1,0 +1,11 @@
+// QEMU's migration stream: writer, reader, return path (package subpath `ramferry/format/stream`).
+
+export { type StreamConfiguration, writeConfiguration } from './configuration.js';
+export * from './constants.js';
+export type { DeviceSection } from './device-sections.js';
+export { buildDeviceTail, type DeviceState, type DeviceTail } from './device-tail.js';
+export { DEVICE_TAIL_LIMIT_BYTES } from './device-tail-collector.js';
+export { LONGEST_UNIT_BYTES, StreamReader, type StreamReaderOptions } from './read.js';
+export * from './return-path.js';
+export type { RamSetup, ReadRamBlock, StreamHandler, StreamSummary } from './stream-handler.js';
+export * from './write.js';

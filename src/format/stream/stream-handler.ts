@@ -1,0 +1,74 @@
+// What a consumer of a stream implements, and what it is told (read.ts calls it).
+
+import type { PageIndex } from '../../memory/units.js';
+import type { StreamConfiguration } from './configuration.js';
+import type { DeviceSection } from './device-sections.js';
+import type { DeviceTail } from './device-tail.js';
+
+/** A RAM block that the stream lists. The same object comes with every page. */
+export interface ReadRamBlock {
+  /** Position in the setup record, from 0. */
+  readonly index: number;
+  readonly name: string;
+  /** Bytes, a positive multiple of the target page size. */
+  readonly usedLength: number;
+  /** Guest physical address; only with capability `x-ignore-shared`. */
+  readonly address: number | undefined;
+}
+
+/** The RAM START section. */
+export interface RamSetup {
+  readonly sectionId: number;
+  readonly targetPageSize: number;
+  readonly totalBytes: number;
+  readonly blocks: readonly ReadRamBlock[];
+}
+
+/** What is known at the end of the stream. */
+export interface StreamSummary {
+  /** Bytes of the stream. */
+  readonly bytes: number;
+  readonly tail: DeviceTail;
+  /** Every device section, early ones first. */
+  readonly devices: readonly DeviceSection[];
+  /** RAM had no END section, as in a background snapshot (1.10 item 7). */
+  readonly backgroundSnapshot: boolean;
+  /** False if the VM description that ends the stream is cut. All state is there nevertheless. */
+  readonly complete: boolean;
+  /** Sentences. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Consumer of a stream. `bytes` is the buffer that was pushed and valid only during the call; `offset` counts from the
+ * start of the stream. What a method throws ends the reader and comes out of `push`.
+ */
+export interface StreamHandler {
+  configuration?(configuration: StreamConfiguration): void;
+
+  ramSetup(setup: RamSetup): void;
+
+  /**
+   * Bulk path, tried whenever a record with CONTINUE is next: takes any number of whole records from the start of
+   * [start, end), all zero or normal pages with CONTINUE that lie inside `block`, and returns their bytes. The reader
+   * gives the rest, record by record, to the methods below; returning 0 leaves everything to them.
+   */
+  records?(block: ReadRamBlock, bytes: Uint8Array, start: number, end: number, offset: number): number;
+
+  zeroPage(block: ReadRamBlock, page: PageIndex): void;
+
+  /** The page's content starts at `bytes[at]`, which is byte `offset` of the stream. */
+  page(block: ReadRamBlock, page: PageIndex, bytes: Uint8Array, at: number, offset: number): void;
+
+  /** `length` bytes of XBZRLE data start at `bytes[at]`; they are not checked yet (xbzrle.ts). */
+  xbzrlePage(block: ReadRamBlock, page: PageIndex, bytes: Uint8Array, at: number, length: number, offset: number): void;
+
+  /** A RAM section of this type (constants.ts `ElementType`) ended, its footer included. */
+  ramSectionEnd?(type: number): void;
+
+  /** A command whose length was checked. `payload` is valid only during the call. */
+  command?(command: number, payload: Uint8Array): void;
+
+  /** Everything arrived. */
+  end(summary: StreamSummary): void;
+}
