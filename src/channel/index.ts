@@ -1,0 +1,6 @@
+// `ramferry/channel`: byte channels, what opens them, and the rate limit.
+
+export type { ByteChannel, ChannelListener, ChannelReader } from './channel.js';
+export { listen } from './listen-node.js';
+export { type OpenOptions, openChannel } from './open-channel-node.js';
+export { type Endpoint, formatUri, parseUri } from './uri.js';

@@ -1,0 +1,155 @@
+// Listens at a `tcp:` or `unix:` address.
+
+import fs from 'node:fs';
+import net from 'node:net';
+import { RamferryError } from '../memory/errors.js';
+import type { ByteChannel, ChannelListener } from './channel.js';
+import { channelError } from './channel-error.js';
+import { adoptSocket, SOCKET_OPTIONS } from './socket-channel-node.js';
+import { type Endpoint, formatUri, parseUri, usageError } from './uri.js';
+
+/** Connections that wait for an `accept`: more than the 255 channels multifd can ask for, and still bounded. */
+const MAX_WAITING = 512;
+
+const systemCode = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
+
+const bind = (server: net.Server, address: net.ListenOptions): Promise<void> =>
+  new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(address, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+
+/** True if `path` is a socket that nobody listens at: a listener died and left it. */
+const isStale = async (path: string): Promise<boolean> => {
+  if (!fs.lstatSync(path, { throwIfNoEntry: false })?.isSocket()) {
+    return false;
+  }
+  return new Promise((resolve) => {
+    const probe = net.connect({ path });
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(false);
+    });
+    probe.once('error', (error) => resolve(systemCode(error) === 'ECONNREFUSED'));
+  });
+};
+
+const bindUnix = async (server: net.Server, path: string): Promise<void> => {
+  try {
+    await bind(server, { path });
+  } catch (error) {
+    if (systemCode(error) !== 'EADDRINUSE') {
+      throw error;
+    }
+    if (await isStale(path)) {
+      fs.unlinkSync(path);
+      await bind(server, { path });
+    } else if (fs.lstatSync(path).isSocket()) {
+      throw error;
+    } else {
+      throw new RamferryError('failed', 'FILE_EXISTS', `Cannot listen on unix:${path}: there is a file of that name.`, {
+        file: path,
+        hint: 'choose another path; the file was left as it is',
+      });
+    }
+  }
+};
+
+class SocketListener implements ChannelListener {
+  readonly uri: string;
+  readonly #server: net.Server;
+  readonly #connected: ByteChannel[] = [];
+  readonly #waiting: { resolve(channel: ByteChannel): void; reject(error: Error): void }[] = [];
+  #closing: Promise<void> | undefined;
+
+  constructor(server: net.Server, endpoint: Endpoint) {
+    this.#server = server;
+    this.uri = formatUri(endpoint);
+    server.on('connection', (connection) => this.#connection(connection));
+    // No descriptor was free for a connection, for example: the listener itself stays.
+    server.on('error', (error) => this.#rejectWaiting(channelError(error, 'accept a connection on', this.uri)));
+  }
+
+  #connection(connection: net.Socket): void {
+    if (this.#connected.length >= MAX_WAITING) {
+      connection.destroy();
+      return;
+    }
+    const { remoteAddress: host, remotePort: port } = connection;
+    const peer = host === undefined || port === undefined ? this.uri : formatUri({ kind: 'tcp', host, port });
+    const channel = adoptSocket(peer, connection);
+    const next = this.#waiting.shift();
+    if (next === undefined) {
+      this.#connected.push(channel);
+    } else {
+      next.resolve(channel);
+    }
+  }
+
+  accept(): Promise<ByteChannel> {
+    return new Promise((resolve, reject) => {
+      const channel = this.#connected.shift();
+      if (channel !== undefined) {
+        resolve(channel);
+      } else if (this.#closing !== undefined) {
+        reject(this.#closedError());
+      } else {
+        this.#waiting.push({ resolve, reject });
+      }
+    });
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= new Promise((resolve) => {
+      // Removes the socket file, too.
+      this.#server.close(() => resolve());
+      this.#rejectWaiting(this.#closedError());
+      for (const channel of this.#connected.splice(0)) {
+        channel.destroy();
+      }
+    });
+    return this.#closing;
+  }
+
+  #rejectWaiting(error: Error): void {
+    for (const { reject } of this.#waiting.splice(0)) {
+      reject(error);
+    }
+  }
+
+  #closedError(): RamferryError {
+    return new RamferryError('failed', 'LISTENER_CLOSED', `Nobody listens on ${this.uri} any more.`, {
+      file: this.uri,
+    });
+  }
+}
+
+/**
+ * Starts to listen at a `tcp:` or `unix:` URI. A socket file that a dead listener left is replaced; any other file is
+ * not touched. Rejects with a `RamferryError`.
+ */
+export const listen = async (uri: string): Promise<ChannelListener> => {
+  const endpoint = parseUri(uri);
+  const server = net.createServer({ ...SOCKET_OPTIONS, pauseOnConnect: true });
+  try {
+    if (endpoint.kind === 'unix') {
+      await bindUnix(server, endpoint.path);
+      return new SocketListener(server, endpoint);
+    }
+    if (endpoint.kind === 'tcp') {
+      await bind(server, { host: endpoint.host === '' ? undefined : endpoint.host, port: endpoint.port });
+      const { port } = server.address() as net.AddressInfo;
+      return new SocketListener(server, {
+        ...endpoint,
+        host: endpoint.host === '' ? 'localhost' : endpoint.host,
+        port,
+      });
+    }
+  } catch (error) {
+    throw channelError(error, 'listen on', uri);
+  }
+  throw usageError(uri, 'only tcp: and unix: can be listened on');
+};

@@ -1,0 +1,104 @@
+// Opens the channel that a URI names.
+
+import net from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { ByteChannel } from './channel.js';
+import { channelError } from './channel-error.js';
+import { type Direction, descriptorChannel, openFile, stdioChannel } from './descriptor-channel-node.js';
+import { startCommand } from './process-channel-node.js';
+import { ReaderFeed } from './reader-feed.js';
+import { SOCKET_OPTIONS, SocketChannel } from './socket-channel-node.js';
+import { formatUri, parseUri, usageError } from './uri.js';
+
+export interface OpenOptions {
+  /**
+   * Which way the bytes shall go at least. Sockets always go both ways; files and pipes refuse `both`; `exec:` connects
+   * exactly what is asked for.
+   */
+  readonly direction: Direction;
+  /** Gives up while still connecting; what is open already is dropped with `destroy`. */
+  readonly signal?: AbortSignal;
+  /**
+   * For how long `tcp:` and `unix:` try again while nobody accepts connections: a destination that is started together
+   * with its source may listen a moment later. 0, the default, tries once.
+   */
+  readonly retryMs?: number;
+}
+
+const RETRY_PAUSE_MS = 50;
+
+/** What a peer that does not listen yet answers with: refused, or no socket file. */
+const mayComeLater = (error: unknown): boolean =>
+  ['ECONNREFUSED', 'ENOENT'].includes((error as NodeJS.ErrnoException).code ?? '');
+
+const connectOnce = (
+  peer: string,
+  address: net.NetConnectOpts,
+  signal: AbortSignal | undefined,
+): Promise<ByteChannel> =>
+  new Promise((resolve, reject) => {
+    const feed = new ReaderFeed();
+    // Paused before it is connected: nothing is read until somebody says where it shall go.
+    const socket = net.connect({ ...SOCKET_OPTIONS, ...address, onread: feed.onread }).pause();
+    const abort = (): void => {
+      socket.destroy();
+      reject(signal?.reason);
+    };
+    const settled = (): void => {
+      socket.off('error', failed);
+      signal?.removeEventListener('abort', abort);
+    };
+    const failed = (error: Error): void => {
+      settled();
+      reject(error);
+    };
+    socket.once('error', failed);
+    socket.once('connect', () => {
+      settled();
+      resolve(new SocketChannel(peer, socket, feed));
+    });
+    signal?.addEventListener('abort', abort, { once: true });
+  });
+
+const connect = async (peer: string, address: net.NetConnectOpts, options: OpenOptions): Promise<ByteChannel> => {
+  const { signal, retryMs = 0 } = options;
+  const deadline = performance.now() + retryMs;
+  for (;;) {
+    try {
+      return await connectOnce(peer, address, signal);
+    } catch (error) {
+      signal?.throwIfAborted();
+      if (!mayComeLater(error) || performance.now() + RETRY_PAUSE_MS > deadline) {
+        throw channelError(error, 'connect to', peer);
+      }
+    }
+    await delay(RETRY_PAUSE_MS, undefined, signal === undefined ? {} : { signal });
+  }
+};
+
+/**
+ * Opens `uri`. Rejects with a `RamferryError` that names it, `usage` if the URI itself is wrong, or with the signal's
+ * reason.
+ */
+export const openChannel = async (uri: string, options: OpenOptions): Promise<ByteChannel> => {
+  const endpoint = parseUri(uri);
+  options.signal?.throwIfAborted();
+  const peer = formatUri(endpoint);
+  switch (endpoint.kind) {
+    case 'tcp':
+      if (endpoint.host === '' || endpoint.port === 0) {
+        throw usageError(uri, 'to connect, it needs a host and a port other than 0');
+      }
+      return connect(peer, { host: endpoint.host, port: endpoint.port }, options);
+    case 'unix':
+      return connect(peer, { path: endpoint.path }, options);
+    case 'file':
+      return openFile(peer, endpoint.path, options.direction, endpoint.offset);
+    case 'exec':
+      return startCommand(peer, endpoint.command, options.direction);
+    case 'fd':
+      return descriptorChannel(peer, endpoint.descriptor, options.direction);
+    case 'stdio':
+      return stdioChannel(options.direction);
+  }
+};

@@ -1,0 +1,162 @@
+// Sockets and pipes. Received bytes land in the reader's own buffers (`onread`), sent bytes leave from the caller's
+// memory; neither is copied in this process (spec/node-performance.md section 3).
+
+import net from 'node:net';
+import type { ByteChannel, ChannelReader } from './channel.js';
+import { channelDestroyed, channelError, peerClosed } from './channel-error.js';
+import { ReaderFeed } from './reader-feed.js';
+
+type WriteDone = (error: Error | undefined) => void;
+
+export class SocketChannel implements ByteChannel {
+  readonly peer: string;
+  readonly closed: Promise<void>;
+  readonly #socket: net.Socket;
+  readonly #feed: ReaderFeed;
+  /** Callbacks of the writes that are not settled, oldest first. */
+  #pending: WriteDone[] = [];
+  #failure: Error | undefined;
+  #dropped = false;
+  #inputEnded = false;
+  #isClosed = false;
+  #ending: Promise<void> | undefined;
+
+  /** `socket` is connected, was created with `feed.onread`, and is paused. */
+  constructor(peer: string, socket: net.Socket, feed: ReaderFeed) {
+    this.peer = peer;
+    this.#socket = socket;
+    this.#feed = feed;
+    feed.onFault = (error) => {
+      this.#failure ??= error instanceof Error ? error : new Error(String(error));
+      socket.destroy();
+    };
+    socket.on('error', (error) => {
+      this.#failure ??= channelError(error, this.#pending.length > 0 ? 'write to' : 'read from', peer);
+    });
+    socket.on('end', () => {
+      this.#inputEnded = true;
+      if (!this.#dropped) {
+        feed.reader?.ended();
+      }
+    });
+    this.closed = new Promise((resolve) => {
+      socket.once('close', () => {
+        this.#isClosed = true;
+        this.#settlePending();
+        this.#tellReader();
+        resolve();
+      });
+    });
+  }
+
+  write(bytes: Uint8Array, done: WriteDone): void {
+    this.#pending.push(done);
+    if (this.#isClosed) {
+      process.nextTick(() => this.#settlePending());
+    } else if (!this.#socket.destroyed) {
+      this.#socket.write(bytes, this.#written);
+    }
+  }
+
+  /**
+   * A write that a destroyed socket still had under way is reported to have succeeded by Node; and the writes behind
+   * it are reported before it. So callbacks count only while the socket lives; `close` settles the rest, in order.
+   */
+  readonly #written = (error?: Error | null): void => {
+    if (!error && !this.#socket.destroyed) {
+      this.#pending.shift()?.(undefined);
+    }
+  };
+
+  #settlePending(): void {
+    const pending = this.#pending;
+    this.#pending = [];
+    for (const done of pending) {
+      done(this.#error());
+    }
+  }
+
+  #error(): Error {
+    return this.#failure ?? (this.#dropped ? channelDestroyed(this.peer) : peerClosed(this.peer, 'write to'));
+  }
+
+  #tellReader(): void {
+    if (!this.#inputEnded && !this.#dropped) {
+      this.#feed.reader?.failed(this.#failure ?? peerClosed(this.peer, 'read from'));
+    }
+  }
+
+  read(reader: ChannelReader): void {
+    this.#feed.start(reader);
+    if (this.#isClosed) {
+      process.nextTick(() => this.#tellReader());
+    } else {
+      this.resume();
+    }
+  }
+
+  pause(): void {
+    this.#feed.pause();
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    if (this.#feed.resume() && !this.#socket.destroyed) {
+      this.#socket.resume();
+    }
+  }
+
+  end(): Promise<void> {
+    this.#ending ??= new Promise((resolve, reject) => {
+      this.#socket.once('finish', resolve);
+      this.#socket.end();
+      void this.closed.then(() => reject(this.#error()));
+    });
+    return this.#ending;
+  }
+
+  destroy(): void {
+    this.#dropped = true;
+    this.#socket.destroy();
+  }
+}
+
+/** Both directions stay open until each is ended for itself; small messages of the return path leave at once. */
+export const SOCKET_OPTIONS = { allowHalfOpen: true, noDelay: true } as const;
+
+/** A channel over an open descriptor of a socket or pipe, which it then owns. */
+export const descriptorSocketChannel = (
+  peer: string,
+  descriptor: number,
+  directions: { readonly readable: boolean; readonly writable: boolean },
+): SocketChannel => {
+  const feed = new ReaderFeed();
+  // The types lack `onread` here; the documentation of `new net.Socket` has it.
+  const options = { ...SOCKET_OPTIONS, ...directions, fd: descriptor, onread: feed.onread };
+  return new SocketChannel(peer, new net.Socket(options).pause(), feed);
+};
+
+/**
+ * A channel over a socket that Node made without our `onread`: an accepted connection, a child's stdio.
+ *
+ * There is no option for those, so the native handle moves to a new socket. It has one owner at any time (the other
+ * known way, a second socket over the same descriptor number, leaves two handles that both close it).
+ */
+export const adoptSocket = (peer: string, accepted: net.Socket): SocketChannel => {
+  const feed = new ReaderFeed();
+  const owner = accepted as unknown as { _handle: { readStop(): void } | null };
+  // A child's stdout is being read from the start; nothing has arrived yet within this turn of the event loop.
+  owner._handle?.readStop();
+  const options = {
+    ...SOCKET_OPTIONS,
+    handle: owner._handle,
+    readable: accepted.readable,
+    writable: accepted.writable,
+    onread: feed.onread,
+  };
+  owner._handle = null;
+  const socket = new net.Socket(options as net.SocketConstructorOpts).pause();
+  // Without a handle this only releases the server's count of connections.
+  accepted.destroy();
+  return new SocketChannel(peer, socket, feed);
+};
