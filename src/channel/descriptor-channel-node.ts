@@ -28,7 +28,8 @@ export const descriptorChannel = (
   } catch (error) {
     throw channelError(error, 'use', peer);
   }
-  if (stat.isSocket()) {
+  // Where stdio is sockets, they are used like the pipes they stand for.
+  if (stat.isSocket() && descriptor > 2) {
     return descriptorSocketChannel(peer, descriptor, { readable: true, writable: true });
   }
   if (direction === 'both') {
@@ -44,7 +45,7 @@ export const descriptorChannel = (
     });
   }
   const reads = direction === 'read';
-  if (stat.isFIFO()) {
+  if (stat.isFIFO() || stat.isSocket()) {
     return descriptorSocketChannel(peer, descriptor, { readable: reads, writable: !reads });
   }
   if (stat.isDirectory()) {

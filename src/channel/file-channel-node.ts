@@ -5,13 +5,10 @@ import type { ChannelReader } from './channel.js';
 import { channelDestroyed, channelError } from './channel-error.js';
 import type { InputHalf, OutputHalf } from './channel-halves.js';
 import { spaceOf } from './reader-feed.js';
+import { byteLength, type WriteDone, WriteQueue } from './write-queue.js';
 
 /** Bytes per system call: larger ones gain nothing (spec/node-performance.md section 4) and delay `destroy`. */
 const READ_BYTES = 1024 * 1024;
-
-/** Linux takes at most 1024 pieces in a writev; the byte bound keeps one call, and so `destroy`, short. */
-const MAX_PIECES = 512;
-const MAX_BATCH_BYTES = 4 * 1024 * 1024;
 
 /** Closing stdio's descriptors would hand their numbers to the next file that is opened. */
 const closeDescriptor = (descriptor: number, then: () => void): void => {
@@ -119,18 +116,13 @@ export class FileInput implements InputHalf {
   }
 }
 
-interface QueuedWrite {
-  bytes: Uint8Array;
-  readonly done: (error: Error | undefined) => void;
-}
-
 /** Writes to an open file from `position` on, or where the descriptor stands if it is null. Owns the descriptor. */
 export class FileOutput implements OutputHalf {
   readonly closed: Promise<void>;
   readonly #peer: string;
   readonly #descriptor: number;
   #position: number | null;
-  #queue: QueuedWrite[] = [];
+  readonly #queue = new WriteQueue();
   #busy = false;
   #failure: Error | undefined;
   #isClosed = false;
@@ -147,8 +139,8 @@ export class FileOutput implements OutputHalf {
     });
   }
 
-  write(bytes: Uint8Array, done: (error: Error | undefined) => void): void {
-    this.#queue.push({ bytes, done });
+  write(bytes: Uint8Array, done: WriteDone): void {
+    this.#queue.push(bytes, done);
     if (this.#isClosed) {
       process.nextTick(() => this.#failQueue());
     } else {
@@ -186,55 +178,25 @@ export class FileOutput implements OutputHalf {
   }
 
   #writeBatch(): void {
-    const pieces: Uint8Array[] = [];
-    let batchBytes = 0;
-    for (const { bytes } of this.#queue) {
-      if (pieces.length === MAX_PIECES || (pieces.length > 0 && batchBytes + bytes.length > MAX_BATCH_BYTES)) {
-        break;
-      }
-      pieces.push(bytes);
-      batchBytes += bytes.length;
-    }
+    const pieces = this.#queue.batch();
     this.#busy = true;
     fs.writev(this.#descriptor, pieces, this.#position, (error, byteCount) => {
-      this.#busy = false;
       if (error) {
         this.#failure ??= channelError(error, 'write to', this.#peer);
       } else {
-        this.#position = this.#position === null ? null : this.#position + byteCount;
-        this.#completed(byteCount);
-        if (byteCount === 0 && batchBytes > 0) {
+        if (byteCount === 0 && byteLength(pieces) > 0) {
           this.#failure ??= channelError({ code: 'ENOSPC' }, 'write to', this.#peer);
         }
+        this.#position = this.#position === null ? null : this.#position + byteCount;
+        this.#queue.completed(byteCount);
       }
+      this.#busy = false;
       this.#step();
     });
   }
 
-  /** `byteCount` bytes from the front of the queue are in the file: a short write leaves the rest of a piece queued. */
-  #completed(byteCount: number): void {
-    let left = byteCount;
-    let count = 0;
-    while (count < this.#queue.length && this.#queue[count]!.bytes.length <= left) {
-      left -= this.#queue[count]!.bytes.length;
-      count += 1;
-    }
-    const written = this.#queue.splice(0, count);
-    if (left > 0) {
-      const first = this.#queue[0]!;
-      first.bytes = first.bytes.subarray(left);
-    }
-    for (const { done } of written) {
-      done(undefined);
-    }
-  }
-
   #failQueue(): void {
-    const queue = this.#queue;
-    this.#queue = [];
-    for (const { done } of queue) {
-      done(this.#failure ?? channelDestroyed(this.#peer));
-    }
+    this.#queue.fail(this.#failure ?? channelDestroyed(this.#peer));
   }
 
   #close(): void {

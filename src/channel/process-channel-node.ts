@@ -47,8 +47,14 @@ export const startCommand = async (peer: string, command: string, direction: Dir
     throw channelError((await once(child, 'error'))[0], 'start', peer);
   }
   const exit = exitOf(child, peer);
-  const input = child.stdout === null ? undefined : adoptSocket(peer, child.stdout as net.Socket);
-  const output = child.stdin === null ? undefined : adoptSocket(peer, child.stdin as net.Socket);
+  const input =
+    child.stdout === null
+      ? undefined
+      : adoptSocket(peer, child.stdout as net.Socket, { readable: true, writable: false });
+  const output =
+    child.stdin === null
+      ? undefined
+      : adoptSocket(peer, child.stdin as net.Socket, { readable: false, writable: true });
 
   let dropped = false;
   const explained = async (error: Error): Promise<Error> =>

@@ -5,20 +5,21 @@ import net from 'node:net';
 import type { ByteChannel, ChannelReader } from './channel.js';
 import { channelDestroyed, channelError, peerClosed } from './channel-error.js';
 import { ReaderFeed } from './reader-feed.js';
-
-type WriteDone = (error: Error | undefined) => void;
+import { byteLength, type WriteDone, WriteQueue } from './write-queue.js';
 
 export class SocketChannel implements ByteChannel {
   readonly peer: string;
   readonly closed: Promise<void>;
   readonly #socket: net.Socket;
   readonly #feed: ReaderFeed;
-  /** Callbacks of the writes that are not settled, oldest first. */
-  #pending: WriteDone[] = [];
+  readonly #queue = new WriteQueue();
+  #busy = false;
   #failure: Error | undefined;
   #dropped = false;
   #inputEnded = false;
   #isClosed = false;
+  /** Set once our direction shall end: called when the queue is empty. */
+  #flushed: (() => void) | undefined;
   #ending: Promise<void> | undefined;
 
   /** `socket` is connected, was created with `feed.onread`, and is paused. */
@@ -31,7 +32,7 @@ export class SocketChannel implements ByteChannel {
       socket.destroy();
     };
     socket.on('error', (error) => {
-      this.#failure ??= channelError(error, this.#pending.length > 0 ? 'write to' : 'read from', peer);
+      this.#failure ??= channelError(error, this.#queue.length > 0 ? 'write to' : 'read from', peer);
     });
     socket.on('end', () => {
       this.#inputEnded = true;
@@ -42,7 +43,7 @@ export class SocketChannel implements ByteChannel {
     this.closed = new Promise((resolve) => {
       socket.once('close', () => {
         this.#isClosed = true;
-        this.#settlePending();
+        this.#queue.fail(this.#error());
         this.#tellReader();
         resolve();
       });
@@ -50,29 +51,43 @@ export class SocketChannel implements ByteChannel {
   }
 
   write(bytes: Uint8Array, done: WriteDone): void {
-    this.#pending.push(done);
+    this.#queue.push(bytes, done);
     if (this.#isClosed) {
-      process.nextTick(() => this.#settlePending());
-    } else if (!this.#socket.destroyed) {
-      this.#socket.write(bytes, this.#written);
+      process.nextTick(() => this.#queue.fail(this.#error()));
+    } else {
+      this.#writeBatch();
     }
   }
 
   /**
-   * A write that a destroyed socket still had under way is reported to have succeeded by Node; and the writes behind
-   * it are reported before it. So callbacks count only while the socket lives; `close` settles the rest, in order.
+   * One batch at a time is given to the socket. Given everything, Node would gather all of it into one write and call
+   * back when its last byte is written. A write that was under way when the socket was destroyed is called a success
+   * by Node; so callbacks count only while the socket lives, and `close` settles the rest.
    */
-  readonly #written = (error?: Error | null): void => {
-    if (!error && !this.#socket.destroyed) {
-      this.#pending.shift()?.(undefined);
+  #writeBatch(): void {
+    if (this.#busy || this.#queue.length === 0 || this.#socket.destroyed) {
+      return;
     }
-  };
+    this.#busy = true;
+    const pieces = this.#queue.batch();
+    const last = pieces.length - 1;
+    this.#socket.cork();
+    for (const [index, piece] of pieces.entries()) {
+      this.#socket.write(piece, index < last ? undefined : (error) => this.#written(pieces, error));
+    }
+    this.#socket.uncork();
+  }
 
-  #settlePending(): void {
-    const pending = this.#pending;
-    this.#pending = [];
-    for (const done of pending) {
-      done(this.#error());
+  #written(pieces: Uint8Array[], error: Error | null | undefined): void {
+    if (error || this.#socket.destroyed) {
+      return;
+    }
+    this.#queue.completed(byteLength(pieces));
+    this.#busy = false;
+    if (this.#queue.length > 0) {
+      this.#writeBatch();
+    } else {
+      this.#flushed?.();
     }
   }
 
@@ -109,7 +124,10 @@ export class SocketChannel implements ByteChannel {
   end(): Promise<void> {
     this.#ending ??= new Promise((resolve, reject) => {
       this.#socket.once('finish', resolve);
-      this.#socket.end();
+      this.#flushed = () => this.#socket.end();
+      if (this.#queue.length === 0) {
+        this.#flushed();
+      }
       void this.closed.then(() => reject(this.#error()));
     });
     return this.#ending;
@@ -124,12 +142,15 @@ export class SocketChannel implements ByteChannel {
 /** Both directions stay open until each is ended for itself; small messages of the return path leave at once. */
 export const SOCKET_OPTIONS = { allowHalfOpen: true, noDelay: true } as const;
 
+export interface Directions {
+  readonly readable: boolean;
+  readonly writable: boolean;
+}
+
+const BOTH: Directions = { readable: true, writable: true };
+
 /** A channel over an open descriptor of a socket or pipe, which it then owns. */
-export const descriptorSocketChannel = (
-  peer: string,
-  descriptor: number,
-  directions: { readonly readable: boolean; readonly writable: boolean },
-): SocketChannel => {
+export const descriptorSocketChannel = (peer: string, descriptor: number, directions: Directions): SocketChannel => {
   const feed = new ReaderFeed();
   // The types lack `onread` here; the documentation of `new net.Socket` has it.
   const options = { ...SOCKET_OPTIONS, ...directions, fd: descriptor, onread: feed.onread };
@@ -142,16 +163,15 @@ export const descriptorSocketChannel = (
  * There is no option for those, so the native handle moves to a new socket. It has one owner at any time (the other
  * known way, a second socket over the same descriptor number, leaves two handles that both close it).
  */
-export const adoptSocket = (peer: string, accepted: net.Socket): SocketChannel => {
+export const adoptSocket = (peer: string, accepted: net.Socket, directions = BOTH): SocketChannel => {
   const feed = new ReaderFeed();
   const owner = accepted as unknown as { _handle: { readStop(): void } | null };
   // A child's stdout is being read from the start; nothing has arrived yet within this turn of the event loop.
   owner._handle?.readStop();
   const options = {
     ...SOCKET_OPTIONS,
+    ...directions,
     handle: owner._handle,
-    readable: accepted.readable,
-    writable: accepted.writable,
     onread: feed.onread,
   };
   owner._handle = null;

@@ -1,0 +1,532 @@
+// What every medium has to keep of the ByteChannel contract, over real sockets, pipes, files and child processes.
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { createHash, randomFillSync } from 'node:crypto';
+import { once } from 'node:events';
+import fs from 'node:fs';
+import type net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { after, test } from 'node:test';
+import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';
+import type { ByteChannel, ChannelReader } from './channel.js';
+import { listen } from './listen-node.js';
+import { openChannel } from './open-channel-node.js';
+
+const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-channel-'));
+after(() => fs.rmSync(folder, { recursive: true }));
+let names = 0;
+const freshPath = (): string => path.join(folder, `${names++}`);
+
+const hasIpv6 = Object.values(os.networkInterfaces()).some((list) => list?.some(({ address }) => address === '::1'));
+const addresses: Record<string, () => string> = {
+  'tcp over IPv4': () => 'tcp:127.0.0.1:0',
+  ...(hasIpv6 ? { 'tcp over IPv6': () => 'tcp:[::1]:0' } : {}),
+  unix: () => `unix:${freshPath()}`,
+};
+
+/** Both ends of a connection: first the one that connected, then the one that was accepted. */
+const connectedPair = async (address: string): Promise<[ByteChannel, ByteChannel]> => {
+  const listener = await listen(address);
+  const accepting = listener.accept();
+  const client = await openChannel(listener.uri, { direction: 'both' });
+  const pair: [ByteChannel, ByteChannel] = [client, await accepting];
+  await listener.close();
+  return pair;
+};
+
+/** Reads into a shared wasm memory, as the engines do, and keeps a digest of everything. */
+class Collector implements ChannelReader {
+  readonly #memory = new Uint8Array(new WebAssembly.Memory({ initial: 32, maximum: 32, shared: true }).buffer);
+  readonly #hash = createHash('sha256');
+  readonly #step: number;
+  readonly finished: Promise<void>;
+  #finish: (error?: Error) => void = () => {};
+  #space = this.#memory;
+  #at = 0;
+  byteCount = 0;
+  reads = 0;
+  onReceived: () => void = () => {};
+  text = '';
+
+  constructor(step = 1 << 20) {
+    this.#step = step;
+    this.finished = new Promise((resolve, reject) => {
+      this.#finish = (error) => (error === undefined ? resolve() : reject(error));
+    });
+    this.finished.catch(() => {});
+  }
+
+  /** A different place each time: bytes must land where the reader said last. */
+  buffer(): Uint8Array {
+    this.#at = this.#at + 2 * this.#step > this.#memory.length ? 0 : this.#at + this.#step;
+    this.#space = this.#memory.subarray(this.#at, this.#at + this.#step);
+    return this.#space;
+  }
+
+  received(byteCount: number): void {
+    assert.ok(byteCount > 0 && byteCount <= this.#space.length);
+    this.#hash.update(this.#space.subarray(0, byteCount));
+    if (this.text.length < 1000) {
+      this.text += Buffer.from(this.#space.subarray(0, byteCount)).toString('latin1');
+    }
+    this.#space.fill(0xee);
+    this.byteCount += byteCount;
+    this.reads += 1;
+    this.onReceived();
+  }
+
+  ended(): void {
+    this.#finish();
+  }
+
+  failed(error: Error): void {
+    this.#finish(error);
+  }
+
+  digest(): string {
+    return this.#hash.digest('hex');
+  }
+}
+
+const collect = (channel: ByteChannel, step?: number): Collector => {
+  const collector = new Collector(step);
+  channel.read(collector);
+  return collector;
+};
+
+const write = (channel: ByteChannel, bytes: Uint8Array | string): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const data = typeof bytes === 'string' ? Buffer.from(bytes) : bytes;
+    channel.write(data, (error) => (error === undefined ? resolve() : reject(error)));
+  });
+
+/** Sends random bytes in blocks of wasm memory, each reused as soon as it is done; returns the digest. */
+const sendRandom = async (channel: ByteChannel, blockBytes: number, blockCount: number): Promise<string> => {
+  const memory = new WebAssembly.Memory({ initial: 64, maximum: 64, shared: true });
+  const blocks = [0, 1, 2, 3].map((index) => new Uint8Array(memory.buffer, index * blockBytes, blockBytes));
+  const idle = [...blocks];
+  const hash = createHash('sha256');
+  const free: (() => void)[] = [];
+  for (let sent = 0; sent < blockCount; sent++) {
+    if (idle.length === 0) {
+      await new Promise<void>((resolve) => free.push(resolve));
+    }
+    const block = idle.pop()!;
+    randomFillSync(block.subarray(0, 4096));
+    hash.update(block);
+    channel.write(block, (error) => {
+      assert.equal(error, undefined);
+      idle.push(block);
+      free.shift()?.();
+    });
+  }
+  await channel.end();
+  return hash.digest('hex');
+};
+
+const code = (expected: string) => (error: unknown) => (error as { code?: string }).code === expected;
+
+for (const [name, address] of Object.entries(addresses)) {
+  test(`${name}: 64 MiB both ways at once arrive complete`, async () => {
+    const [client, server] = await connectedPair(address());
+    const collectors = [collect(client), collect(server)];
+    const sent = await Promise.all([sendRandom(server, 1 << 20, 64), sendRandom(client, 1 << 18, 256)]);
+    await Promise.all(collectors.map(({ finished }) => finished));
+    assert.deepEqual(
+      collectors.map((collector) => collector.digest()),
+      sent,
+    );
+    assert.deepEqual(
+      collectors.map(({ byteCount }) => byteCount),
+      [64 << 20, 64 << 20],
+    );
+    await Promise.all([client.closed, server.closed]);
+  });
+
+  test(`${name}: nothing is read before read(), and nothing that came early is lost`, async () => {
+    const [client, server] = await connectedPair(address());
+    await write(client, 'early ');
+    await write(server, 'early ');
+    await delay(20);
+    const collectors = [collect(client, 2), collect(server, 2)];
+    await write(client, 'late');
+    await write(server, 'late');
+    await Promise.all([client.end(), server.end()]);
+    for (const collector of collectors) {
+      await collector.finished;
+      assert.equal(collector.text, 'early late');
+    }
+  });
+
+  test(`${name}: one byte at a time, from a sender and into a buffer of one`, async () => {
+    const [client, server] = await connectedPair(address());
+    const collectors = [collect(client, 1), collect(server, 1)];
+    for (const character of 'one at a time') {
+      await Promise.all([write(client, character), write(server, character)]);
+    }
+    await Promise.all([client.end(), server.end()]);
+    for (const collector of collectors) {
+      await collector.finished;
+      assert.equal(collector.text, 'one at a time');
+    }
+  });
+
+  test(`${name}: each direction ends for itself`, async () => {
+    const [client, server] = await connectedPair(address());
+    const atServer = collect(server);
+    const atClient = collect(client);
+    await write(client, 'question');
+    await client.end();
+    await client.end();
+    await atServer.finished;
+    await delay(10);
+    await write(server, 'answer');
+    await server.end();
+    await atClient.finished;
+    assert.equal(atServer.text, 'question');
+    assert.equal(atClient.text, 'answer');
+    await Promise.all([client.closed, server.closed]);
+  });
+
+  test(`${name}: a paused reader is left alone, and loses nothing`, async () => {
+    const [client, server] = await connectedPair(address());
+    for (const [from, to] of [
+      [client, server],
+      [server, client],
+    ] as const) {
+      const collector = new Collector(10_000);
+      let paused = false;
+      const pauses: Promise<void>[] = [];
+      collector.onReceived = () => {
+        assert.ok(!paused);
+        if (collector.reads % 7 === 0) {
+          paused = true;
+          to.pause();
+          pauses.push(
+            turn().then(() => {
+              paused = false;
+              to.resume();
+            }),
+          );
+        }
+      };
+      to.read(collector);
+      const digest = await sendRandom(from, 50_000, 100);
+      await collector.finished;
+      assert.ok(pauses.length > 10);
+      assert.equal(collector.digest(), digest);
+    }
+  });
+
+  test(`${name}: done is called once each, in order, never at once, also when the channel is dropped midway`, async () => {
+    const [client, server] = await connectedPair(address());
+    const calls: [number, Error | undefined][] = [];
+    const block = new Uint8Array(1 << 20);
+    let inside = true;
+    const finished = new Promise<void>((resolve) => {
+      for (let index = 0; index < 40; index++) {
+        client.write(block, (error) => {
+          assert.ok(!inside);
+          calls.push([index, error]);
+          if (calls.length === 40) {
+            resolve();
+          }
+        });
+      }
+    });
+    inside = false;
+    const collector = collect(server);
+    collector.onReceived = () => {
+      if (collector.byteCount > 4 << 20) {
+        server.pause();
+        collector.onReceived = () => {};
+        setTimeout(() => client.destroy(), 20);
+      }
+    };
+    await finished;
+    assert.deepEqual(
+      calls.map(([index]) => index),
+      Array.from({ length: 40 }, (_, index) => index),
+    );
+    const firstFailed = calls.findIndex(([, error]) => error !== undefined);
+    assert.ok(firstFailed >= 3 && firstFailed < 40, `first failed: ${firstFailed}`);
+    assert.ok(calls.slice(firstFailed).every(([, error]) => code('CHANNEL_DESTROYED')(error)));
+    // What was reported as written must have been handed to the system.
+    server.resume();
+    await collector.finished.catch(() => {});
+    assert.ok(collector.byteCount >= firstFailed << 20);
+
+    await assert.rejects(write(client, 'more'), code('CHANNEL_DESTROYED'));
+    await assert.rejects(client.end(), code('CHANNEL_DESTROYED'));
+    client.destroy();
+    await client.closed;
+    server.destroy();
+  });
+
+  test(`${name}: a peer that goes away fails the writes and the reader, naming it`, async () => {
+    const [client, server] = await connectedPair(address());
+    const atClient = collect(client);
+    await write(client, 'never read');
+    // Unread bytes in the socket turn the close into a reset.
+    server.destroy();
+    await assert.rejects(async () => {
+      for (;;) {
+        await write(client, new Uint8Array(1 << 20));
+      }
+    }, code('PEER_CLOSED'));
+    await assert.rejects(
+      atClient.finished,
+      (error) => code('PEER_CLOSED')(error) && (error as Error).message.includes(client.peer),
+    );
+    await client.closed;
+    const late = collect(client);
+    await assert.rejects(late.finished, code('PEER_CLOSED'));
+  });
+
+  test(`${name}: a reader that throws breaks its channel, not the process`, async () => {
+    const [client, server] = await connectedPair(address());
+    const collector = new Collector();
+    collector.onReceived = () => {
+      throw new Error('bad magic');
+    };
+    server.read(collector);
+    await write(client, 'x');
+    await assert.rejects(collector.finished, /bad magic/);
+    await server.closed;
+    client.destroy();
+  });
+
+  test(`${name}: a listener queues connections, and rejects accept when it is closed`, async () => {
+    const listener = await listen(address());
+    const clients = [
+      await openChannel(listener.uri, { direction: 'both' }),
+      await openChannel(listener.uri, { direction: 'both' }),
+    ];
+    await write(clients[1]!, 'second');
+    await clients[1]!.end();
+    const servers = [await listener.accept(), await listener.accept()];
+    const collector = collect(servers[1]!);
+    await collector.finished;
+    assert.equal(collector.text, 'second');
+    const waiting = listener.accept();
+    await Promise.all([listener.close(), assert.rejects(waiting, code('LISTENER_CLOSED'))]);
+    await assert.rejects(listener.accept(), code('LISTENER_CLOSED'));
+    await assert.rejects(
+      openChannel(listener.uri, { direction: 'both' }),
+      code(name === 'unix' ? 'NOT_FOUND' : 'CONNECT_REFUSED'),
+    );
+    for (const channel of [...clients, ...servers]) {
+      channel.destroy();
+    }
+  });
+}
+
+test('a client waits for a destination that starts a moment later, until its time is over or it is cancelled', async () => {
+  const uri = `unix:${freshPath()}`;
+  await assert.rejects(openChannel(uri, { direction: 'both', retryMs: 120 }), code('NOT_FOUND'));
+  const cancelled = AbortSignal.timeout(80);
+  await assert.rejects(openChannel(uri, { direction: 'both', retryMs: 60_000, signal: cancelled }), {
+    name: /Timeout|Abort/,
+  });
+  const connecting = openChannel(uri, { direction: 'both', retryMs: 10_000 });
+  await delay(60);
+  const listener = await listen(uri);
+  (await connecting).destroy();
+  await listener.close();
+});
+
+test('a host that does not answer can be given up at once', async () => {
+  // TEST-NET-1: nobody is there; where the network refuses it at once the error is the other one.
+  const signal = AbortSignal.timeout(50);
+  await assert.rejects(openChannel('tcp:192.0.2.1:9', { direction: 'both', signal, retryMs: 60_000 }));
+});
+
+test('a stale socket file is replaced, a live one and other files are not', async () => {
+  const socket = freshPath();
+  const owner = spawn(process.execPath, [
+    '-e',
+    `require('net').createServer().listen(${JSON.stringify(socket)}, () => console.log('up'))`,
+  ]);
+  await once(owner.stdout, 'data');
+  await assert.rejects(listen(`unix:${socket}`), code('ADDRESS_IN_USE'));
+  owner.kill('SIGKILL');
+  await once(owner, 'exit');
+  assert.ok(fs.existsSync(socket));
+  await (await listen(`unix:${socket}`)).close();
+  assert.ok(!fs.existsSync(socket));
+
+  fs.writeFileSync(socket, 'precious');
+  await assert.rejects(listen(`unix:${socket}`), code('FILE_EXISTS'));
+  assert.equal(fs.readFileSync(socket, 'utf8'), 'precious');
+});
+
+test('addresses that cannot be used are refused with what to do', async () => {
+  await assert.rejects(listen('exec:cat'), code('INVALID_URI'));
+  await assert.rejects(openChannel('tcp::4444', { direction: 'both' }), code('INVALID_URI'));
+  await assert.rejects(openChannel('fd:999', { direction: 'read' }), code('NO_DESCRIPTOR'));
+  await assert.rejects(openChannel(`file:${folder}`, { direction: 'read' }), code('IS_DIRECTORY'));
+  await assert.rejects(openChannel(`file:${freshPath()}`, { direction: 'read' }), code('NOT_FOUND'));
+  await assert.rejects(openChannel(`file:${freshPath()}`, { direction: 'both' }), code('ONE_WAY'));
+  await assert.rejects(
+    openChannel('file:/dev/full', { direction: 'write' }).then((full) => write(full, 'x')),
+    code('NO_SPACE'),
+  );
+});
+
+test('file: writes from the offset on, keeps what is before and cuts what is after; reads from the offset', async () => {
+  const file = freshPath();
+  fs.writeFileSync(file, 'header--old content that is longer than the new one'.padEnd(9 << 20, '.'));
+  const uri = `file:${file},offset=8`;
+  const output = await openChannel(uri, { direction: 'write' });
+  const digest = await sendRandom(output, 30_000, 200);
+  await output.closed;
+  assert.equal(fs.statSync(file).size, 8 + 200 * 30_000);
+  assert.equal(fs.readFileSync(file, 'latin1').slice(0, 8), 'header--');
+  const collector = collect(await openChannel(uri, { direction: 'read' }));
+  await collector.finished;
+  assert.equal(collector.digest(), digest);
+});
+
+test('file: pause, drop in the middle, and a direction that is not there', async () => {
+  const file = freshPath();
+  fs.writeFileSync(file, Buffer.alloc(1 << 20, 7));
+  const input = await openChannel(`file:${file}`, { direction: 'read' });
+  const collector = new Collector(1 << 16);
+  collector.onReceived = () => {
+    input.pause();
+    setTimeout(() => (collector.reads === 5 ? input.destroy() : input.resume()), 1);
+  };
+  input.read(collector);
+  await input.closed;
+  assert.equal(collector.byteCount, 5 << 16);
+  await assert.rejects(write(input, 'x'), code('READ_ONLY'));
+
+  const output = await openChannel(`file:${file}`, { direction: 'write' });
+  await collect(output).finished;
+  const results = Array.from({ length: 20 }, () =>
+    write(output, new Uint8Array(1 << 20)).then(() => true, code('CHANNEL_DESTROYED')),
+  );
+  output.destroy();
+  assert.ok((await Promise.all(results)).every(Boolean));
+  await output.closed;
+  await assert.rejects(output.end(), code('CHANNEL_DESTROYED'));
+});
+
+test('exec: carries bytes both ways, and its exit status counts', async () => {
+  const both = await openChannel('exec:tr a-z A-Z', { direction: 'both' });
+  const answer = collect(both);
+  await write(both, 'shout');
+  await both.end();
+  await answer.finished;
+  assert.equal(answer.text, 'SHOUT');
+  await both.closed;
+
+  const big = collect(await openChannel('exec:head -c 50000000 /dev/zero', { direction: 'read' }));
+  await big.finished;
+  assert.equal(big.byteCount, 50_000_000);
+
+  const failing = collect(await openChannel('exec:printf half; exit 3', { direction: 'read' }));
+  await assert.rejects(
+    failing.finished,
+    (error) => code('COMMAND_FAILED')(error) && /status 3/.test((error as Error).message),
+  );
+  assert.equal(failing.text, 'half');
+
+  const file = freshPath();
+  const output = await openChannel(`exec:cat > ${file}`, { direction: 'write' });
+  await write(output, 'saved');
+  await output.end();
+  assert.equal(fs.readFileSync(file, 'utf8'), 'saved');
+
+  const deaf = await openChannel('exec:exec <&-; exit 4', { direction: 'write' });
+  await assert.rejects(async () => {
+    for (;;) {
+      await write(deaf, new Uint8Array(1 << 20));
+    }
+  }, /status 4/);
+  const late = await openChannel('exec:cat > /dev/null; exit 5', { direction: 'write' });
+  await write(late, 'x');
+  await assert.rejects(late.end(), /status 5/);
+});
+
+test('exec: a dropped command is ended', async () => {
+  const channel = await openChannel('exec:exec sleep 60', { direction: 'read' });
+  channel.destroy();
+  channel.destroy();
+  await channel.closed;
+});
+
+test('fd: takes an inherited socket, pipe or file; - takes stdin and stdout', async () => {
+  const file = freshPath();
+  fs.writeFileSync(file, 'skipped|from the file');
+  const program = `
+    import { openChannel } from ${JSON.stringify(new URL('./open-channel-node.js', import.meta.url).href)};
+    const [from, to] = process.argv.slice(1);
+    const input = await openChannel(from, { direction: from === to ? 'both' : 'read' });
+    const output = from === to ? input : await openChannel(to, { direction: 'write' });
+    const space = new Uint8Array(100);
+    input.read({
+      buffer: () => space,
+      received: (count) => output.write(space.slice(0, count), (error) => { if (error) throw error; }),
+      ended: () => output.end(),
+      failed: (error) => { throw error; },
+    });
+    process.exitCode = 1;
+    await input.closed;
+    process.exitCode = 0;`;
+  const run = async (from: string, to: string, extra: (number | 'pipe')[], input: string): Promise<string> => {
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program, from, to], {
+      stdio: ['pipe', 'pipe', 'inherit', ...extra],
+    });
+    const socket = child.stdio[3] as net.Socket | null;
+    let text = '';
+    (to === 'fd:3' && socket !== null ? socket : child.stdout!).on('data', (data: Buffer) => {
+      text += data.toString();
+    });
+    (from === 'fd:3' && socket !== null ? socket : child.stdin!).end(input);
+    const [status] = await once(child, 'close');
+    assert.equal(status, 0);
+    return text;
+  };
+  const descriptor = fs.openSync(file, 'r');
+  fs.readSync(descriptor, new Uint8Array(8));
+  assert.equal(await run('fd:3', '-', [descriptor], ''), 'from the file');
+  fs.closeSync(descriptor);
+  assert.equal(await run('-', '-', [], 'through stdio'), 'through stdio');
+  assert.equal(await run('fd:3', 'fd:3', ['pipe'], 'through a socket'), 'through a socket');
+
+  // Real pipes, which Node does not make: the shell does.
+  const shell = spawn('/bin/sh', [
+    '-c',
+    `printf piped | "$0" --input-type=module -e "$1" - - | cat`,
+    process.execPath,
+    program,
+  ]);
+  let text = '';
+  shell.stdout.on('data', (data: Buffer) => {
+    text += data.toString();
+  });
+  await once(shell, 'close');
+  assert.equal(text, 'piped');
+});
+
+test('terminals are refused', { skip: !fs.existsSync('/usr/bin/script') }, async () => {
+  const program = `import('${new URL('./open-channel-node.js', import.meta.url).href}').then(m => m.openChannel('-', { direction: 'write' })).catch(e => console.log(e.code))`;
+  const child = spawn('script', ['-qec', `${process.execPath} -e "${program.replaceAll('"', '\\"')}"`, '/dev/null']);
+  let text = '';
+  child.stdout.on('data', (data: Buffer) => {
+    text += data.toString();
+  });
+  await once(child, 'close');
+  assert.match(text, /IS_TERMINAL/);
+});
+
+test('a cancelled open does not start', async () => {
+  const file = freshPath();
+  const signal = AbortSignal.abort(new Error('changed my mind'));
+  await assert.rejects(openChannel(`exec:touch ${file}`, { direction: 'read', signal }), /changed my mind/);
+  await delay(50);
+  assert.ok(!fs.existsSync(file));
+});
