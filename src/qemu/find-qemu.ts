@@ -1,0 +1,60 @@
+// Where the QEMU is that ramferry starts: RAMFERRY_QEMU, then PATH, then the toolbox that the test suite unpacks into
+// the checkout (DESIGN.md section 6). A set RAMFERRY_QEMU that cannot be run is an error, not a reason to look further.
+
+import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { delimiter, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { RamferryError } from '../memory/errors.js';
+import type { QemuVersion } from './qmp-client.js';
+
+export interface FoundQemu {
+  /** Path of the program. */
+  readonly program: string;
+  readonly version: QemuVersion;
+}
+
+const PROGRAM = 'qemu-system-x86_64';
+
+/** Root of the package: this file is built into dist/src/qemu/. */
+const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
+
+/** The toolbox folder: RAMFERRY_TOOLBOX, else `.toolbox` of the checkout. */
+export const toolboxFolder = (): string => process.env['RAMFERRY_TOOLBOX'] ?? join(packageRoot, '.toolbox');
+
+const candidates = (): string[] => [
+  ...(process.env['PATH'] ?? '').split(delimiter).map((folder) => join(folder, PROGRAM)),
+  ...['qemu-10', 'qemu-7.2'].map((name) => join(toolboxFolder(), name, PROGRAM)),
+];
+
+/** The version a QEMU program says it has. Throws a `RamferryError` QEMU_NOT_RUNNABLE. */
+export const qemuVersion = async (program: string): Promise<QemuVersion> => {
+  try {
+    const { stdout } = await promisify(execFile)(program, ['--version'], { timeout: 30_000 });
+    const match = /version (\d+)\.(\d+)\.(\d+)/.exec(stdout);
+    if (match !== null) {
+      return { major: Number(match[1]), minor: Number(match[2]), micro: Number(match[3]) };
+    }
+  } catch (cause) {
+    throw new RamferryError('failed', 'QEMU_NOT_RUNNABLE', `${program} cannot be run.`, { file: program, cause });
+  }
+  throw new RamferryError('failed', 'QEMU_NOT_RUNNABLE', `${program} does not say which version of QEMU it is.`, {
+    file: program,
+  });
+};
+
+/** The first QEMU whose version is accepted; undefined if there is none. */
+export const findQemu = async (
+  accepts: (version: QemuVersion) => boolean = () => true,
+): Promise<FoundQemu | undefined> => {
+  const chosen = process.env['RAMFERRY_QEMU'];
+  const programs = [...(chosen ? [chosen] : []), ...candidates().filter((path) => existsSync(path))];
+  for (const program of programs) {
+    const version = await qemuVersion(program);
+    if (accepts(version)) {
+      return { program, version };
+    }
+  }
+  return undefined;
+};

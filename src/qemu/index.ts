@@ -1,0 +1,21 @@
+// Public surface of ramferry/qemu: driving a stock QEMU.
+
+export { type FoundQemu, findQemu, qemuVersion, toolboxFolder } from './find-qemu.js';
+export { type QemuExit, QemuProcess, type QemuStartOptions } from './qemu-process.js';
+export {
+  type QemuVersion,
+  QmpClient,
+  QmpCommandError,
+  type QmpConnectOptions,
+  type QmpEvent,
+  type QmpExecuteOptions,
+  type QmpWaitOptions,
+} from './qmp-client.js';
+export type {
+  MigrationCapability,
+  MigrationInfo,
+  MigrationRam,
+  MigrationStatus,
+  QmpCommands,
+  XbzrleCache,
+} from './qmp-commands.js';

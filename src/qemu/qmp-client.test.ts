@@ -1,0 +1,221 @@
+// The monitor protocol against a scripted peer: what real QEMU does in every order, and what a broken one might do.
+
+import assert from 'node:assert/strict';
+import { createServer, type Server, type Socket } from 'node:net';
+import { test } from 'node:test';
+import { RamferryError } from '../memory/errors.js';
+import { QmpClient, QmpCommandError } from './qmp-client.js';
+
+const greeting =
+  '{"QMP":{"version":{"qemu":{"micro":22,"minor":2,"major":7},"package":"x"},"capabilities":["oob"]}}\r\n';
+
+interface Command {
+  readonly execute: string;
+  readonly arguments?: Record<string, unknown>;
+  readonly id: number;
+}
+
+/** A monitor that greets, accepts the negotiation and gives every other command to `answer`. */
+const monitor = async (
+  answer: (command: Command, socket: Socket) => void,
+  use: (uri: string) => Promise<void>,
+  hello = greeting,
+): Promise<void> => {
+  const sockets = new Set<Socket>();
+  const server: Server = createServer((socket) => {
+    sockets.add(socket);
+    socket.on('error', () => {});
+    socket.write(hello);
+    let text = '';
+    socket.on('data', (chunk) => {
+      text += String(chunk);
+      const lines = text.split('\n');
+      text = lines.pop()!;
+      for (const line of lines) {
+        const command = JSON.parse(line) as Command;
+        if (command.execute === 'qmp_capabilities') {
+          socket.write(`${JSON.stringify({ return: {}, id: command.id })}\r\n`);
+        } else {
+          answer(command, socket);
+        }
+      }
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as { port: number };
+  try {
+    await use(`tcp:127.0.0.1:${port}`);
+  } finally {
+    for (const socket of sockets) {
+      socket.destroy();
+    }
+    server.close();
+  }
+};
+
+const send = (socket: Socket, message: unknown): void => {
+  socket.write(`${JSON.stringify(message)}\r\n`);
+};
+
+const withCode =
+  (code: string) =>
+  (error: unknown): boolean =>
+    error instanceof RamferryError && error.code === code;
+
+test('replies are matched by id, whatever their order', async () => {
+  const held: Command[] = [];
+  await monitor(
+    (command, socket) => {
+      held.push(command);
+      if (held.length === 3) {
+        for (const { execute, id } of held.reverse()) {
+          send(socket, { return: { name: execute }, id });
+        }
+      }
+    },
+    async (uri) => {
+      const client = await QmpClient.connect(uri);
+      assert.deepEqual(client.version, { major: 7, minor: 2, micro: 22 });
+      const names = ['query-a', 'query-b', 'query-c'];
+      const replies = await Promise.all(names.map((name) => client.execute(name)));
+      assert.deepEqual(
+        replies,
+        names.map((name) => ({ name })),
+      );
+      await client.close();
+    },
+  );
+});
+
+test('an event that arrives before the reply of the command that caused it is not lost', async () => {
+  await monitor(
+    ({ id }, socket) => {
+      const timestamp = { seconds: 1700000000, microseconds: 250000 };
+      send(socket, { timestamp, event: 'MIGRATION', data: { status: 'setup' } });
+      send(socket, { timestamp, event: 'MIGRATION', data: { status: 'completed' } });
+      send(socket, { return: {}, id });
+    },
+    async (uri) => {
+      const client = await QmpClient.connect(uri);
+      const completed = client.waitEvent('MIGRATION', { where: ({ data }) => data['status'] === 'completed' });
+      assert.deepEqual(await client.execute('migrate', { uri: 'unix:x' }), {});
+      const event = await completed;
+      assert.deepEqual(event.data, { status: 'completed' });
+      assert.equal(event.timestampMs, 1700000000250);
+      await client.close();
+    },
+  );
+});
+
+test('messages split at every byte are read the same', async () => {
+  await monitor(
+    ({ id }, socket) => {
+      const bytes = Buffer.from(`{"event":"STOP","timestamp":{}}\r\n{"return":{"text":"ü→𝄞"},"id":${id}}\r\n`);
+      socket.setNoDelay(true);
+      let at = 0;
+      const next = (): void => {
+        if (at < bytes.length) {
+          socket.write(bytes.subarray(at, ++at), () => setImmediate(next));
+        }
+      };
+      next();
+    },
+    async (uri) => {
+      const client = await QmpClient.connect(uri);
+      const stopped = client.waitEvent('STOP');
+      assert.deepEqual(await client.execute('query-text'), { text: 'ü→𝄞' });
+      await stopped;
+      await client.close();
+    },
+  );
+});
+
+test('an error reply carries class and description, and leaves the connection usable', async () => {
+  await monitor(
+    ({ execute, id }, socket) =>
+      send(
+        socket,
+        execute === 'query-status'
+          ? { return: { status: 'running', running: true }, id }
+          : { error: { class: 'CommandNotFound', desc: 'The command x has not been found' }, id },
+      ),
+    async (uri) => {
+      const client = await QmpClient.connect(uri);
+      await assert.rejects(client.execute('x'), (error: unknown) => {
+        assert.ok(error instanceof QmpCommandError);
+        assert.equal(error.code, 'QMP_COMMAND_FAILED');
+        assert.equal(error.command, 'x');
+        assert.equal(error.errorClass, 'CommandNotFound');
+        assert.equal(error.description, 'The command x has not been found');
+        return true;
+      });
+      assert.equal((await client.execute('query-status')).running, true);
+      await client.close();
+    },
+  );
+});
+
+test('silence times out, and the late answer is dropped', async () => {
+  let late: (() => void) | undefined;
+  await monitor(
+    ({ execute, id }, socket) => {
+      if (execute === 'slow') {
+        late = () => send(socket, { return: 'late', id });
+      } else {
+        late?.();
+        send(socket, { return: 'prompt', id });
+      }
+    },
+    async (uri) => {
+      const client = await QmpClient.connect(uri);
+      await assert.rejects(client.execute('slow', undefined, { timeoutMs: 20 }), withCode('QMP_TIMEOUT'));
+      await assert.rejects(client.waitEvent('NEVER', { timeoutMs: 20 }), withCode('QMP_TIMEOUT'));
+      assert.equal(await client.execute('quick'), 'prompt');
+      await client.close();
+    },
+  );
+});
+
+test('a connection that goes away rejects everything that waits on it', async () => {
+  await monitor(
+    (_command, socket) => socket.destroy(),
+    async (uri) => {
+      const client = await QmpClient.connect(uri);
+      const event = client.waitEvent('STOP');
+      await assert.rejects(client.execute('quit'), withCode('QMP_CLOSED'));
+      await assert.rejects(event, withCode('QMP_CLOSED'));
+      await assert.rejects(client.execute('query-status'), withCode('QMP_CLOSED'));
+      await client.closed;
+    },
+  );
+});
+
+test('a peer that does not speak QMP is refused', async () => {
+  const refuse = () => assert.fail('nothing may be sent to it');
+  await monitor(refuse, (uri) => assert.rejects(QmpClient.connect(uri), withCode('QMP_PROTOCOL')), 'SSH-2.0-x\r\n');
+  await monitor(
+    refuse,
+    (uri) => assert.rejects(QmpClient.connect(uri, { timeoutMs: 20 }), withCode('QMP_TIMEOUT')),
+    '',
+  );
+});
+
+test('a reply that nothing can be matched with ends the connection', async () => {
+  await monitor(
+    (_command, socket) => send(socket, { error: { class: 'GenericError', desc: 'JSON parse error' } }),
+    async (uri) => {
+      const client = await QmpClient.connect(uri);
+      await assert.rejects(client.execute('x'), withCode('QMP_PROTOCOL'));
+    },
+  );
+});
+
+test('only unix: and tcp: are monitor addresses', async () => {
+  for (const uri of ['file:/x', 'unix:', 'tcp:localhost', 'tcp:localhost:65536', 'localhost:4444']) {
+    await assert.rejects(
+      QmpClient.connect(uri),
+      (error: unknown) => error instanceof RamferryError && error.kind === 'usage',
+    );
+  }
+  await assert.rejects(QmpClient.connect('unix:/nonexistent/socket'), withCode('QMP_CONNECTION'));
+});
