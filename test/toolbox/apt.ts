@@ -1,0 +1,112 @@
+// A private apt: its own lists, cache and (empty) package database in a folder, the machine's own mirrors, keys, proxy
+// and authentication. With an empty database the closure of a package is complete, so what it downloads runs without
+// the libraries of the machine.
+
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { mapMachineSources } from './apt-sources.js';
+
+/** Runs a program; an error says what it printed. */
+export const run = (
+  program: string,
+  programArguments: readonly string[],
+  environment: NodeJS.ProcessEnv = {},
+): string => {
+  try {
+    return execFileSync(program, programArguments, {
+      encoding: 'utf8',
+      env: { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive', ...environment },
+      stdio: ['ignore', 'pipe', 'pipe'],
+      maxBuffer: 64 * 1024 * 1024,
+    });
+  } catch (error) {
+    const { stdout = '', stderr = '', message } = error as { stdout?: string; stderr?: string; message: string };
+    throw new Error(`${message}\n${stdout.slice(-2000)}${stderr.slice(-2000)}`);
+  }
+};
+
+/** apt for one release of Debian, whatever release the machine is. */
+export class PrivateApt {
+  readonly #folder: string;
+  readonly #options: readonly string[];
+
+  /** `machineRelease` and `release` are code names; `folder` takes everything and may be deleted afterwards. */
+  constructor(machineRelease: string, release: string, folder: string) {
+    this.#folder = folder;
+    for (const name of ['lists/partial', 'archives/partial', 'sources']) {
+      mkdirSync(join(folder, name), { recursive: true });
+    }
+    const sources = mapMachineSources(machineRelease, release);
+    if (sources.deb822 === '' && sources.oneLine === '') {
+      throw new Error(`the machine's apt sources name no Debian ${machineRelease} archive`);
+    }
+    writeFileSync(join(folder, 'sources', 'debian.sources'), sources.deb822);
+    writeFileSync(join(folder, 'sources', 'debian.list'), sources.oneLine);
+    writeFileSync(join(folder, 'status'), '');
+    this.#options = Object.entries({
+      'Dir::State': folder,
+      'Dir::State::status': join(folder, 'status'),
+      'Dir::Cache': folder,
+      'Dir::Etc::sourcelist': '/dev/null',
+      'Dir::Etc::sourceparts': join(folder, 'sources'),
+      'Dir::Etc::preferences': '/dev/null',
+      'Dir::Etc::preferencesparts': '/dev/null',
+      // The download user of apt may not enter the checkout.
+      'APT::Sandbox::User': 'root',
+      'APT::Install-Recommends': 'false',
+      'Acquire::Languages': 'none',
+      'Acquire::Retries': '2',
+    }).flatMap(([name, value]) => ['-o', `${name}=${value}`]);
+    const output = this.#get('update');
+    if (/NO_PUBKEY/.test(output)) {
+      throw new Error(`the debian-archive-keyring of this machine does not know the keys of Debian ${release}`);
+    }
+  }
+
+  /** Package files of a package and everything it depends on. */
+  downloadClosure(...packages: readonly string[]): string[] {
+    this.#get('install', '--download-only', ...packages);
+    const archives = join(this.#folder, 'archives');
+    return readdirSync(archives)
+      .filter((name) => name.endsWith('.deb'))
+      .map((name) => join(archives, name));
+  }
+
+  /** Package file of one package alone. */
+  download(name: string): string {
+    const folder = mkdtempSync(join(this.#folder, 'download-'));
+    // apt-get downloads into its working directory.
+    run('/bin/sh', [
+      '-c',
+      'cd "$1" && shift && exec apt-get "$@"',
+      'sh',
+      folder,
+      ...this.#options,
+      '-q',
+      '-y',
+      'download',
+      name,
+    ]);
+    return join(folder, readdirSync(folder)[0]!);
+  }
+
+  /** What a package depends on directly. */
+  dependencies(name: string): string[] {
+    const text = run('apt-cache', [...this.#options, 'depends', '--important', name]);
+    return [...text.matchAll(/^\s*Depends:\s+(\S+)/gm)].map((match) => match[1]!);
+  }
+
+  #get(...command: readonly string[]): string {
+    return run('/bin/sh', ['-c', 'exec apt-get "$@" 2>&1', 'sh', ...this.#options, '-q', '-y', ...command]);
+  }
+}
+
+/** Unpacks package files into a folder; no maintainer script runs, nothing is installed. */
+export const unpack = (files: readonly string[], folder: string): void => {
+  mkdirSync(folder, { recursive: true });
+  for (const file of files) {
+    run('dpkg-deb', ['--extract', file, folder]);
+    rmSync(file);
+  }
+};
