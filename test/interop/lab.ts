@@ -1,0 +1,369 @@
+// The lab: real QEMU with a Linux guest that checks its own memory (test/guest-kit), started, watched, migrated and
+// always cleaned up. Everything runs under TCG, so it needs no KVM (spec/qemu-lab.md A).
+
+import { closeSync, mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { findQemu } from '../../src/qemu/find-qemu.js';
+import { QemuProcess } from '../../src/qemu/qemu-process.js';
+import type { QmpClient } from '../../src/qemu/qmp-client.js';
+import type { MigrationInfo, MigrationStatus } from '../../src/qemu/qmp-commands.js';
+import { openToolbox, type Toolbox } from '../toolbox/toolbox.js';
+
+/** The two ends of what ramferry promises to understand; '10' is 10.0 or anything newer that is installed. */
+export type QemuRelease = '10' | '7.2';
+
+export interface GuestOptions {
+  readonly release?: QemuRelease;
+  /** Machine type; `pc` is the release's newest i440fx. */
+  readonly machine?: string;
+  /** Guest memory in MiB. */
+  readonly memory?: number;
+  /** `wl=` of test/guest-kit: `idle`, `churn:MB:MBPS`, … Without one there is no Linux: the machine stays as `-S` leaves it. */
+  readonly workload?: string;
+  readonly heartbeatMs?: number;
+  /** `defer`, or a URI to load from at once. */
+  readonly incoming?: string;
+  /** Guest RAM (pc.ram) becomes this file, shared: its bytes are the RAM block's, at every moment. */
+  readonly ramFile?: string;
+  readonly extraArguments?: readonly string[];
+}
+
+export interface MigrateOptions {
+  readonly capabilities?: Readonly<Record<string, boolean>>;
+  readonly parameters?: Readonly<Record<string, unknown>>;
+}
+
+const POLL_MS = 10;
+/** For one step of a guest; a boot takes 2-3 s on an idle machine, and a test machine is seldom idle. */
+const STEP_TIMEOUT_MS = 60_000;
+
+/** QEMU's default of 128 MiB/s holds for files too (spec/qemu-lab.md B); far above what any local target takes. */
+const UNLIMITED_BANDWIDTH = 100 * 2 ** 30;
+
+const ENDED: readonly MigrationStatus[] = ['completed', 'failed', 'cancelled'];
+
+/** Polls until `probe` gives something; `describe` says what was missing when it never did. */
+export const poll = async <Value>(
+  probe: () => Value | undefined | Promise<Value | undefined>,
+  describe: () => string,
+  timeoutMs: number = STEP_TIMEOUT_MS,
+): Promise<Value> => {
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    const value = await probe();
+    if (value !== undefined) {
+      return value;
+    }
+    if (performance.now() > deadline) {
+      throw new Error(`after ${timeoutMs} ms: ${describe()}`);
+    }
+    await delay(POLL_MS);
+  }
+};
+
+/** What the guest printed on its serial console, read as it grows. */
+class SerialLog {
+  readonly #file: string;
+  #text = '';
+  #offset = 0;
+
+  constructor(file: string) {
+    this.#file = file;
+  }
+
+  text(): string {
+    const buffer = Buffer.alloc(64 * 1024);
+    const descriptor = openSync(this.#file, 'r');
+    try {
+      for (let count: number; (count = readSync(descriptor, buffer, 0, buffer.length, this.#offset)) > 0; ) {
+        this.#offset += count;
+        this.#text += buffer.toString('latin1', 0, count);
+      }
+    } finally {
+      closeSync(descriptor);
+    }
+    return this.#text;
+  }
+}
+
+/** A running QEMU with a guest-kit guest (or an empty machine). */
+export class LabGuest {
+  readonly qemu: QemuProcess;
+  readonly release: QemuRelease;
+  readonly #serial: SerialLog;
+  /** Pages that the workload's verifier walks. */
+  readonly #churnPages: number;
+
+  constructor(qemu: QemuProcess, release: QemuRelease, serialFile: string, workload: string) {
+    this.qemu = qemu;
+    this.release = release;
+    this.#serial = new SerialLog(serialFile);
+    this.#churnPages = Number(/(?:churn|delta):(\d+)/.exec(workload)?.[1] ?? 0) * 256;
+  }
+
+  get qmp(): QmpClient {
+    return this.qemu.qmp;
+  }
+
+  serial(): string {
+    return this.#serial.text();
+  }
+
+  /** Resolves with the match once the console shows it. */
+  async waitSerial(pattern: RegExp, timeoutMs?: number): Promise<RegExpExecArray> {
+    return poll(
+      () => {
+        const match = pattern.exec(this.serial());
+        if (match === null && !this.qemu.isRunning) {
+          throw this.qemu.exitError();
+        }
+        return match ?? undefined;
+      },
+      () => `the console never showed ${pattern}; it ends with ${JSON.stringify(this.serial().slice(-400))}`,
+      timeoutMs,
+    );
+  }
+
+  /** Resolves when the workload has filled its memory and verifies it. */
+  async waitReady(): Promise<void> {
+    await this.waitSerial(this.#churnPages > 0 ? /^CK t=/m : /WL started/);
+  }
+
+  /** How often the guest's verifier found a page lost, stale, torn or misplaced, here and before it came here. */
+  bad(): number {
+    const text = this.serial();
+    const counted = [...text.matchAll(/bad=(\d+)/g)].map((match) => Number(match[1]));
+    return Math.max(0, [...text.matchAll(/BAD (?:page|gensum)/g)].length, ...counted);
+  }
+
+  /** Different pages that the verifier found so, here. */
+  badPages(): number {
+    return new Set([...this.serial().matchAll(/BAD page (\d+) /g)].map((match) => match[1])).size;
+  }
+
+  /** Pages that the guest's verifier has checked since its start, wherever that was. */
+  checked(): number {
+    return Number([...this.serial().matchAll(/checked=(\d+)/g)].at(-1)?.[1] ?? 0);
+  }
+
+  /** Number of the last heartbeat, -1 before the first. */
+  heartbeat(): number {
+    return Number([...this.serial().matchAll(/^HB (\d+) \d+\r?$/gm)].at(-1)?.[1] ?? -1);
+  }
+
+  /** Resolves with `bad()` once the verifier has walked over all of its memory, from now on. */
+  async verifyAll(): Promise<number> {
+    const start =
+      (await poll(
+        () => this.checked() || undefined,
+        () => 'the verifier says nothing',
+      )) + this.#churnPages;
+    await poll(
+      () => (this.checked() >= start && this.#churnPages > 0 ? true : undefined),
+      () => `the verifier stands at ${this.checked()} of ${start} pages; ${JSON.stringify(this.serial().slice(-300))}`,
+    );
+    return this.bad();
+  }
+
+  async stop(): Promise<void> {
+    await this.qmp.execute('stop');
+  }
+
+  /** Starts a migration out of this QEMU; events are on, bandwidth is unlimited unless said otherwise. */
+  async migrate(uri: string, options: MigrateOptions = {}): Promise<void> {
+    await this.#configure({ ...options, parameters: { 'max-bandwidth': UNLIMITED_BANDWIDTH, ...options.parameters } });
+    await this.qmp.execute('migrate', { uri });
+  }
+
+  /** Starts listening or loading, for a guest started with `incoming: 'defer'`. */
+  async migrateIncoming(uri: string, options: MigrateOptions = {}): Promise<void> {
+    await this.#configure(options);
+    await this.qmp.execute('migrate-incoming', { uri });
+  }
+
+  /** Resolves with `query-migrate` once its status is one of `wanted`; throws if it ended otherwise or QEMU is gone. */
+  async waitMigration(wanted: readonly MigrationStatus[] = ['completed'], timeoutMs?: number): Promise<MigrationInfo> {
+    return poll(
+      async () => {
+        const info = await this.qmp.execute('query-migrate').catch((error) => {
+          throw this.qemu.isRunning ? error : this.qemu.exitError();
+        });
+        if (info.status !== undefined && wanted.includes(info.status)) {
+          return info;
+        }
+        if (info.status !== undefined && ENDED.includes(info.status)) {
+          throw new Error(
+            `the migration ended as '${info.status}': ${info['error-desc'] ?? ''} ${this.qemu.errorOutput}`,
+          );
+        }
+        return undefined;
+      },
+      () => `the migration is not ${wanted.join(' or ')}`,
+      timeoutMs,
+    );
+  }
+
+  /** Writes the guest's stream into a file and resolves when the file is complete. */
+  async saveStream(file: string, options: MigrateOptions = {}): Promise<MigrationInfo> {
+    if (this.release === '10') {
+      await this.migrate(`file:${file}`, options);
+      return this.waitMigration();
+    }
+    // 7.2 has no file: target. `completed` may come before cat has written its last byte; the rename comes after it.
+    const done = `${file}.done`;
+    await this.migrate(`exec:cat > '${file}' && touch '${done}'`, options);
+    const info = await this.waitMigration();
+    await this.#waitFile(done);
+    rmSync(done);
+    return info;
+  }
+
+  /** Guest-physical memory from address 0 as the guest sees it: not the RAM block where ROM or nothing is mapped over it. */
+  async pmemsave(file: string, bytes: number): Promise<void> {
+    await this.qmp.execute('pmemsave', { val: 0, size: bytes, filename: file });
+  }
+
+  async #waitFile(file: string): Promise<void> {
+    await poll(
+      () => {
+        try {
+          closeSync(openSync(file, 'r'));
+          return true;
+        } catch {
+          return undefined;
+        }
+      },
+      () => `${file} did not appear`,
+    );
+  }
+
+  async #configure({ capabilities, parameters }: MigrateOptions): Promise<void> {
+    const states = Object.entries({ events: true, ...capabilities }).map(([capability, state]) => ({
+      capability,
+      state,
+    }));
+    await this.qmp.execute('migrate-set-capabilities', { capabilities: states });
+    if (parameters !== undefined) {
+      await this.qmp.execute('migrate-set-parameters', parameters);
+    }
+  }
+}
+
+const acceptsRelease = {
+  '10': ({ major }: { major: number }) => major >= 10,
+  '7.2': ({ major, minor }: { major: number; minor: number }) => major === 7 && minor === 2,
+};
+
+/** Path of the QEMU of a release; throws if there is none, which an open toolbox rules out. */
+export const qemuProgram = async (release: QemuRelease): Promise<string> => {
+  const found = await findQemu(acceptsRelease[release]);
+  if (found === undefined) {
+    throw new Error(`there is no QEMU ${release}`);
+  }
+  return found.program;
+};
+
+const labs = new Set<Lab>();
+
+/** Guests and files of one test: `close` ends and removes all of them. */
+export class Lab {
+  readonly folder = mkdtempSync(join(tmpdir(), 'ramferry-lab-'));
+  readonly toolbox: Toolbox;
+  readonly #guests: LabGuest[] = [];
+  #serials = 0;
+  readonly #closers: (() => void | Promise<void>)[] = [];
+
+  constructor(toolbox: Toolbox) {
+    this.toolbox = toolbox;
+    labs.add(this);
+  }
+
+  /** A path in the lab's temporary folder. */
+  path(name: string): string {
+    return join(this.folder, name);
+  }
+
+  async startGuest(options: GuestOptions = {}): Promise<LabGuest> {
+    const { release = '10', machine = 'pc', memory = 256, workload = '', heartbeatMs = 0, incoming, ramFile } = options;
+    const serialFile = this.path(`serial-${this.#serials++}`);
+    const backend = `memory-backend-file,id=pc.ram,size=${memory}M,mem-path=${ramFile},share=on`;
+    const kernelArguments = `console=ttyS0 quiet panic=-1 tsc=unstable wl=${workload} hb=${heartbeatMs}`;
+    const qemu = await QemuProcess.start([
+      await qemuProgram(release),
+      ...['-accel', 'tcg', '-nodefaults', '-no-user-config', '-display', 'none', '-m', `${memory}M`],
+      ...['-machine', ramFile === undefined ? machine : `${machine},memory-backend=pc.ram`],
+      ...(ramFile === undefined ? [] : ['-object', backend]),
+      ...(workload === ''
+        ? ['-S']
+        : ['-kernel', this.toolbox.kernel, '-initrd', this.toolbox.initramfs, '-append', kernelArguments]),
+      ...['-chardev', `file,id=serial0,path=${serialFile}`, '-serial', 'chardev:serial0'],
+      ...(incoming === undefined ? [] : ['-incoming', incoming]),
+      ...(options.extraArguments ?? []),
+    ]);
+    const guest = new LabGuest(qemu, release, serialFile, workload);
+    this.#guests.push(guest);
+    return guest;
+  }
+
+  /** Runs `closer` when the lab closes, before its files go. */
+  onClose(closer: () => void | Promise<void>): void {
+    this.#closers.push(closer);
+  }
+
+  /** The last words of every guest, for a failed test. */
+  report(): string {
+    return this.#guests
+      .map((guest, index) => `guest ${index}: ${guest.serial().slice(-600)}\n${guest.qemu.errorOutput}`)
+      .join('\n');
+  }
+
+  async close(): Promise<void> {
+    for (const closer of this.#closers) {
+      await closer();
+    }
+    for (const { qemu } of this.#guests) {
+      qemu.kill();
+      await qemu.exited;
+    }
+    this.removeFolder();
+  }
+
+  removeFolder(): void {
+    labs.delete(this);
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+// A test run that is interrupted ends through `exit`, where QemuProcess kills its guests.
+process.once('SIGTERM', () => process.exit(143));
+process.once('SIGINT', () => process.exit(130));
+process.on('exit', () => {
+  for (const lab of labs) {
+    lab.removeFolder();
+  }
+});
+
+const toolbox = openToolbox();
+
+/** A test against real QEMU. Where none can be had it is skipped and says so; in continuous integration it fails. */
+export const interopTest = (name: string, body: (lab: Lab, context: TestContext) => Promise<void>): void => {
+  const missing = 'missing' in toolbox ? toolbox.missing : undefined;
+  const skip = missing !== undefined && process.env['CI'] !== 'true' ? missing : false;
+  test(name, { skip, timeout: 180_000 }, async (context) => {
+    if ('missing' in toolbox) {
+      throw new Error(toolbox.missing);
+    }
+    const lab = new Lab(toolbox);
+    try {
+      await body(lab, context);
+    } catch (error) {
+      context.diagnostic(lab.report());
+      throw error;
+    } finally {
+      await lab.close();
+    }
+  });
+};
