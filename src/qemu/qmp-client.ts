@@ -2,6 +2,7 @@
 // anywhere in between (spec/field.md 4.1).
 
 import { connect, type Socket } from 'node:net';
+import { parseUri, usageError } from '../channel/uri.js';
 import { RamferryError } from '../memory/errors.js';
 import type { QmpCommands } from './qmp-commands.js';
 
@@ -70,28 +71,41 @@ interface PendingCommand {
 
 type JsonObject = Readonly<Record<string, unknown>>;
 
-const isObject = (value: unknown): value is JsonObject =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
+/** Everything a line from QEMU may be: greeting, event, reply. Only QEMU's word for it, so nothing is sure to be there. */
+interface Message {
+  readonly QMP?: { readonly version?: { readonly qemu?: Partial<QemuVersion> } };
+  readonly event?: string;
+  readonly data?: JsonObject;
+  readonly timestamp?: { readonly seconds?: number; readonly microseconds?: number };
+  readonly id?: number;
+  readonly return?: unknown;
+  readonly error?: { readonly class?: string; readonly desc?: string };
+}
 
-const numberAt = (object: unknown, name: string): number => {
-  const value = isObject(object) ? object[name] : undefined;
-  return typeof value === 'number' ? value : 0;
+/** Undefined for what is no JSON object. */
+const parseMessage = (line: string): Message | undefined => {
+  try {
+    const value: unknown = JSON.parse(line);
+    return typeof value === 'object' && value !== null ? value : undefined;
+  } catch {
+    return undefined;
+  }
 };
 
-/** Where a monitor listens: `unix:PATH` or `tcp:HOST:PORT`, IPv6 hosts in brackets. */
-const parseMonitorUri = (uri: string): { path: string } | { host: string; port: number } => {
-  const unix = /^unix:([^,]+)$/.exec(uri);
-  if (unix !== null) {
-    return { path: unix[1]! };
+/** Where a monitor listens, of the addresses that channels know. */
+const monitorAddress = (uri: string): { path: string } | { host: string; port: number } => {
+  const endpoint = parseUri(uri);
+  if (endpoint.kind === 'unix') {
+    return { path: endpoint.path };
   }
-  const tcp = /^tcp:(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(uri);
-  if (tcp !== null && Number(tcp[3]) <= 65_535) {
-    return { host: tcp[1] ?? tcp[2]!, port: Number(tcp[3]) };
+  if (endpoint.kind === 'tcp') {
+    return { host: endpoint.host, port: endpoint.port };
   }
-  throw new RamferryError('usage', 'QMP_URI', `'${uri}' is no monitor address.`, {
-    value: uri,
-    hint: 'Use unix:PATH or tcp:HOST:PORT, as in QEMU\'s "-qmp unix:PATH,server=on,wait=off".',
-  });
+  throw usageError(
+    uri,
+    'a monitor is reached through unix: or tcp:',
+    'start QEMU with "-qmp unix:PATH,server=on,wait=off" and give unix:PATH',
+  );
 };
 
 /** A negotiated connection to one QEMU's monitor. */
@@ -127,7 +141,7 @@ export class QmpClient {
   /** Connects, reads the greeting and leaves capability negotiation mode. */
   static async connect(uri: string, options: QmpConnectOptions = {}): Promise<QmpClient> {
     const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
-    const client = new QmpClient(connect(parseMonitorUri(uri)), uri);
+    const client = new QmpClient(connect(monitorAddress(uri)), uri);
     let timer: NodeJS.Timeout | undefined;
     try {
       await new Promise<void>((resolve, reject) => {
@@ -274,47 +288,31 @@ export class QmpClient {
   }
 
   #message(line: string): void {
-    let message: unknown;
-    try {
-      message = JSON.parse(line);
-    } catch {
-      message = undefined;
-    }
-    if (!isObject(message)) {
+    const message = parseMessage(line);
+    if (message === undefined) {
       this.#end(this.#failure('QMP_PROTOCOL', `${this.peer} does not speak QMP: '${line.slice(0, 60)}'.`));
-    } else if (typeof message['event'] === 'string') {
-      this.#event(message['event'], message);
-    } else if (isObject(message['QMP'])) {
-      const version = isObject(message['QMP']['version']) ? message['QMP']['version']['qemu'] : undefined;
-      this.#version = {
-        major: numberAt(version, 'major'),
-        minor: numberAt(version, 'minor'),
-        micro: numberAt(version, 'micro'),
-      };
+    } else if (message.event !== undefined) {
+      this.#event(message.event, message);
+    } else if (message.QMP !== undefined) {
+      const { major = 0, minor = 0, micro = 0 } = message.QMP.version?.qemu ?? {};
+      this.#version = { major, minor, micro };
       this.#greeted?.();
     } else {
-      this.#reply(message);
+      this.#reply(message, line);
     }
   }
 
-  #event(event: string, message: JsonObject): void {
-    const { timestamp, data } = message;
-    const timestampMs = numberAt(timestamp, 'seconds') * 1000 + numberAt(timestamp, 'microseconds') / 1000;
+  #event(event: string, { timestamp, data = {} }: Message): void {
+    const timestampMs = (timestamp?.seconds ?? 0) * 1000 + (timestamp?.microseconds ?? 0) / 1000;
     for (const listener of [...this.#listeners]) {
-      listener({ event, data: isObject(data) ? data : {}, timestampMs });
+      listener({ event, data, timestampMs });
     }
   }
 
-  #reply(message: JsonObject): void {
-    const { id, error } = message;
-    if (typeof id !== 'number') {
+  #reply({ id, error, return: result }: Message, line: string): void {
+    if (id === undefined) {
       // QEMU leaves the id out only when it could not parse what we sent: nothing can be matched from here on.
-      this.#end(
-        this.#failure(
-          'QMP_PROTOCOL',
-          `${this.peer} sent a reply without id: '${JSON.stringify(message).slice(0, 200)}'.`,
-        ),
-      );
+      this.#end(this.#failure('QMP_PROTOCOL', `${this.peer} sent a reply without id: '${line.slice(0, 200)}'.`));
       return;
     }
     const pending = this.#pending.get(id);
@@ -323,10 +321,10 @@ export class QmpClient {
     }
     this.#pending.delete(id);
     clearTimeout(pending.timer);
-    if (isObject(error)) {
-      pending.reject(new QmpCommandError(pending.command, String(error['class']), String(error['desc']), this.peer));
+    if (error === undefined) {
+      pending.resolve(result);
     } else {
-      pending.resolve(message['return']);
+      pending.reject(new QmpCommandError(pending.command, error.class ?? '', error.desc ?? '', this.peer));
     }
   }
 }
