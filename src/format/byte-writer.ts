@@ -31,7 +31,9 @@ export class ByteWriter {
   }
 
   u8(value: number): this {
-    this.#bytes[this.#reserve(1)] = value;
+    // Not in one expression: reserving may replace the array.
+    const at = this.#reserve(1);
+    this.#bytes[at] = value;
     return this;
   }
 

@@ -1,0 +1,223 @@
+// Where in a stream file the last record of every page is. Sparse, because a block may be far larger than what the
+// stream holds of it, and bounded, because the file says how much that is.
+//
+//   leaf number ─▶ Map ─▶ leaf: 512 pages, one number each
+//                          0        absent: no record
+//                          1        zero mark
+//                          n >= 8   the page's content is at byte n of the file
+//                          -1 - k   delta k: XBZRLE data, on top of what the page was before
+//
+//   delta k: offset and length of the data, and the page's entry before it, which may be a delta again
+
+import { RamferryError } from '../../memory/errors.js';
+
+/** What a stream holds of a page; by the page's last record. */
+export const PageKind = {
+  /** No record: the page reads as zero. */
+  absent: 0,
+  /** Stored as a zero mark. */
+  zero: 1,
+  /** Content is stored, whole or as deltas. */
+  present: 2,
+} as const;
+export type PageKind = (typeof PageKind)[keyof typeof PageKind];
+
+/** Page counts of a block; they add up to its number of pages. */
+export interface PageCounts {
+  readonly presentPages: number;
+  readonly zeroPages: number;
+  readonly absentPages: number;
+}
+
+const ABSENT = 0;
+const ZERO = 1;
+
+/** Pages of a leaf: 2 MiB of a guest with 4 KiB pages, so that a sparse guest pays for what it uses. */
+const LEAF_PAGES = 512;
+
+/** A leaf with its entry in the map and the headers of its buffer. */
+const LEAF_BYTES = LEAF_PAGES * 8 + 256;
+
+/** Bytes that indexes may still take. Shared by all blocks of a stream. */
+export class IndexBudget {
+  readonly #limit: number;
+  #used = 0;
+
+  constructor(limitBytes: number) {
+    this.#limit = limitBytes;
+  }
+
+  get usedBytes(): number {
+    return this.#used;
+  }
+
+  take(bytes: number): void {
+    this.#used += bytes;
+    if (this.#used > this.#limit) {
+      throw new RamferryError(
+        'failed',
+        'INDEX_TOO_LARGE',
+        `The index of this stream's pages takes more than ${this.#limit} bytes.`,
+        {
+          value: this.#limit,
+          hint: 'Raise the limit to 1/256 of the guest memory, or convert the stream to mapped-ram.',
+        },
+      );
+    }
+  }
+}
+
+/** XBZRLE records, each linked to what the page was before it. */
+export class DeltaList {
+  readonly #budget: IndexBudget;
+  #offsets = new Float64Array(0);
+  #before = new Float64Array(0);
+  #lengths = new Uint16Array(0);
+  #count = 0;
+
+  constructor(budget: IndexBudget) {
+    this.#budget = budget;
+  }
+
+  /** Adds a delta and returns its number. */
+  add(offset: number, length: number, before: number): number {
+    if (this.#count === this.#offsets.length) {
+      const capacity = Math.max(this.#count * 2, 1024);
+      this.#budget.take((capacity - this.#count) * 18);
+      this.#offsets = grown(this.#offsets, new Float64Array(capacity));
+      this.#before = grown(this.#before, new Float64Array(capacity));
+      this.#lengths = grown(this.#lengths, new Uint16Array(capacity));
+    }
+    this.#offsets[this.#count] = offset;
+    this.#before[this.#count] = before;
+    this.#lengths[this.#count] = length;
+    return this.#count++;
+  }
+
+  offset(delta: number): number {
+    return this.#offsets[delta];
+  }
+
+  length(delta: number): number {
+    return this.#lengths[delta];
+  }
+
+  /** The page's entry before this delta. */
+  before(delta: number): number {
+    return this.#before[delta];
+  }
+}
+
+const grown = <Numbers extends Float64Array | Uint16Array>(from: Numbers, to: Numbers): Numbers => {
+  to.set(from);
+  return to;
+};
+
+/** The index of one block. */
+export class RecordIndex {
+  readonly #pageCount: number;
+  readonly #budget: IndexBudget;
+  readonly #deltas: DeltaList;
+  readonly #leaves = new Map<number, Float64Array>();
+  /** Numbers of the leaves in order, made when first asked for. */
+  #sorted: Float64Array | undefined;
+  /** The leaf used last: records come mostly in page order. */
+  #leafNumber = -1;
+  #leaf: Float64Array = new Float64Array(0);
+  #presentPages = 0;
+  #zeroPages = 0;
+
+  constructor(pageCount: number, budget: IndexBudget, deltas: DeltaList) {
+    this.#pageCount = pageCount;
+    this.#budget = budget;
+    this.#deltas = deltas;
+  }
+
+  get counts(): PageCounts {
+    return {
+      presentPages: this.#presentPages,
+      zeroPages: this.#zeroPages,
+      absentPages: this.#pageCount - this.#presentPages - this.#zeroPages,
+    };
+  }
+
+  setZero(page: number): void {
+    this.#set(page, ZERO);
+  }
+
+  /** The page's content is at this byte of the file. */
+  setContent(page: number, offset: number): void {
+    this.#set(page, offset);
+  }
+
+  /** XBZRLE data at this byte of the file changes the page. */
+  addDelta(page: number, offset: number, length: number): void {
+    this.#set(page, -1 - this.#deltas.add(offset, length, this.entry(page)));
+  }
+
+  /** The page's entry, as drawn above. */
+  entry(page: number): number {
+    const number = Math.floor(page / LEAF_PAGES);
+    if (number !== this.#leafNumber) {
+      const leaf = this.#leaves.get(number);
+      if (leaf === undefined) {
+        return ABSENT;
+      }
+      this.#leafNumber = number;
+      this.#leaf = leaf;
+    }
+    return this.#leaf[page % LEAF_PAGES];
+  }
+
+  /** First present page at or after `from`; the page count if there is none. Steps over what has no records. */
+  nextPresent(from: number): number {
+    this.#sorted ??= Float64Array.from(this.#leaves.keys()).sort();
+    const first = Math.floor(from / LEAF_PAGES);
+    let low = 0;
+    for (let high = this.#sorted.length; low < high; ) {
+      const middle = (low + high) >>> 1;
+      if (this.#sorted[middle] < first) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    for (const number of this.#sorted.subarray(low)) {
+      for (let page = Math.max(from, number * LEAF_PAGES); page < (number + 1) * LEAF_PAGES; page += 1) {
+        if (kindOfEntry(this.entry(page)) === PageKind.present) {
+          return page;
+        }
+      }
+    }
+    return this.#pageCount;
+  }
+
+  #set(page: number, entry: number): void {
+    const number = Math.floor(page / LEAF_PAGES);
+    if (number !== this.#leafNumber) {
+      let leaf = this.#leaves.get(number);
+      if (leaf === undefined) {
+        this.#budget.take(LEAF_BYTES);
+        leaf = new Float64Array(LEAF_PAGES);
+        this.#leaves.set(number, leaf);
+        this.#sorted = undefined;
+      }
+      this.#leafNumber = number;
+      this.#leaf = leaf;
+    }
+    this.#count(kindOfEntry(this.#leaf[page % LEAF_PAGES]), -1);
+    this.#count(kindOfEntry(entry), 1);
+    this.#leaf[page % LEAF_PAGES] = entry;
+  }
+
+  #count(kind: PageKind, change: number): void {
+    if (kind === PageKind.present) {
+      this.#presentPages += change;
+    } else if (kind === PageKind.zero) {
+      this.#zeroPages += change;
+    }
+  }
+}
+
+export const kindOfEntry = (entry: number): PageKind =>
+  entry === ABSENT ? PageKind.absent : entry === ZERO ? PageKind.zero : PageKind.present;
