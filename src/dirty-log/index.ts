@@ -1,0 +1,16 @@
+// Dirty logs: who sees guest writes, and the clear bitmap that puts off clearing what they saw.
+
+export {
+  CLEAR_BITMAP_SHIFT_DEFAULT,
+  CLEAR_BITMAP_SHIFT_MAX,
+  CLEAR_BITMAP_SHIFT_MIN,
+  type ClampedShift,
+  ClearBitmap,
+  clampClearBitmapShift,
+  type PageRange,
+} from './clear-bitmap.js';
+export type { DirtyLog } from './dirty-log.js';
+export type { WaitWhile } from './handshake.js';
+export { allocateStoreBarrier, type StoreBarrierShared, type StoreBarrierVariant } from './store-barrier.js';
+export { StoreBarrierLog, type StoreBarrierLogOptions } from './store-barrier-log.js';
+export { attachStoreBarrier, type StoreBarrierWriter } from './store-barrier-writer.js';
