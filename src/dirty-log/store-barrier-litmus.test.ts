@@ -91,7 +91,7 @@ const runWriter = ({ blocks, barrier, control, order }: LitmusData): void => {
       writer.mark(block, page);
     } else {
       writer.mark(block, page);
-      dawdle(words, 3, random, 1023);
+      Atomics.wait(words, GO, round, 0.3);
       words[content(page)] = round;
     }
     writer.safepoint();
@@ -119,7 +119,8 @@ const litmus = async (
   const deadline = performance.now() + milliseconds;
   let [rounds, lost, raced, random] = [0, 0, 0, 7];
   while (performance.now() < deadline && (order === 'store, mark' || lost === 0)) {
-    for (let burst = 0; burst < 100; burst += 1) {
+    // One lost write is all that the mistake has to show.
+    for (let burst = 0; burst < 100 && (order === 'store, mark' || lost === 0); burst += 1) {
       const round = rounds + 1;
       const page = round % PAGES;
       Atomics.store(words, PREPARE, round);
@@ -128,7 +129,11 @@ const litmus = async (
       words[content(page)] = 0;
       Atomics.store(words, GO, round);
       random = nextRandom(random);
-      dawdle(words, 67, random, 255);
+      if (order === 'store, mark') {
+        dawdle(words, 67, random, 255);
+      } else {
+        Atomics.wait(words, GO, round, ((random >>> 8) & 7) * 0.05);
+      }
       log.clear(block, 0, PAGES);
       const copy = words[content(page)];
       awaitWord(words, DONE, round);
