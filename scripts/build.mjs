@@ -1,7 +1,7 @@
 // Builds everything that is derived: the kernels (AssemblyScript to wasm, embedded as base64 so that Node and the
 // browser load them alike) and the TypeScript. Skips what is newer than its sources; writes to stderr only, because
 // `npm start -- VERB --json` owns stdout.
-import { execFileSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -18,12 +18,18 @@ const newest = (...paths) =>
       if (stat === undefined) {
         return [];
       }
-      return stat.isDirectory() ? readdirSync(join(root, path)).map((name) => newest(join(path, name))) : [stat.mtimeMs];
+      return stat.isDirectory()
+        ? readdirSync(join(root, path)).map((name) => newest(join(path, name)))
+        : [stat.mtimeMs];
     }),
   );
 
 const run = (command, args) => {
-  execFileSync(command, args, { cwd: root, stdio: ['ignore', 2, 2] });
+  const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 2, 2] });
+  if (status !== 0) {
+    console.error(`build failed: ${command}: ${error?.message ?? `status ${status}`}`);
+    process.exit(1);
+  }
 };
 
 // One wasm module per file in kernels/assembly whose name does not start with an underscore.
@@ -43,7 +49,10 @@ for (const file of modules) {
     ...['--initialMemory', '1', '--maximumMemory', '65536', '--enable', 'simd', '--enable', 'threads', '-o', wasm],
   ]);
   const base64 = readFileSync(wasm).toString('base64');
-  writeFileSync(join(root, target), `// Generated from kernels/assembly/${file} by scripts/build.mjs.\nexport const wasm =\n  '${base64}';\n`);
+  writeFileSync(
+    join(root, target),
+    `// Generated from kernels/assembly/${file} by scripts/build.mjs.\nexport const wasm =\n  '${base64}';\n`,
+  );
   rmSync(wasm);
 }
 

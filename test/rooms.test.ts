@@ -24,7 +24,15 @@ const rows = [
 ];
 
 /** Rooms whose product code must run in a browser. Elsewhere a file that needs Node says so in its name: `*-node.ts`. */
-const browserSafe = new Set(['src/source', 'src/destination', 'src/device', 'src/format', 'src/dirty-log', 'src/memory', 'kernels']);
+const browserSafe = new Set([
+  'src/source',
+  'src/destination',
+  'src/device',
+  'src/format',
+  'src/dirty-log',
+  'src/memory',
+  'kernels',
+]);
 
 /** Rooms in which only `*-node.ts` may import from Node. */
 const nodeByName = new Set(['src/channel', 'src/guest']);
@@ -42,9 +50,11 @@ const roomOf = (path: string): string | undefined => rows.flat().find((room) => 
 
 const importsOf = (file: string): string[] => {
   const text = readFileSync(join(root, file), 'utf8');
-  return [...text.matchAll(/(?:^|\n)\s*(?:import|export)\b[^;'"]*?from\s*['"]([^'"]+)['"]|import\(\s*['"]([^'"]+)['"]\s*\)|new URL\(\s*['"]([^'"]+)['"],\s*import\.meta\.url/g)].map(
-    (match) => match[1] ?? match[2] ?? match[3] ?? '',
-  );
+  return [
+    ...text.matchAll(
+      /(?:^|\n)\s*(?:import|export)\b[^;'"]*?from\s*['"]([^'"]+)['"]|import\(\s*['"]([^'"]+)['"]\s*\)|new URL\(\s*['"]([^'"]+)['"],\s*import\.meta\.url/g,
+    ),
+  ].map((match) => match[1] ?? match[2] ?? match[3] ?? '');
 };
 
 const files = [...sourceFiles('src'), ...sourceFiles('kernels')];
@@ -74,7 +84,8 @@ test('imports only go downward', () => {
       if (to === undefined && isTest(file) && target.startsWith(`test${sep}`)) {
         continue;
       }
-      const rowOf = (room: string | undefined): number => rows.findIndex((row) => room !== undefined && row.includes(room));
+      const rowOf = (room: string | undefined): number =>
+        rows.findIndex((row) => room !== undefined && row.includes(room));
       if (to !== from && rowOf(to) <= rowOf(from)) {
         upward.push(`${file} imports ${specifier}`);
       }
