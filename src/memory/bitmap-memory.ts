@@ -19,6 +19,9 @@ const WASM_PAGE_BYTES = 65536;
 /** A cache line: two bitmaps never share one, nor a 64-bit word (DM-8). */
 const ALIGNMENT_BYTES = 64;
 
+/** Where `scratch` is, and how large. Address 0 is never handed out: in pointer arrays and headers it means "none". */
+const SCRATCH = { address: ALIGNMENT_BYTES, bytes: 64 * ALIGNMENT_BYTES } as const;
+
 const bytesOf = (bits: number): number => Math.max(1, Math.ceil(bits / (ALIGNMENT_BYTES * 8))) * ALIGNMENT_BYTES;
 
 /** Makes the kernels of a memory; the deterministic scheduler of the tests passes twins that call a step hook. */
@@ -29,6 +32,8 @@ export class BitmapMemory {
   /** The whole memory; bit n of the bitmap at `address` is bit n % 32 of word address / 4 + n / 32. */
   readonly words: Int32Array;
   readonly kernels: BitmapKernels;
+  /** Byte address of 4 KiB for the page lists of the one migration engine that runs, which may not be the owner. */
+  readonly scratch: number = SCRATCH.address;
   /** Only the creating thread hands out areas: one owner instead of a lock. */
   readonly #free: RunAllocator | undefined;
 
@@ -44,8 +49,7 @@ export class BitmapMemory {
     const pages = bytes / WASM_PAGE_BYTES;
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
     const free = new RunAllocator();
-    // Address 0 is never handed out: in pointer arrays and headers it means "none".
-    free.free(ALIGNMENT_BYTES, bytes - ALIGNMENT_BYTES);
+    free.free(SCRATCH.address + SCRATCH.bytes, bytes - SCRATCH.address - SCRATCH.bytes);
     return new BitmapMemory(memory, bind(memory), free);
   }
 
