@@ -3,7 +3,9 @@
 
 import type { DirtyLog } from '../dirty-log/dirty-log.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
+import type { Extent, RamBlock } from '../memory/ram-block.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
+import type { PageIndex } from '../memory/units.js';
 
 export interface SourceGuest {
   /** Machine type name of the configuration element, e.g. `pc-i440fx-10.0`. */
@@ -11,6 +13,9 @@ export interface SourceGuest {
 
   /** Textual UUID, if the configuration element shall carry one. */
   readonly uuid: string | undefined;
+
+  /** Section id for RAM: not 0, which a QEMU destination mistakes, and not that of a device section. */
+  readonly ramSectionId: number;
 
   readonly blocks: RamBlockList;
 
@@ -26,6 +31,18 @@ export interface SourceGuest {
   /** Lets a stopped guest run on. */
   resume(): Promise<void>;
 
-  /** All device state, as stream bytes. Called with the guest stopped. */
+  /** FULL sections, footers included, that go between RAM START and the first page (virtio-mem's early section). */
+  readonly earlySections?: Uint8Array;
+
+  /** All other device state, as stream bytes. Called with the guest stopped. */
   saveDevices(): DeviceTail;
+
+  /** Keeps the vCPUs from running this percentage of their time (auto-converge); 0 lets them run freely. */
+  throttle?(percentage: number): void;
+
+  /**
+   * For guests whose RAM is not in memory (an opened snapshot): brings the pages from `page` on into memory and says
+   * where they are. The extent is valid until the next call.
+   */
+  extentAt?(block: RamBlock, page: PageIndex): Extent;
 }

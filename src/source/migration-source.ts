@@ -1,0 +1,447 @@
+// The source engine: one loop for every guest and every sink.
+
+import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import { RateLimit } from '../channel/rate-limit.js';
+import { clampClearBitmapShift } from '../dirty-log/clear-bitmap.js';
+import { RamferryError } from '../memory/errors.js';
+import { BandwidthWindow } from './bandwidth.js';
+import { type Clock, systemClock } from './clock.js';
+import type { SourceGuest } from './guest.js';
+import type { PageSink } from './page-sink.js';
+import { changeParameters, effectiveParameters, type MigrationParameters } from './parameters.js';
+import { SendBitmap } from './send-bitmap.js';
+import { Counters, type DowntimeBreakdown, type Iteration, type MigrationReport } from './statistics.js';
+import { MigrationState, type MigrationStatus } from './status.js';
+import { Throttle } from './throttle.js';
+import type { Trace } from './trace.js';
+
+/** A run of sending is cut after this long, so that cancelling, hints and requests are looked at (PL-2). */
+const ITERATION_MS = 50;
+
+/** Dirty rate and throttling are judged over periods of this length (ST-2, TH-5). */
+const PERIOD_MS = 1000;
+
+export interface MigrationSourceOptions {
+  readonly guest: SourceGuest;
+  readonly sink: PageSink;
+  readonly parameters: MigrationParameters;
+  readonly clock?: Clock;
+  readonly trace?: Trace;
+  /** The state moved (QMP's MIGRATION event). */
+  readonly onStatus?: (status: MigrationStatus) => void;
+  /** A log sync happened (QMP's MIGRATION_PASS event). */
+  readonly onPass?: (pass: number) => void;
+  /** A window closed: at most every 100 ms. */
+  readonly onProgress?: (report: MigrationReport) => void;
+}
+
+/**
+ * Migrates one guest into one sink, once.
+ *
+ *   setup ─▶ ┌─▶ estimate pending ─ below threshold? ─▶ sync (exact) ─ still below? ─▶ switchover
+ *            └── send for 50 ms or until the rate budget is spent ◀── no ──┴── no ──┘
+ *
+ *   switchover: stop the guest, last sync, send the rest, device state, wait for the destination's answer
+ *
+ * Whatever fails before that answer leaves the guest running where it is (G-10, PL-36).
+ */
+export class MigrationSource {
+  readonly state: MigrationState;
+
+  readonly #guest: SourceGuest;
+  readonly #sink: PageSink;
+  readonly #clock: Clock;
+  readonly #trace: Trace;
+  readonly #options: MigrationSourceOptions;
+  readonly #rateLimit: RateLimit;
+  readonly #shift: number;
+  readonly #warnings: string[] = [];
+  readonly #counters = new Counters();
+  readonly #iterations: Iteration[] = [];
+  readonly #throttle = new Throttle();
+  readonly #cancelled = new AbortController();
+
+  #parameters: MigrationParameters;
+  #send!: SendBitmap;
+  #window!: BandwidthWindow;
+  #startedAt = 0;
+  #setupMs = 0;
+  #totalMs: number | undefined;
+  #downtime: DowntimeBreakdown | undefined;
+  #error: Error | undefined;
+  #passStart = { at: 0, normalPages: 0, zeroPages: 0, bytes: 0, calls: 0, pages: 0 };
+  #period = { at: 0, transferred: 0 };
+
+  constructor(options: MigrationSourceOptions) {
+    this.#options = options;
+    this.#guest = options.guest;
+    this.#sink = options.sink;
+    this.#clock = options.clock ?? systemClock;
+    this.#trace = options.trace ?? {};
+    this.#parameters = changeParameters(options.parameters, {});
+    this.#rateLimit = new RateLimit(this.#parameters.maxBandwidth, this.#clock.now());
+    const { shift, warning } = clampClearBitmapShift(options.parameters.clearBitmapShift);
+    this.#shift = shift;
+    if (warning !== undefined) {
+      this.#warnings.push(warning);
+    }
+    this.state = new MigrationState((status) => {
+      this.#trace.migrate_set_state?.(status);
+      options.onStatus?.(status);
+    });
+  }
+
+  /** Takes effect at once, in the middle of a migration too. */
+  setParameters(changes: Partial<MigrationParameters>): void {
+    this.#parameters = changeParameters(this.#parameters, changes);
+    this.#rateLimit.setLimit(this.#parameters.maxBandwidth);
+  }
+
+  /** Ends the migration; the guest runs on here. Without effect once the destination has confirmed (PL-4). */
+  cancel(): void {
+    if (this.state.move('cancelling')) {
+      this.#trace.migration_cancel?.();
+      this.#cancelled.abort();
+      this.#sink.abort(new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.'));
+    }
+  }
+
+  /** Fails the migration from outside, e.g. because a RAM block is being resized (DM-23); the first error wins (PL-5). */
+  fail(error: Error): void {
+    this.#error ??= error;
+    this.#cancelled.abort();
+    this.#sink.abort(error);
+  }
+
+  /**
+   * Runs the migration to its end: `completed`, `cancelled` or `failed`, which the report says. Never rejects.
+   * @throws RamferryError `MIGRATION_IN_PROGRESS` if it was started before
+   */
+  async run(): Promise<MigrationReport> {
+    if (!this.state.move('setup')) {
+      throw new RamferryError(
+        'usage',
+        'MIGRATION_IN_PROGRESS',
+        `This migration was already started (it is ${this.state.value}).`,
+      );
+    }
+    const wasRunning = this.#guest.isRunning();
+    this.#startedAt = this.#clock.now();
+    try {
+      await this.#setup();
+      this.#enter('active');
+      await this.#iterate();
+      this.#enter('device');
+      await this.#complete();
+      this.#enter('completed');
+    } catch (error) {
+      this.#error ??= error instanceof Error ? error : new Error(String(error));
+      this.#sink.abort(this.#error);
+      this.#downtime = undefined;
+      if (this.state.value !== 'cancelling') {
+        this.#trace.migrate_error?.(this.#error.message);
+      }
+      if (wasRunning) {
+        await this.#guest.resume();
+      }
+    }
+    this.#cleanUp();
+    if (!this.state.ended) {
+      this.state.move(this.state.value === 'cancelling' ? 'cancelled' : 'failed');
+    }
+    return this.report();
+  }
+
+  /** Why the migration failed or was cancelled. */
+  get error(): Error | undefined {
+    return this.#error;
+  }
+
+  #enter(status: MigrationStatus): void {
+    if (!this.state.move(status)) {
+      throw this.#error ?? new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.');
+    }
+  }
+
+  #throwIfStopped(): void {
+    if (this.#cancelled.signal.aborted) {
+      throw this.#error ?? new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.');
+    }
+  }
+
+  async #setup(): Promise<void> {
+    const { blocks, log } = this.#guest;
+    this.#window = new BandwidthWindow(this.#startedAt, this.#parameters.downtimeLimit);
+    this.#period = { at: this.#startedAt, transferred: 0 };
+    this.#send = new SendBitmap({
+      blocks,
+      log,
+      clearBitmapShift: this.#parameters.eagerClear ? undefined : this.#shift,
+      ...(this.#guest.extentAt === undefined
+        ? {}
+        : { extentAt: (block, page) => this.#guest.extentAt?.(block, page) ?? block.extentOf(page) }),
+      trace: this.#trace,
+    });
+    log?.start();
+    blocks.dirty.migrationTracking = log !== undefined;
+    // The first sync adds nothing, every bit is set already; it records the debts of the first pass (PL-7).
+    this.#sync(false);
+    this.#sink.start(this.#guest);
+    await this.#sink.flush();
+    this.#setupMs = this.#clock.now() - this.#startedAt;
+    this.#trace.migration_thread_setup_complete?.();
+  }
+
+  async #iterate(): Promise<void> {
+    while (!this.#converged()) {
+      await this.#sendFor(ITERATION_MS, false);
+      await this.#clock.yield();
+      this.#throwIfStopped();
+    }
+  }
+
+  /** Whether what is left fits the downtime limit. Syncs before it says yes, and only then (PL-10, PL-11). */
+  #converged(): boolean {
+    const estimate = this.#send.remainingBytes;
+    this.#trace.migrate_pending_estimate?.(estimate, estimate, 0);
+    if (estimate > 0 && estimate >= this.#window.threshold) {
+      return false;
+    }
+    this.#sync(false);
+    const exact = this.#send.remainingBytes;
+    this.#trace.migrate_pending_exact?.(exact, exact, 0);
+    if (exact > 0 && exact >= this.#window.threshold) {
+      return false;
+    }
+    this.#trace.migration_thread_low_pending?.(exact);
+    return true;
+  }
+
+  /**
+   * Sends dirty pages until none is left, `milliseconds` have passed or the rate budget is spent; with `last` until
+   * none is left.
+   */
+  async #sendFor(milliseconds: number, last: boolean): Promise<void> {
+    const { batch } = this.#send;
+    const startedAt = this.#clock.now();
+    const queuedAtStart = this.#sink.queued;
+    let queued = queuedAtStart;
+    let batches = 0;
+    this.#sink.beginIteration(last);
+    while (this.#send.next((extent) => this.#sink.batchLimit(extent))) {
+      const zeroPages = this.transferBatch(this.#send, this.#sink);
+      this.#counters.normalPages += batch.count - zeroPages;
+      this.#counters.zeroPages += zeroPages;
+      batches += 1;
+      if (!this.#sink.ready) {
+        await this.#sink.whenReady();
+      }
+      this.#throwIfStopped();
+      const now = this.#clock.now();
+      this.#updateWindow(now);
+      if (last) {
+        continue;
+      }
+      this.#rateLimit.spent(this.#sink.queued - queued);
+      queued = this.#sink.queued;
+      if (this.#rateLimit.exceededFor(now) > 0) {
+        break;
+      }
+      if (now - startedAt > milliseconds) {
+        this.#trace.ram_save_iterate_big_wait?.(now - startedAt, batches);
+        break;
+      }
+    }
+    this.#sink.endIteration();
+    const phase = last ? 'downtimeBytes' : 'precopyBytes';
+    this.#counters[phase] += this.#sink.queued - queuedAtStart;
+    if (!last) {
+      await this.#limitRate();
+    }
+  }
+
+  /**
+   * The order that nothing may change: clear the log, take the page out of the bitmap, read it (CB-1, G-4).
+   * Returns how many pages were zero.
+   */
+  protected transferBatch(send: SendBitmap, sink: PageSink): number {
+    send.payDebts();
+    send.take();
+    return sink.writePages(send.batch);
+  }
+
+  async #limitRate(): Promise<void> {
+    const wait = this.#rateLimit.exceededFor(this.#clock.now());
+    if (wait > 0) {
+      this.#trace.migration_rate_limit_pre?.(wait);
+      await this.#clock.sleep(wait, this.#cancelled.signal);
+      this.#trace.migration_rate_limit_post?.(0);
+    }
+    this.#updateWindow(this.#clock.now());
+  }
+
+  #sync(last: boolean): void {
+    const before = this.#clock.now();
+    this.#trace.migration_bitmap_sync_start?.();
+    const added = this.#send.sync(last);
+    const now = this.#clock.now();
+    this.#counters.syncCount += 1;
+    this.#counters.periodDirtyPages += added;
+    this.#counters.bytesDirtyAtLastSync = this.#send.remainingBytes;
+    this.#window.excludeSync(now - before);
+    this.#trace.migration_bitmap_sync_end?.(this.#counters.periodDirtyPages);
+    this.#endPass(now, added);
+    this.#endPeriod(now);
+    this.#options.onPass?.(this.#counters.syncCount);
+  }
+
+  /** Closes the record of the pass that this sync ends; the setup's sync only opens the first. */
+  #endPass(now: number, dirtiedPages: number): void {
+    const { normalPages, zeroPages } = this.#counters;
+    const { calls, pages } = this.#send.logClears;
+    const bytes = this.#sink.queued;
+    const from = this.#passStart;
+    if (this.#counters.syncCount > 1) {
+      this.#iterations.push({
+        iteration: this.#iterations.length + 1,
+        startMs: Math.round(from.at - this.#startedAt),
+        durationMs: Math.round(now - from.at),
+        normalPages: normalPages - from.normalPages,
+        zeroPages: zeroPages - from.zeroPages,
+        bytes: bytes - from.bytes,
+        dirtiedPages,
+        logClears: { calls: calls - from.calls, pages: pages - from.pages },
+      });
+    }
+    this.#passStart = { at: now, normalPages, zeroPages, bytes, calls, pages };
+  }
+
+  #endPeriod(now: number): void {
+    const elapsed = now - this.#period.at;
+    if (elapsed < PERIOD_MS) {
+      return;
+    }
+    const dirtied = this.#counters.periodDirtyPages;
+    const transferred = this.#sink.transferred - this.#period.transferred;
+    this.#counters.dirtyPagesRate = Math.round((dirtied * 1000) / elapsed);
+    this.#counters.periodDirtyPages = 0;
+    this.#period = { at: now, transferred: this.#sink.transferred };
+    if (
+      this.#parameters.autoConverge &&
+      this.#guest.throttle !== undefined &&
+      this.#throttle.judge(dirtied * GUEST_PAGE_SIZE, transferred, this.#parameters)
+    ) {
+      this.#trace.migration_throttle?.();
+      this.#trace.cpu_throttle_set?.(this.#throttle.percentage);
+      this.#guest.throttle(this.#throttle.percentage);
+    }
+  }
+
+  #updateWindow(now: number): void {
+    const figures = this.#window.update(
+      now,
+      this.#sink.transferred,
+      this.#counters.pages,
+      {
+        downtimeLimit: this.#parameters.downtimeLimit,
+        availSwitchoverBandwidth: this.#parameters.availSwitchoverBandwidth,
+        fixedMs: this.#guest.log?.syncCostMs() ?? 0,
+      },
+      this.#counters.dirtyPagesRate > 0 ? this.#counters.bytesDirtyAtLastSync : 0,
+    );
+    if (figures === undefined) {
+      return;
+    }
+    this.#trace.migrate_transferred?.(
+      figures.transferred,
+      figures.spentMs,
+      figures.bandwidth,
+      figures.expectedBandwidth,
+      this.#window.threshold,
+    );
+    this.#options.onProgress?.(this.report());
+  }
+
+  /** The switchover. The downtime clock runs from the order to stop until the destination confirmed. */
+  async #complete(): Promise<void> {
+    const marks = [this.#clock.now()];
+    const mark = (checkpoint: string): void => {
+      marks.push(this.#clock.now());
+      this.#trace.vmstate_downtime_checkpoint?.(checkpoint);
+    };
+    this.#trace.vmstate_downtime_checkpoint?.('src-downtime-start');
+    await this.#guest.stop();
+    mark('src-vm-stopped');
+    // Exactly one sync with the guest stopped; after it no layer gains bits (G-7, PL-34).
+    this.#sync(true);
+    mark('src-last-sync');
+    await this.#sendFor(Number.POSITIVE_INFINITY, true);
+    if (this.#send.remaining !== 0) {
+      throw new RamferryError(
+        'failed',
+        'COUNTER_MISMATCH',
+        `The send bitmap is empty but its counter says ${this.#send.remaining} pages: the migration is not safe to complete.`,
+        { value: this.#send.remaining },
+      );
+    }
+    await this.#sink.flush();
+    mark('src-iterable-saved');
+    this.#sink.writeDevices(this.#guest.saveDevices());
+    await this.#sink.flush();
+    mark('src-non-iterable-saved');
+    await this.#sink.finish();
+    mark('src-downtime-end');
+    const part = (index: number): number =>
+      Math.round(((marks[index + 1] as number) - (marks[index] as number)) * 100) / 100;
+    this.#downtime = { stopMs: part(0), syncMs: part(1), ramMs: part(2), deviceMs: part(3), ackMs: part(4) };
+  }
+
+  #cleanUp(): void {
+    this.#trace.migration_cleanup?.();
+    this.#totalMs = this.#clock.now() - this.#startedAt;
+    this.#guest.throttle?.(0);
+    this.#guest.log?.stop();
+    this.#guest.blocks.dirty.migrationTracking = false;
+    this.#send?.release();
+  }
+
+  /** The figures at this moment. */
+  report(): MigrationReport {
+    const completed = this.state.value === 'completed';
+    const totalMs = this.#totalMs ?? this.#clock.now() - this.#startedAt;
+    const wholeRunMbps = (this.#sink.transferred * 8) / Math.max(1, totalMs - this.#setupMs) / 1000;
+    const downtime = this.#downtime;
+    return {
+      status: this.state.value,
+      'total-time': Math.round(totalMs),
+      'setup-time': Math.round(this.#setupMs),
+      ...(downtime === undefined
+        ? { 'expected-downtime': this.#window?.expectedDowntime ?? this.#parameters.downtimeLimit }
+        : {
+            downtime: Math.ceil(
+              downtime.stopMs + downtime.syncMs + downtime.ramMs + downtime.deviceMs + downtime.ackMs,
+            ),
+          }),
+      ram: this.#counters.ram(
+        this.#sink.transferred,
+        this.#send?.remaining ?? 0,
+        this.#send?.totalPages ?? 0,
+        completed ? wholeRunMbps : (this.#window?.mbps ?? 0),
+        this.#window?.pagesPerSecond ?? 0,
+      ),
+      ...(this.#throttle.percentage > 0 && !this.state.ended
+        ? { 'cpu-throttle-percentage': this.#throttle.percentage }
+        : {}),
+      ...(this.#error === undefined ? {} : { 'error-desc': this.#error.message }),
+      ramferry: {
+        parameters: effectiveParameters(this.#parameters, this.#shift),
+        iterations: [...this.#iterations],
+        ...(downtime === undefined ? {} : { downtimeBreakdown: downtime }),
+        logClears: { ...(this.#send?.logClears ?? { calls: 0, pages: 0 }) },
+        hints: { pages: 0, honoured: 0, stale: 0 },
+        discardedPages: 0,
+        warnings: [...this.#warnings],
+      },
+    };
+  }
+}

@@ -1,0 +1,63 @@
+// Where the engine's pages go: the stream, later multifd channels, a mapped-ram file, a postcopy destination.
+
+import type { DeviceTail } from '../format/stream/device-tail.js';
+import type { Extent, RamBlock } from '../memory/ram-block.js';
+import type { SourceGuest } from './guest.js';
+
+/** Pages of one extent of one block, ascending. The engine reuses the object and the array. */
+export class PageBatch {
+  block!: RamBlock;
+  extent!: Extent;
+  count = 0;
+  /** Block page indexes; the first `count` are valid. */
+  readonly pages: Int32Array;
+
+  constructor(pages: Int32Array) {
+    this.pages = pages;
+  }
+}
+
+/**
+ *   start ──▶ ( beginIteration ──▶ writePages* ──▶ endIteration )* ──▶ writeDevices ──▶ finish
+ *
+ * Calls are synchronous and read the pages before they return; only waiting is asynchronous, so that the engine
+ * never holds half-updated state across an await (TS-33).
+ */
+export interface PageSink {
+  /** Bytes that the system accepted; what is merely queued does not count, or the bandwidth would flatter. */
+  readonly transferred: number;
+
+  /** Bytes accepted from the engine; the rate limit goes by these, so that a deep queue cannot overshoot it. */
+  readonly queued: number;
+
+  /** Whether a batch can be written without waiting. */
+  readonly ready: boolean;
+
+  /** Resolves when `ready`; rejects when the sink is broken, with the reason. */
+  whenReady(): Promise<void>;
+
+  /** Announces machine and blocks. */
+  start(guest: SourceGuest): void;
+
+  /** The most pages of this extent that the next batch may hold, at least 1. */
+  batchLimit(extent: Extent): number;
+
+  beginIteration(last: boolean): void;
+
+  /** Reads and queues the pages; returns how many of them were zero. */
+  writePages(batch: PageBatch): number;
+
+  /** Every page written so far leaves without waiting for a further call (PL-15). */
+  endIteration(): void;
+
+  /** Resolves when everything queued was accepted by the system. */
+  flush(): Promise<void>;
+
+  writeDevices(devices: DeviceTail): void;
+
+  /** Resolves when the other side has confirmed, where it can; the migration is past cancelling then. */
+  finish(): Promise<void>;
+
+  /** Drops everything; pending and later waits reject with `reason`. */
+  abort(reason: Error): void;
+}

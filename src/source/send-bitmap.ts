@@ -1,0 +1,229 @@
+// What is still to be sent, and the one place that decides it. The engine's thread is the sole owner of the send
+// bitmaps, of their counter and of the clear bitmaps, so none of this needs a lock (spec/algorithms.md 14.6); hints,
+// requests and discards reach it through the engine.
+
+import type { BitmapKernels } from '../../kernels/kernels.js';
+import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import { ClearBitmap } from '../dirty-log/clear-bitmap.js';
+import type { DirtyLog } from '../dirty-log/dirty-log.js';
+import type { Extent, RamBlock } from '../memory/ram-block.js';
+import type { RamBlockList } from '../memory/ram-block-list.js';
+import type { PageIndex } from '../memory/units.js';
+import { PageBatch } from './page-sink.js';
+import type { Trace } from './trace.js';
+
+/** Pages per batch: one staging slot's worth of normal records, and few enough that a batch takes well under a millisecond. */
+export const BATCH_PAGES = 256;
+
+/** Log clears so far: calls, and the pages whose mark they removed. */
+export interface LogClears {
+  calls: number;
+  pages: number;
+}
+
+export interface SendBitmapOptions {
+  readonly blocks: RamBlockList;
+  /** Undefined for a guest that cannot write. */
+  readonly log: DirtyLog | undefined;
+  /** Undefined: no clear bitmap, every sync clears at once. */
+  readonly clearBitmapShift: number | undefined;
+  /** Where the pages of a block can be read; by default where the block lies in memory. */
+  readonly extentAt?: (block: RamBlock, page: PageIndex) => Extent;
+  readonly trace: Trace;
+}
+
+/** One migrated block with the engine's own state about it. */
+interface MigratedBlock {
+  readonly block: RamBlock;
+  readonly clears: ClearBitmap | undefined;
+}
+
+export class SendBitmap {
+  /** Pages still to be sent: the population count of all send bitmaps (G-2). */
+  remaining = 0;
+  readonly logClears: LogClears = { calls: 0, pages: 0 };
+
+  /** The batch that `next` found. */
+  readonly batch: PageBatch;
+
+  readonly #options: SendBitmapOptions;
+  readonly #kernels: BitmapKernels;
+  readonly #blocks: readonly MigratedBlock[];
+  /** Page list of the batch, in the bitmaps' memory so that kernels reach it. */
+  readonly #list: number;
+
+  // The search cursor: next page to look at (spec/algorithms.md 7.7).
+  #blockIndex = 0;
+  #page = 0;
+
+  /** Takes every page of every block that is not ignored (G-9, G-10: nothing is trusted from an earlier attempt). */
+  constructor(options: SendBitmapOptions) {
+    this.#options = options;
+    const { bitmaps, blocks } = options.blocks;
+    this.#kernels = bitmaps.kernels;
+    this.#blocks = blocks
+      .filter((block) => block.migrated)
+      .map((block) => ({
+        block,
+        clears:
+          options.log?.hasRangedClear !== true || options.clearBitmapShift === undefined
+            ? undefined
+            : new ClearBitmap(block.usedPages, block.maxPages, options.clearBitmapShift),
+      }));
+    this.#list = bitmaps.scratch;
+    this.batch = new PageBatch(bitmaps.words.subarray(this.#list / 4, this.#list / 4 + BATCH_PAGES));
+    for (const { block } of this.#blocks) {
+      this.#kernels.testAndClearRange(block.bitmaps.send, 0, block.maxPages);
+      this.#kernels.setRange(block.bitmaps.send, 0, block.usedPages);
+      this.remaining += block.usedPages;
+    }
+  }
+
+  /** Total pages of the blocks that take part. */
+  get totalPages(): number {
+    return this.#blocks.reduce((total, { block }) => total + block.usedPages, 0);
+  }
+
+  get remainingBytes(): number {
+    return this.remaining * GUEST_PAGE_SIZE;
+  }
+
+  /**
+   * Fetches the log: REMOTE to SNAP to dirty memory to the send bitmaps, and records the debt of clearing it
+   * (spec/algorithms.md 2(c)). With `last` the guest is stopped: nothing will be written, so nothing is owed.
+   * Returns the newly dirty pages.
+   */
+  sync(last: boolean): number {
+    const { log, blocks } = this.#options;
+    if (log === undefined) {
+      return 0;
+    }
+    let added = 0;
+    for (const { block, clears } of this.#blocks) {
+      log.sync(block, last);
+      added += blocks.dirty.syncInto(block);
+      // The debt is recorded only after the bits arrived: a clear in between would forget bits not yet in SEND.
+      if (last) {
+        continue;
+      }
+      if (clears !== undefined) {
+        clears.arm(0, block.usedPages);
+      } else {
+        this.#clear(block, 0, block.usedPages);
+      }
+    }
+    this.remaining += added;
+    return added;
+  }
+
+  /** Finds the next pages to send, from the cursor, at most `limit`; false after everything was looked at once (PL-17). */
+  next(limit: (extent: Extent) => number): boolean {
+    const blocks = this.#blocks;
+    const startIndex = this.#blockIndex;
+    const startPage = this.#page;
+    let wrapped = false;
+    while (blocks.length > 0) {
+      const { block } = blocks[this.#blockIndex] as MigratedBlock;
+      const lap = wrapped && this.#blockIndex === startIndex;
+      const end = lap ? Math.min(startPage, block.usedPages) : block.usedPages;
+      const found = this.#page < end ? this.#kernels.findNextSet(block.bitmaps.send, this.#page, end) : end;
+      if (found < end) {
+        this.#fill(block, found, limit);
+        return true;
+      }
+      if (lap) {
+        break;
+      }
+      this.#page = 0;
+      this.#blockIndex += 1;
+      if (this.#blockIndex === blocks.length) {
+        this.#blockIndex = 0;
+        wrapped = true;
+      }
+    }
+    this.#blockIndex = startIndex;
+    this.#page = startPage;
+    return false;
+  }
+
+  #fill(block: RamBlock, first: number, limit: (extent: Extent) => number): void {
+    const page = first as PageIndex;
+    const extent = this.#options.extentAt?.(block, page) ?? block.extentOf(page);
+    const end = Math.min(block.usedPages, extent.firstPage + extent.pageCount);
+    const { batch } = this;
+    batch.block = block;
+    batch.extent = extent;
+    batch.count = this.#kernels.collect(
+      block.bitmaps.send,
+      first,
+      end,
+      this.#list,
+      Math.min(BATCH_PAGES, limit(extent)),
+    );
+    this.#page = (batch.pages[batch.count - 1] as number) + 1;
+  }
+
+  /**
+   * Pays what is owed for the chunks of the batch; must come before its pages are read (CB-1). A write between the
+   * clear and the read is both in the bytes and in the log: sent twice at worst, never lost.
+   */
+  payDebts(): void {
+    const { block, pages, count } = this.batch;
+    const clears = this.#blocks[this.#blockIndex]?.clears;
+    if (clears === undefined) {
+      return;
+    }
+    let paidUpTo = 0;
+    for (let index = 0; index < count; index += 1) {
+      const page = pages[index] as number;
+      if (page < paidUpTo) {
+        continue;
+      }
+      paidUpTo = (Math.floor(page / clears.chunkPages) + 1) * clears.chunkPages;
+      const chunk = clears.take(page);
+      if (chunk === undefined) {
+        continue;
+      }
+      this.#options.trace.migration_bitmap_clear_dirty?.(
+        block.name,
+        chunk.firstPage * GUEST_PAGE_SIZE,
+        chunk.pageCount * GUEST_PAGE_SIZE,
+        page,
+      );
+      this.#clear(block, chunk.firstPage, chunk.pageCount);
+    }
+  }
+
+  /** Takes the batch's pages out of the send bitmap; the counter falls by the bits that were really set (G-2). */
+  take(): void {
+    this.remaining -= this.#kernels.clearListed(this.batch.block.bitmaps.send, this.#list, this.batch.count);
+  }
+
+  /**
+   * Takes a range out without sending it: its content does not matter (a free page hint, a discard). Debts are paid
+   * first, or the log would bring the pages back at the next sync. Returns how many pages were really taken.
+   */
+  exclude(block: RamBlock, firstPage: number, pageCount: number): number {
+    this.#blocks
+      .find((migrated) => migrated.block === block)
+      ?.clears?.takeRange(firstPage, pageCount, (chunk) => this.#clear(block, chunk.firstPage, chunk.pageCount));
+    const taken = this.#kernels.testAndClearRange(block.bitmaps.send, firstPage, pageCount);
+    this.remaining -= taken;
+    return taken;
+  }
+
+  #clear(block: RamBlock, firstPage: number, pageCount: number): void {
+    const { log } = this.#options;
+    if (log?.hasRangedClear === true) {
+      this.logClears.calls += 1;
+      this.logClears.pages += log.clear(block, firstPage, pageCount);
+    }
+  }
+
+  /** Leaves no send bit behind (G-10). */
+  release(): void {
+    for (const { block } of this.#blocks) {
+      this.#kernels.testAndClearRange(block.bitmaps.send, 0, block.maxPages);
+    }
+  }
+}

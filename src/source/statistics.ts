@@ -1,0 +1,119 @@
+// The figures of a migration, with the names and meanings of QMP's query-migrate (spec/algorithms.md 7.19), and ours
+// beside them under `ramferry`.
+
+import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import type { EffectiveParameters } from './parameters.js';
+import type { LogClears } from './send-bitmap.js';
+import type { MigrationStatus } from './status.js';
+
+/** One pass over memory: from one log sync to the next. */
+export interface Iteration {
+  readonly iteration: number;
+  /** Milliseconds since the migration started. */
+  readonly startMs: number;
+  readonly durationMs: number;
+  readonly normalPages: number;
+  readonly zeroPages: number;
+  readonly bytes: number;
+  /** Pages that the sync at the end of the pass found newly dirty. */
+  readonly dirtiedPages: number;
+  readonly logClears: LogClears;
+}
+
+/**
+ * Where the downtime went. The parts add up to `downtime`.
+ *
+ *   guest runs │ stop │ last log sync │ rest of RAM │ device state │ destination's answer │ guest runs there
+ *
+ * It does not include what the guest's network needs to find the new host.
+ */
+export interface DowntimeBreakdown {
+  readonly stopMs: number;
+  readonly syncMs: number;
+  readonly ramMs: number;
+  readonly deviceMs: number;
+  readonly ackMs: number;
+}
+
+/** What `query-migrate` says of RAM. */
+export interface RamStatistics {
+  readonly transferred: number;
+  readonly remaining: number;
+  readonly total: number;
+  readonly duplicate: number;
+  readonly normal: number;
+  readonly 'normal-bytes': number;
+  readonly 'dirty-pages-rate': number;
+  readonly mbps: number;
+  readonly 'dirty-sync-count': number;
+  readonly 'page-size': number;
+  readonly 'postcopy-requests': number;
+  readonly 'pages-per-second': number;
+  readonly 'precopy-bytes': number;
+  readonly 'downtime-bytes': number;
+}
+
+export interface MigrationReport {
+  readonly status: MigrationStatus;
+  readonly 'total-time': number;
+  readonly 'setup-time': number;
+  /** Once completed. */
+  readonly downtime?: number;
+  /** Until then. */
+  readonly 'expected-downtime'?: number;
+  readonly ram: RamStatistics;
+  readonly 'cpu-throttle-percentage'?: number;
+  readonly 'error-desc'?: string;
+  readonly ramferry: {
+    readonly parameters: EffectiveParameters;
+    readonly iterations: readonly Iteration[];
+    readonly downtimeBreakdown?: DowntimeBreakdown;
+    readonly logClears: LogClears;
+    readonly hints: { readonly pages: number; readonly honoured: number; readonly stale: number };
+    readonly discardedPages: number;
+    readonly warnings: readonly string[];
+  };
+}
+
+/** Counters the engine keeps while it runs. */
+export class Counters {
+  normalPages = 0;
+  zeroPages = 0;
+  /** Log syncs, the initial and the final one included (ST-1). */
+  syncCount = 0;
+  dirtyPagesRate = 0;
+  /** Pages newly dirty since the period began, and bytes dirty at the last sync (ST-3). */
+  periodDirtyPages = 0;
+  bytesDirtyAtLastSync = 0;
+  precopyBytes = 0;
+  downtimeBytes = 0;
+
+  get pages(): number {
+    return this.normalPages + this.zeroPages;
+  }
+
+  ram(
+    transferred: number,
+    remainingPages: number,
+    totalPages: number,
+    mbps: number,
+    pagesPerSecond: number,
+  ): RamStatistics {
+    return {
+      transferred,
+      remaining: remainingPages * GUEST_PAGE_SIZE,
+      total: totalPages * GUEST_PAGE_SIZE,
+      duplicate: this.zeroPages,
+      normal: this.normalPages,
+      'normal-bytes': this.normalPages * GUEST_PAGE_SIZE,
+      'dirty-pages-rate': this.dirtyPagesRate,
+      mbps: Math.round(mbps * 100) / 100,
+      'dirty-sync-count': this.syncCount,
+      'page-size': GUEST_PAGE_SIZE,
+      'postcopy-requests': 0,
+      'pages-per-second': pagesPerSecond,
+      'precopy-bytes': this.precopyBytes,
+      'downtime-bytes': this.downtimeBytes,
+    };
+  }
+}

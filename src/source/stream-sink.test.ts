@@ -1,0 +1,157 @@
+// The stream sink against the reader of the format: what the engine sends is what the guest has. (QEMU as the other
+// end: test/interop.)
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { PAGE, ScriptedGuest } from '../../test/source-kit.js';
+import type { ByteChannel, ChannelReader } from '../channel/channel.js';
+import { StreamReader } from '../format/stream/read.js';
+import { pong, shut } from '../format/stream/return-path.js';
+import { MigrationSource } from './migration-source.js';
+import { defaultParameters } from './parameters.js';
+import type { MigrationReport } from './statistics.js';
+import { StreamSink } from './stream-sink.js';
+
+/** A channel into an array; each write completes in a later turn, and is copied only then, as a kernel would. */
+class MemoryChannel implements ByteChannel {
+  readonly peer = 'test:peer';
+  readonly chunks: Uint8Array[] = [];
+  readonly closed = new Promise<void>(() => {});
+  reader: ChannelReader | undefined;
+  ended = false;
+  destroyed = false;
+  /** Bytes after which writes fail. */
+  capacity = Number.POSITIVE_INFINITY;
+  #written = 0;
+
+  write(bytes: Uint8Array, done: (error: Error | undefined) => void): void {
+    setImmediate(() => {
+      this.#written += bytes.length;
+      if (this.#written > this.capacity || this.destroyed) {
+        done(new Error('broken pipe'));
+        return;
+      }
+      this.chunks.push(bytes.slice());
+      done(undefined);
+    });
+  }
+
+  read(reader: ChannelReader): void {
+    this.reader = reader;
+  }
+
+  pause(): void {}
+  resume(): void {}
+
+  async end(): Promise<void> {
+    this.ended = true;
+  }
+
+  destroy(): void {
+    this.destroyed = true;
+  }
+
+  answer(bytes: Uint8Array): void {
+    for (const byte of bytes) {
+      this.reader!.buffer()[0] = byte;
+      this.reader!.received(1);
+    }
+  }
+}
+
+const run = (guest: ScriptedGuest, channel: ByteChannel, returnPath: boolean): Promise<MigrationReport> =>
+  new MigrationSource({
+    guest,
+    sink: new StreamSink(channel, { returnPath }),
+    parameters: defaultParameters,
+  }).run();
+
+test('the stream read back is the guest: blocks over several segments, zero and normal pages', async () => {
+  const guest = new ScriptedGuest([900, 200, 3], 2 ** 20);
+  for (const block of guest.blocks.blocks) {
+    for (let page = 0; page < block.usedPages; page += 3) {
+      guest.store(block, page, (page % 255) + 1);
+    }
+  }
+  const channel = new MemoryChannel();
+  const report = await run(guest, channel, false);
+  assert.equal(report.status, 'completed');
+  assert.ok(channel.ended);
+  const bytes = Buffer.concat(channel.chunks);
+  assert.equal(bytes.length, report.ram.transferred);
+  const seen = new Map<string, number>();
+  let ended = false;
+  const reader = new StreamReader({
+    ramSetup: ({ blocks, totalBytes }) => {
+      assert.deepEqual(
+        blocks.map(({ name, usedLength }) => [name, usedLength]),
+        guest.blocks.blocks.map(({ name, usedLength }) => [name, usedLength]),
+      );
+      assert.equal(totalBytes, 1103 * PAGE);
+    },
+    zeroPage: (block, page) => seen.set(`${block.name}:${page}`, 0),
+    page: (block, page, data, at) => seen.set(`${block.name}:${page}`, data[at]!),
+    xbzrlePage: () => assert.fail('no delta was sent'),
+    end: () => {
+      ended = true;
+    },
+  });
+  assert.equal(reader.push(bytes), bytes.length);
+  assert.ok(ended);
+  for (const block of guest.blocks.blocks) {
+    for (let page = 0; page < block.usedPages; page += 1) {
+      assert.equal(seen.get(`${block.name}:${page}`), guest.load(block, page));
+    }
+  }
+});
+
+test('with the return path the migration waits for SHUT, byte by byte', async () => {
+  const guest = new ScriptedGuest([10]);
+  const channel = new MemoryChannel();
+  const ended = run(guest, channel, true);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  channel.answer(pong(1));
+  assert.equal(channel.ended, false);
+  channel.answer(shut(0));
+  assert.equal((await ended).status, 'completed');
+});
+
+for (const [name, act, message] of [
+  ['SHUT with an error', (channel: MemoryChannel) => channel.answer(shut(1)), /loading failed \(SHUT 1\)/],
+  ['the peer closing before SHUT', (channel: MemoryChannel) => channel.reader!.ended(), /closed the return path/],
+  [
+    'a page request in precopy',
+    (channel: MemoryChannel) => channel.answer(new Uint8Array([0, 4, 0, 12, ...new Array(12).fill(0)])),
+    /page request|requested/,
+  ],
+  ['garbage', (channel: MemoryChannel) => channel.answer(new Uint8Array(64).fill(0xee)), /unexpected type/],
+] as const) {
+  // PL-36
+  test(`${name} fails the migration and leaves the guest running`, async () => {
+    const guest = new ScriptedGuest([10]);
+    const channel = new MemoryChannel();
+    const ended = run(guest, channel, true);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    act(channel);
+    const report = await ended;
+    assert.equal(report.status, 'failed');
+    assert.match(report['error-desc']!, message);
+    assert.ok(guest.running);
+    assert.ok(channel.destroyed);
+  });
+}
+
+// spec/algorithms.md 15.4: a channel error at every byte class
+test('a channel that breaks at any byte fails the migration and leaves the guest running', async () => {
+  const whole = new MemoryChannel();
+  const { ram } = await run(new ScriptedGuest([600]), whole, false);
+  for (let capacity = 0; capacity < ram.transferred; capacity += 97) {
+    const guest = new ScriptedGuest([600]);
+    const channel = new MemoryChannel();
+    channel.capacity = capacity;
+    const report = await run(guest, channel, false);
+    assert.equal(report.status, 'failed');
+    assert.equal(report['error-desc'], 'broken pipe');
+    assert.ok(guest.running);
+  }
+});

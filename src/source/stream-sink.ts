@@ -1,0 +1,326 @@
+// QEMU's migration stream as a sink: pages become records in staging slots of their own segment, written by a kernel,
+// and each full slot is one write to the channel (spec/node-performance.md section 3: one write per MiB is what C does too).
+
+import { NORMAL_RECORD_BYTES, ZERO_RECORD_BYTES } from '../../kernels/kernels.js';
+import type { ByteChannel } from '../channel/channel.js';
+import { Command, ElementType } from '../format/stream/constants.js';
+import type { DeviceTail } from '../format/stream/device-tail.js';
+import { ReturnPathReader } from '../format/stream/return-path.js';
+import { command, ping, ramBodyEnd, ramPart, ramStart, streamEnd, streamHeader } from '../format/stream/write.js';
+import { RamferryError } from '../memory/errors.js';
+import type { Extent, RamBlock } from '../memory/ram-block.js';
+import { type Segment, SLOT_COUNT, STAGING_SLOT_BYTES } from '../memory/segment.js';
+import type { SourceGuest } from './guest.js';
+import type { PageBatch, PageSink } from './page-sink.js';
+import type { Trace } from './trace.js';
+
+/**
+ * Writes under way at most. Four MiB keep a socket busy; more would only sit in front of a rate limit or a cancel.
+ * Below SLOT_COUNT, so that the slot taken next is always one whose write has ended (writes end in order).
+ */
+const MAX_WRITES = 4;
+
+/** Several times the longest message (516 bytes). */
+const RETURN_PATH_BUFFER_BYTES = 4096;
+
+/** Room a slot keeps behind its records for the end of the section. */
+const SECTION_END_BYTES = 13;
+
+export interface StreamSinkOptions {
+  /** Ask the destination to confirm (SHUT): a failure there leaves the guest running here. */
+  readonly returnPath: boolean;
+  readonly trace?: Trace;
+}
+
+interface Slot {
+  readonly segment: Segment;
+  readonly address: number;
+  used: number;
+}
+
+export class StreamSink implements PageSink {
+  transferred = 0;
+  queued = 0;
+
+  readonly #channel: ByteChannel;
+  readonly #options: StreamSinkOptions;
+  readonly #trace: Trace;
+  /** Slot to use next, by segment. */
+  readonly #nextSlot = new Map<Segment, number>();
+  #slot: Slot | undefined;
+  #ramSectionId = 0;
+  #writes = 0;
+  #lastBlock: RamBlock | undefined;
+  #error: Error | undefined;
+  #shut: number | undefined;
+  /** Whoever waits for a write to end, for the destination's answer, or for the end of it all. */
+  #waiters: (() => void)[] = [];
+
+  constructor(channel: ByteChannel, options: StreamSinkOptions) {
+    this.#channel = channel;
+    this.#options = options;
+    this.#trace = options.trace ?? {};
+    if (options.returnPath) {
+      this.#readReturnPath();
+    }
+  }
+
+  get ready(): boolean {
+    return this.#error === undefined && this.#writes < MAX_WRITES;
+  }
+
+  async whenReady(): Promise<void> {
+    await this.#until(() => this.ready);
+  }
+
+  start(guest: SourceGuest): void {
+    const { machine, uuid, ramSectionId, earlySections } = guest;
+    this.#ramSectionId = ramSectionId;
+    this.#append(streamHeader({ machine, uuid, targetPageBits: undefined, capabilities: [] }));
+    if (this.#options.returnPath) {
+      this.#append(command(Command.OPEN_RETURN_PATH));
+      this.#append(ping(1));
+    }
+    this.#trace.savevm_section_start?.('ram', ramSectionId);
+    this.#append(
+      ramStart(
+        ramSectionId,
+        guest.blocks.blocks.filter((block) => block.migratable),
+      ),
+    );
+    this.#trace.savevm_section_end?.('ram', ramSectionId, 0);
+    if (earlySections !== undefined && earlySections.length > 0) {
+      this.#append(earlySections);
+    }
+  }
+
+  batchLimit(extent: Extent): number {
+    if (this.#slot !== undefined && this.#slot.segment !== extent.segment) {
+      this.#writeSlot();
+    }
+    const slot = this.#slot ?? this.#openSlot(extent.segment);
+    // The block id of the first record takes at most 256 bytes.
+    const room = Math.floor((STAGING_SLOT_BYTES - SECTION_END_BYTES - 256 - slot.used) / NORMAL_RECORD_BYTES);
+    if (room > 0) {
+      return room;
+    }
+    this.#writeSlot();
+    return this.batchLimit(extent);
+  }
+
+  beginIteration(last: boolean): void {
+    this.#trace.savevm_section_start?.('ram', this.#ramSectionId);
+    this.#append(ramPart(last ? ElementType.SECTION_END : ElementType.SECTION_PART, this.#ramSectionId));
+  }
+
+  writePages(batch: PageBatch): number {
+    const { block, extent, pages, count } = batch;
+    const slot = this.#slot as Slot;
+    const { segment } = slot;
+    const list = segment.listSlot(0);
+    segment.words.set(pages.subarray(0, count), list / 4);
+    let nameBytes = 0;
+    if (block !== this.#lastBlock) {
+      nameBytes = this.#placeName(segment, block.name);
+      this.#lastBlock = block;
+    }
+    const zeroPages = segment.kernels.emitRecords(
+      list,
+      count,
+      extent.address,
+      extent.firstPage,
+      segment.listSlot(1),
+      nameBytes,
+      slot.address + slot.used,
+    );
+    const bytes = zeroPages * ZERO_RECORD_BYTES + (count - zeroPages) * NORMAL_RECORD_BYTES + nameBytes;
+    slot.used += bytes;
+    this.queued += bytes;
+    return zeroPages;
+  }
+
+  /** Puts the block id where the kernel of this segment finds it; returns its length with the length byte. */
+  #placeName(segment: Segment, name: string): number {
+    const at = segment.listSlot(1);
+    segment.bytes[at] = name.length;
+    for (let index = 0; index < name.length; index += 1) {
+      segment.bytes[at + 1 + index] = name.charCodeAt(index);
+    }
+    return name.length + 1;
+  }
+
+  endIteration(): void {
+    this.#append(ramBodyEnd(this.#ramSectionId));
+    this.#writeSlot();
+    this.#trace.savevm_section_end?.('ram', this.#ramSectionId, 0);
+  }
+
+  async flush(): Promise<void> {
+    this.#writeSlot();
+    await this.#until(() => this.#writes === 0 && this.#error === undefined);
+  }
+
+  writeDevices(devices: DeviceTail): void {
+    this.#append(devices.sections);
+    this.#append(streamEnd(devices.description));
+  }
+
+  async finish(): Promise<void> {
+    await this.flush();
+    if (this.#options.returnPath) {
+      await this.#until(() => this.#shut === 0);
+    }
+    await this.#channel.end();
+  }
+
+  abort(reason: Error): void {
+    this.#break(reason);
+    this.#channel.destroy();
+  }
+
+  /** Bytes that are not page records: into the open slot where they fit, else written on their own. */
+  #append(bytes: Uint8Array): void {
+    this.queued += bytes.length;
+    const slot = this.#slot;
+    if (slot !== undefined && slot.used + bytes.length <= STAGING_SLOT_BYTES) {
+      slot.segment.bytes.set(bytes, slot.address + slot.used);
+      slot.used += bytes.length;
+      return;
+    }
+    this.#writeSlot();
+    this.#write(bytes);
+  }
+
+  #openSlot(segment: Segment): Slot {
+    const index = this.#nextSlot.get(segment) ?? 0;
+    this.#nextSlot.set(segment, (index + 1) % SLOT_COUNT);
+    this.#slot = { segment, address: segment.stagingSlot(index), used: 0 };
+    return this.#slot;
+  }
+
+  #writeSlot(): void {
+    const slot = this.#slot;
+    this.#slot = undefined;
+    if (slot !== undefined && slot.used > 0) {
+      this.#write(slot.segment.bytes.subarray(slot.address, slot.address + slot.used));
+    }
+  }
+
+  #write(bytes: Uint8Array): void {
+    if (this.#error !== undefined || bytes.length === 0) {
+      return;
+    }
+    this.#writes += 1;
+    this.#channel.write(bytes, (error) => {
+      this.#writes -= 1;
+      if (error !== undefined) {
+        this.#trace.migration_completion_file_err?.();
+        this.#break(error);
+        return;
+      }
+      this.transferred += bytes.length;
+      this.#wake();
+    });
+  }
+
+  #readReturnPath(): void {
+    const unexpected = (what: string) => () => {
+      throw new RamferryError(
+        'failed',
+        'RETURN_PATH_MESSAGE',
+        `The destination ${this.#channel.peer} ${what} in precopy.`,
+        {
+          file: this.#channel.peer,
+        },
+      );
+    };
+    const reader = new ReturnPathReader({
+      pong: (value) => this.#trace.source_return_path_thread_pong?.(value),
+      shut: (value) => {
+        this.#trace.source_return_path_thread_shut?.(value);
+        this.#shut = value;
+        if (value !== 0) {
+          this.#break(this.#destinationFailed(value));
+        }
+        this.#wake();
+      },
+      requestPages: unexpected('requested pages'),
+      switchoverAck: unexpected('acknowledged a switchover it was not asked about'),
+    });
+    const buffer = new Uint8Array(RETURN_PATH_BUFFER_BYTES);
+    let held = 0;
+    this.#channel.read({
+      buffer: () => buffer.subarray(held),
+      received: (byteCount) => {
+        held += byteCount;
+        try {
+          const consumed = reader.push(buffer, 0, held);
+          buffer.copyWithin(0, consumed, held);
+          held -= consumed;
+        } catch (error) {
+          this.#break(error as Error);
+        }
+      },
+      ended: () => {
+        if (this.#shut === undefined) {
+          this.#break(this.#peerClosed());
+        }
+      },
+      failed: (error) => {
+        if (this.#shut === undefined) {
+          this.#break(error);
+        }
+      },
+    });
+  }
+
+  #destinationFailed(value: number): RamferryError {
+    const { peer } = this.#channel;
+    return new RamferryError(
+      'failed',
+      'DESTINATION_FAILED',
+      `The destination ${peer} reports that loading failed (SHUT ${value}).`,
+      {
+        file: peer,
+        value,
+      },
+    );
+  }
+
+  #peerClosed(): RamferryError {
+    const { peer } = this.#channel;
+    return new RamferryError(
+      'failed',
+      'PEER_CLOSED',
+      `The destination ${peer} closed the return path before it confirmed the migration.`,
+      {
+        file: peer,
+        hint: 'Look at the destination: it says why it gave up.',
+      },
+    );
+  }
+
+  /** Resolves once `condition` holds; rejects if the sink breaks before. */
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition()) {
+      if (this.#error !== undefined) {
+        throw this.#error;
+      }
+      await new Promise<void>((resolve) => this.#waiters.push(resolve));
+    }
+  }
+
+  #wake(): void {
+    const waiters = this.#waiters;
+    this.#waiters = [];
+    for (const resolve of waiters) {
+      resolve();
+    }
+  }
+
+  /** The first error is the one reported (PL-5). */
+  #break(error: Error): void {
+    this.#error ??= error;
+    this.#wake();
+  }
+}

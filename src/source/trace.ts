@@ -1,0 +1,97 @@
+// Trace events with QEMU's names and arguments. A listener is a property of the `Trace` object; an event nobody listens
+// to is a call on an absent property, `trace.name?.(…)`, which does not even evaluate its arguments.
+
+/** Arguments by QEMU's meaning: sizes in bytes, times in milliseconds unless said. spec/algorithms.md 2(h), 7.21. */
+export interface TraceEvents {
+  migrate_set_state: (state: string) => void;
+  migration_bitmap_sync_start: () => void;
+  /** `dirtyPages`: pages newly dirty since the period began. */
+  migration_bitmap_sync_end: (dirtyPages: number) => void;
+  /** One debt paid: the chunk's first byte and its size, and the page whose sending made it due. */
+  migration_bitmap_clear_dirty: (block: string, start: number, size: number, page: number) => void;
+  migrate_pending_estimate: (size: number, mustPrecopy: number, canPostcopy: number) => void;
+  migrate_pending_exact: (size: number, mustPrecopy: number, canPostcopy: number) => void;
+  /** A window closed: bytes, its length, bytes per millisecond measured and expected at the switchover, the threshold. */
+  migrate_transferred: (
+    transferred: number,
+    timeSpent: number,
+    bandwidth: number,
+    availBandwidth: number,
+    threshold: number,
+  ) => void;
+  migration_thread_setup_complete: () => void;
+  migration_thread_low_pending: (pending: number) => void;
+  migration_rate_limit_pre: (milliseconds: number) => void;
+  migration_rate_limit_post: (urgent: number) => void;
+  /** An iteration was cut because it took longer than 50 ms. */
+  ram_save_iterate_big_wait: (milliseconds: number, batches: number) => void;
+  savevm_section_start: (idstr: string, sectionId: number) => void;
+  savevm_section_end: (idstr: string, sectionId: number, result: number) => void;
+  migration_throttle: () => void;
+  cpu_throttle_set: (percentage: number) => void;
+  vmstate_downtime_checkpoint: (checkpoint: string) => void;
+  source_return_path_thread_pong: (value: number) => void;
+  source_return_path_thread_shut: (value: number) => void;
+  migration_completion_file_err: () => void;
+  migration_cancel: () => void;
+  migrate_error: (description: string) => void;
+  migration_cleanup: () => void;
+}
+
+export type TraceName = keyof TraceEvents;
+export type Trace = { [Name in TraceName]?: TraceEvents[Name] };
+
+/** Every event there is: the names `--trace` can match. The type keeps the list complete. */
+const names: Readonly<Record<TraceName, true>> = {
+  migrate_set_state: true,
+  migration_bitmap_sync_start: true,
+  migration_bitmap_sync_end: true,
+  migration_bitmap_clear_dirty: true,
+  migrate_pending_estimate: true,
+  migrate_pending_exact: true,
+  migrate_transferred: true,
+  migration_thread_setup_complete: true,
+  migration_thread_low_pending: true,
+  migration_rate_limit_pre: true,
+  migration_rate_limit_post: true,
+  ram_save_iterate_big_wait: true,
+  savevm_section_start: true,
+  savevm_section_end: true,
+  migration_throttle: true,
+  cpu_throttle_set: true,
+  vmstate_downtime_checkpoint: true,
+  source_return_path_thread_pong: true,
+  source_return_path_thread_shut: true,
+  migration_completion_file_err: true,
+  migration_cancel: true,
+  migrate_error: true,
+  migration_cleanup: true,
+};
+
+export const traceNames = Object.keys(names) as TraceName[];
+
+/**
+ * A trace that hands the events matching `pattern` to `listener`. The pattern is QEMU's `-trace` glob: `*` stands for
+ * any characters, and several patterns may be joined by commas.
+ */
+export function createTrace(
+  pattern: string,
+  listener: (name: TraceName, values: readonly (string | number)[]) => void,
+): Trace {
+  const globs = pattern.split(',').map(
+    (glob) =>
+      new RegExp(
+        `^${glob
+          .trim()
+          .replace(/[.+?^${}()|[\]\\]/g, '\\$&')
+          .replace(/\*/g, '.*')}$`,
+      ),
+  );
+  const trace: Trace = {};
+  for (const name of traceNames) {
+    if (globs.some((glob) => glob.test(name))) {
+      trace[name] = (...values: (string | number)[]) => listener(name, values);
+    }
+  }
+  return trace;
+}

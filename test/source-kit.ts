@@ -1,0 +1,179 @@
+// A guest and a sink for tests of the source engine: the guest's stores are made by the test itself, through the real
+// store barrier; the sink keeps what the destination would hold.
+
+import type { DirtyLog } from '../src/dirty-log/dirty-log.js';
+import { allocateStoreBarrier } from '../src/dirty-log/store-barrier.js';
+import { StoreBarrierLog } from '../src/dirty-log/store-barrier-log.js';
+import { attachStoreBarrier } from '../src/dirty-log/store-barrier-writer.js';
+import { BitmapMemory } from '../src/memory/bitmap-memory.js';
+import type { Extent, RamBlock } from '../src/memory/ram-block.js';
+import { RamBlockList } from '../src/memory/ram-block-list.js';
+import type { SourceGuest } from '../src/source/guest.js';
+import type { PageBatch, PageSink } from '../src/source/page-sink.js';
+
+export const PAGE = 4096;
+
+/** A guest whose one thread is the test. */
+export class ScriptedGuest implements SourceGuest {
+  readonly machine = 'test';
+  readonly uuid = undefined;
+  readonly ramSectionId = 1;
+  readonly blocks: RamBlockList;
+  readonly log: DirtyLog;
+  running = true;
+  stops = 0;
+  resumes = 0;
+  /** Called when the engine orders the guest to stop, before it has. */
+  beforeStop: () => void = () => {};
+  readonly #writer;
+
+  /** `pages`: the size of each block. */
+  constructor(pages: readonly number[], segmentBytes = 2 ** 22) {
+    this.blocks = RamBlockList.create({ bitmaps: BitmapMemory.create(2 ** 24), segmentBytes });
+    pages.forEach((count, index) => {
+      this.blocks.add({ name: `block${index}`, usedLength: count * PAGE });
+    });
+    const shared = allocateStoreBarrier('unconditional', 1);
+    this.#writer = attachStoreBarrier(shared, 0, this.blocks.bitmaps);
+    this.log = new StoreBarrierLog(shared, this.blocks);
+  }
+
+  /** A store of one byte at the start of a page, and its mark. */
+  store(block: RamBlock, page: number, value: number): void {
+    this.#writer.unpark();
+    const extent = block.extentOf(page);
+    extent.segment.bytes[extent.address + (page - extent.firstPage) * PAGE] = value;
+    this.#writer.mark(block, page);
+    this.#writer.park();
+  }
+
+  load(block: RamBlock, page: number): number {
+    return block.read(page * PAGE, 1)[0]!;
+  }
+
+  isRunning(): boolean {
+    return this.running;
+  }
+
+  async stop(): Promise<void> {
+    this.beforeStop();
+    this.stops += 1;
+    this.running = false;
+  }
+
+  async resume(): Promise<void> {
+    this.resumes += 1;
+    this.running = true;
+  }
+
+  saveDevices(): { early: Uint8Array; sections: Uint8Array; description: string } {
+    return { early: new Uint8Array(), sections: new Uint8Array(), description: '' };
+  }
+}
+
+/** Keeps the first byte of every page it was given, and counts. */
+export class RecordingSink implements PageSink {
+  transferred = 0;
+  queued = 0;
+  ready = true;
+  /** `block:page` to the value last delivered. */
+  readonly delivered = new Map<string, number>();
+  readonly timesSent = new Map<string, number>();
+  readonly calls: string[] = [];
+  limit = 256;
+  /** Called before a batch is read: what happens between the clear and the read. */
+  beforeRead: (batch: PageBatch) => void = () => {};
+  afterRead: (batch: PageBatch) => void = () => {};
+  /** Waits that never end by themselves. */
+  hangIn: 'start' | 'ready' | 'flush' | 'finish' | undefined;
+  failIn: 'start' | 'write' | 'flush' | 'devices' | 'finish' | undefined;
+  #broken: Error | undefined;
+  #wake: (() => void)[] = [];
+
+  start(): void {
+    this.#note('start');
+  }
+
+  batchLimit(_extent: Extent): number {
+    return this.limit;
+  }
+
+  beginIteration(last: boolean): void {
+    this.calls.push(last ? 'begin last' : 'begin');
+  }
+
+  writePages(batch: PageBatch): number {
+    this.#fail('write');
+    this.beforeRead(batch);
+    let zeroPages = 0;
+    for (const page of batch.pages.subarray(0, batch.count)) {
+      const key = `${batch.block.name}:${page}`;
+      const value = batch.block.read(page * PAGE, 1)[0]!;
+      this.delivered.set(key, value);
+      this.timesSent.set(key, (this.timesSent.get(key) ?? 0) + 1);
+      zeroPages += value === 0 ? 1 : 0;
+    }
+    const bytes = zeroPages * 9 + (batch.count - zeroPages) * (8 + PAGE);
+    this.queued += bytes;
+    this.transferred += bytes;
+    this.afterRead(batch);
+    if (this.hangIn === 'ready') {
+      this.ready = false;
+    }
+    return zeroPages;
+  }
+
+  async whenReady(): Promise<void> {
+    await this.#hang();
+  }
+
+  endIteration(): void {
+    this.calls.push('end');
+  }
+
+  async flush(): Promise<void> {
+    this.#note('flush');
+    if (this.hangIn === 'flush') {
+      await this.#hang();
+    }
+  }
+
+  writeDevices(): void {
+    this.#note('devices');
+  }
+
+  async finish(): Promise<void> {
+    this.#note('finish');
+    if (this.hangIn === 'finish') {
+      await this.#hang();
+    }
+  }
+
+  abort(reason: Error): void {
+    this.#broken ??= reason;
+    for (const wake of this.#wake) {
+      wake();
+    }
+  }
+
+  #note(call: 'start' | 'flush' | 'devices' | 'finish'): void {
+    this.calls.push(call);
+    this.#fail(call);
+  }
+
+  #fail(call: 'start' | 'write' | 'flush' | 'devices' | 'finish'): void {
+    if (this.#broken !== undefined) {
+      throw this.#broken;
+    }
+    if (this.failIn === call) {
+      throw new Error(`${call} failed`);
+    }
+  }
+
+  async #hang(): Promise<void> {
+    if (this.#broken === undefined) {
+      await new Promise<void>((resolve) => this.#wake.push(resolve));
+    }
+    throw this.#broken;
+  }
+}
