@@ -264,6 +264,13 @@ test('bit numbers beyond 2^32 reach the right word, up to the end of a 4 GiB mem
     assert.equal(kernels.findNextSet(0, last - 5000, last + 1), last - 70);
     assert.equal(kernels.findNextClear(0, last - 70, last + 1), last + 1);
     assert.equal(kernels.testAndClearRange(0, last - 5000, 5001), 71);
+    for (let words = 1; words <= 40; words++) {
+      assert.equal(
+        kernels.findNextSet(0, last + 1 - words * 64, last + 1),
+        last + 1,
+        'reads nothing behind the memory',
+      );
+    }
     // Addresses above 2^31 arrive as what JavaScript's ToInt32 makes of them.
     const bitmap = 2 ** 32 - 64;
     kernels.setRange(bitmap, 500, 12);

@@ -187,6 +187,7 @@ function findNext(bitmap: usize, fromBit: f64, endBit: f64, flip: u64): f64 {
   let wordsAfter = <i32>((wordOf(bitmap, <u64>endBit - 1) - p) >> 3);
   while (!bits && wordsAfter > 0) {
     p += 8;
+    // `>`, so that the word loaded below is never one behind the range.
     while (wordsAfter > STRETCH_WORDS && (flip ? isFull(p) : isClear(p))) {
       p += STRETCH_BYTES;
       wordsAfter -= STRETCH_WORDS;
@@ -305,8 +306,7 @@ export function collect(bitmap: usize, fromBit: f64, endBit: f64, out: usize, li
   let base = <i32>(first >> 6) << 6;
   let room = limit;
   while (wordCount > 0) {
-    // `>`, so that the last word is never skipped unmasked: it may hold bits beyond the end.
-    if (wordCount > STRETCH_WORDS && isClear(p)) {
+    if (wordCount >= STRETCH_WORDS && isClear(p)) {
       mask = -1;
       p += STRETCH_BYTES;
       base += STRETCH_WORDS * 64;
