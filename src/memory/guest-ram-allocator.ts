@@ -1,6 +1,6 @@
 // Hands out guest RAM in segments: a big block fills whole segments and its rest, like a small block, goes into the shortest
-// free run that takes it. Segments are never given back (no engine can unmap a wasm memory while a view of it lives),
-// but their memory is reused.
+// free run that takes it. A segment that nobody uses any more is dropped, which gives its memory back to the operating
+// system once no thread refers to it; in one that still holds other blocks, what became free is zeroed and reused.
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { Extent } from './ram-block.js';
@@ -9,13 +9,14 @@ import { EXTENT_ALIGN_BYTES, Segment } from './segment.js';
 import { pageIndex } from './units.js';
 
 export class GuestRamAllocator {
-  readonly #segments: Segment[];
+  readonly #segments: Map<number, Segment>;
   readonly #segmentBytes: number;
-  /** All segments in one line: byte `n` of segment `s` is at `s * segmentBytes + n`; no run crosses a segment's end. */
+  /** All segments in one line: byte `n` of segment `id` is at `id * segmentBytes + n`; no run crosses a segment's end. */
   readonly #free: RunAllocator;
+  #nextId = 0;
 
-  /** `segments` is the caller's list, to which new segments are appended; it must be empty. */
-  constructor(segments: Segment[], segmentBytes: number) {
+  /** `segments` is the caller's, by id; it starts empty and is kept up to date. Ids are never used twice. */
+  constructor(segments: Map<number, Segment>, segmentBytes: number) {
     this.#segments = segments;
     this.#segmentBytes = segmentBytes;
     this.#free = new RunAllocator(segmentBytes);
@@ -29,7 +30,7 @@ export class GuestRamAllocator {
         const size = Math.min(length - done, this.#segmentBytes);
         const start = this.#take(reservedBytes(size));
         extents.push({
-          segment: this.#segments[Math.floor(start / this.#segmentBytes)]!,
+          segment: this.#segments.get(Math.floor(start / this.#segmentBytes))!,
           address: start % this.#segmentBytes,
           firstPage: pageIndex(done / GUEST_PAGE_SIZE),
           pageCount: size / GUEST_PAGE_SIZE,
@@ -37,24 +38,24 @@ export class GuestRamAllocator {
         done += size;
       }
     } catch (error) {
-      this.#release(extents);
+      this.free(extents);
       throw error;
     }
     return extents;
   }
 
-  /** Zeroes and takes back what `allocate` returned. No thread may use it any more. */
+  /** Takes back what `allocate` returned. No thread may use it any more. */
   free(extents: readonly Extent[]): void {
+    const ids = new Map([...this.#segments].map(([id, segment]) => [segment, id]));
     for (const { segment, address, pageCount } of extents) {
-      segment.reset(address, reservedBytes(pageCount * GUEST_PAGE_SIZE));
-    }
-    this.#release(extents);
-  }
-
-  #release(extents: readonly Extent[]): void {
-    for (const { segment, address, pageCount } of extents) {
+      const start = ids.get(segment)! * this.#segmentBytes;
       const size = reservedBytes(pageCount * GUEST_PAGE_SIZE);
-      this.#free.free(this.#segments.indexOf(segment) * this.#segmentBytes + address, size);
+      this.#free.free(start + address, size);
+      if (this.#free.withdraw(start, this.#segmentBytes)) {
+        this.#segments.delete(ids.get(segment)!);
+      } else {
+        segment.reset(address, size);
+      }
     }
   }
 
@@ -64,8 +65,9 @@ export class GuestRamAllocator {
       return start;
     }
     const segment = Segment.create({ ramBytes: this.#segmentBytes });
-    this.#free.free(this.#segments.length * this.#segmentBytes, this.#segmentBytes);
-    this.#segments.push(segment);
+    this.#segments.set(this.#nextId, segment);
+    this.#free.free(this.#nextId * this.#segmentBytes, this.#segmentBytes);
+    this.#nextId += 1;
     return this.#take(size);
   }
 }

@@ -47,7 +47,7 @@ export interface SharedRamBlockList {
   readonly segmentBytes: number;
   readonly bitmaps: WebAssembly.Memory;
   readonly dirty: number;
-  readonly segments: readonly WebAssembly.Memory[];
+  readonly segments: readonly { readonly id: number; readonly memory: WebAssembly.Memory }[];
   readonly blocks: readonly SharedRamBlock[];
 }
 
@@ -57,6 +57,7 @@ export interface SharedRamBlock {
   readonly ramPage: number;
   readonly bitmaps: BlockBitmaps;
   readonly extents: readonly {
+    /** Id of the segment. */
     readonly segment: number;
     readonly address: number;
     readonly firstPage: number;
@@ -86,7 +87,8 @@ export class RamBlockList {
   readonly bitmaps: BitmapMemory;
   readonly dirty: DirtyMemory;
   readonly segmentBytes: number;
-  readonly #segments: Segment[] = [];
+  /** By id. */
+  readonly #segments = new Map<number, Segment>();
   #blocks: readonly RamBlock[] = [];
   #version = 0;
   readonly #observers = new Set<RamBlockObserver>();
@@ -217,13 +219,14 @@ export class RamBlockList {
     if (this.#ownership !== undefined) {
       this.#ownership.isShared = true;
     }
+    const ids = new Map([...this.#segments].map(([id, segment]) => [segment, id]));
     return {
       version: this.#version,
       segmentBytes: this.segmentBytes,
       bitmaps: this.bitmaps.memory,
       dirty: this.dirty.header,
-      segments: this.#segments.map((segment) => segment.memory),
-      blocks: this.#blocks.map((block) => this.#shareBlock(block)),
+      segments: [...this.#segments].map(([id, { memory }]) => ({ id, memory })),
+      blocks: this.#blocks.map((block) => shareBlock(block, ids)),
     };
   }
 
@@ -246,9 +249,17 @@ export class RamBlockList {
   }
 
   #takeOver(shared: SharedRamBlockList): void {
-    // Segments are only ever appended, so that their index is their identity.
-    for (const memory of shared.segments.slice(this.#segments.length)) {
-      this.#segments.push(Segment.attach(memory));
+    const segments = new Map(shared.segments.map(({ id, memory }) => [id, memory]));
+    for (const id of this.#segments.keys()) {
+      if (!segments.has(id)) {
+        this.#segments.delete(id);
+      }
+    }
+    for (const [id, memory] of segments) {
+      // A memory that is sent twice arrives as two objects: the first one stays.
+      if (!this.#segments.has(id)) {
+        this.#segments.set(id, Segment.attach(memory));
+      }
     }
     const known = new Map(this.#blocks.map((block) => [block.id, block]));
     const blocks = shared.blocks.map((description) => known.get(description.id) ?? this.#attachBlock(description));
@@ -325,30 +336,13 @@ export class RamBlockList {
     }
   }
 
-  #shareBlock(block: RamBlock): SharedRamBlock {
-    const { name, usedLength, maxLength, hostPageSize, migratable, ignored, shared, resizable, guestAddress } = block;
-    const { remote, snapshot } = block.bitmaps;
-    return {
-      id: block.id,
-      spec: { name, usedLength, maxLength, hostPageSize, migratable, ignored, shared, resizable, guestAddress },
-      ramPage: block.ramPage,
-      bitmaps: {
-        send: block.migrated ? block.bitmaps.send : 0,
-        remote,
-        snapshot,
-        received: block.migrated ? block.bitmaps.received : 0,
-      },
-      extents: block.extents.map((extent) => ({ ...extent, segment: this.#segments.indexOf(extent.segment) })),
-    };
-  }
-
   #attachBlock({ id, spec, ramPage: start, bitmaps, extents }: SharedRamBlock): RamBlock {
     return new RamBlock(spec, {
       id,
       ramPage: ramPage(start),
       bitmaps,
       extents: extents.map(({ segment, address, firstPage, pageCount }) => ({
-        segment: this.#segments[segment]!,
+        segment: this.#segments.get(segment)!,
         address,
         firstPage: pageIndex(firstPage),
         pageCount,
@@ -377,6 +371,23 @@ export class RamBlockList {
     return this.#ownership;
   }
 }
+
+const shareBlock = (block: RamBlock, segmentIds: ReadonlyMap<Segment, number>): SharedRamBlock => {
+  const { name, usedLength, maxLength, hostPageSize, migratable, ignored, shared, resizable, guestAddress } = block;
+  const { remote, snapshot } = block.bitmaps;
+  return {
+    id: block.id,
+    spec: { name, usedLength, maxLength, hostPageSize, migratable, ignored, shared, resizable, guestAddress },
+    ramPage: block.ramPage,
+    bitmaps: {
+      send: block.migrated ? block.bitmaps.send : 0,
+      remote,
+      snapshot,
+      received: block.migrated ? block.bitmaps.received : 0,
+    },
+    extents: block.extents.map((extent) => ({ ...extent, segment: segmentIds.get(extent.segment)! })),
+  };
+};
 
 const completeSpec = (spec: RamBlockSpec): Required<RamBlockSpec> => {
   const maxLength = spec.maxLength ?? spec.usedLength;

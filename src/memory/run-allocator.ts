@@ -57,4 +57,13 @@ export class RunAllocator {
     }
     this.#runs.splice(index, replaced, run);
   }
+
+  /** Takes [start, start + length) out of the space if that is exactly one free run; says whether it was. */
+  withdraw(start: number, length: number): boolean {
+    const index = this.#runs.findIndex((run) => run.start === start && run.length === length);
+    if (index >= 0) {
+      this.#runs.splice(index, 1);
+    }
+    return index >= 0;
+  }
 }
