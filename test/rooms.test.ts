@@ -58,7 +58,7 @@ const importsOf = (file: string): string[] => {
 };
 
 const files = [...sourceFiles('src'), ...sourceFiles('kernels')];
-const isTest = (file: string): boolean => /\.test\.ts$/.test(file);
+const isTest = (file: string): boolean => /\.test\.(worker\.)?ts$/.test(file);
 
 test('the check sees the tree', () => {
   assert.ok(files.length > 10);
