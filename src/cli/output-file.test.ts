@@ -1,0 +1,80 @@
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { after, beforeEach, test } from 'node:test';
+import type { RamferryError } from '../memory/errors.js';
+import { OutputFile } from './output-file.js';
+
+const base = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-output-'));
+after(() => fs.rmSync(base, { recursive: true }));
+
+let folder = base;
+let target = '';
+beforeEach(() => {
+  folder = fs.mkdtempSync(path.join(base, 'x'));
+  target = path.join(folder, 'out.mig');
+});
+
+const code = (expected: string) => (error: unknown) => (error as RamferryError).code === expected;
+
+test('a new file appears at commit, whole, readable by its owner only', async () => {
+  const file = OutputFile.open(target);
+  fs.writeSync(file.descriptor, 'content');
+  assert.deepEqual(fs.readdirSync(folder), [`out.mig.ramferry-partial-${process.pid}`]);
+  await file.commit();
+  file.abort();
+  assert.deepEqual(fs.readdirSync(folder), ['out.mig']);
+  assert.equal(fs.readFileSync(target, 'utf8'), 'content');
+  assert.equal(fs.statSync(target).mode & 0o777, 0o600);
+  assert.throws(() => fs.fstatSync(file.descriptor), code('EBADF'));
+});
+
+test('a file that was there stays until commit, and after abort', async () => {
+  fs.writeFileSync(target, 'precious');
+  fs.chmodSync(target, 0o640);
+  const aborted = OutputFile.open(target);
+  fs.writeSync(aborted.descriptor, 'half');
+  aborted.abort();
+  aborted.abort();
+  assert.deepEqual(fs.readdirSync(folder), ['out.mig']);
+  assert.equal(fs.readFileSync(target, 'utf8'), 'precious');
+
+  const replaced = OutputFile.open(target);
+  fs.writeSync(replaced.descriptor, 'new');
+  await replaced.commit();
+  assert.equal(fs.readFileSync(target, 'utf8'), 'new');
+  assert.equal(fs.statSync(target).mode & 0o777, 0o640);
+});
+
+test('a link is followed: what it names is replaced', async () => {
+  const link = path.join(folder, 'link');
+  fs.writeFileSync(target, 'old');
+  fs.symlinkSync('out.mig', link);
+  const file = OutputFile.open(link);
+  fs.writeSync(file.descriptor, 'new');
+  await file.commit();
+  assert.ok(fs.lstatSync(link).isSymbolicLink());
+  assert.equal(fs.readFileSync(target, 'utf8'), 'new');
+});
+
+test('two writers of one file do not meet; a device is written, not replaced', async () => {
+  const files = [OutputFile.open(target), OutputFile.open(target)];
+  assert.equal(fs.readdirSync(folder).length, 2);
+  for (const file of files) {
+    file.abort();
+  }
+  const device = OutputFile.open('/dev/null');
+  fs.writeSync(device.descriptor, 'x');
+  await device.commit();
+  assert.ok(fs.statSync('/dev/null').isCharacterDevice());
+});
+
+test('what cannot be written is refused before anything is done, and a failed commit leaves nothing behind', async () => {
+  assert.throws(() => OutputFile.open(folder), code('IS_DIRECTORY'));
+  assert.throws(() => OutputFile.open(path.join(folder, 'no', 'out')), code('NOT_FOUND'));
+  const file = OutputFile.open(target);
+  fs.mkdirSync(path.join(folder, 'out.mig', 'occupied'), { recursive: true });
+  await assert.rejects(file.commit(), code('IS_DIRECTORY'));
+  assert.deepEqual(fs.readdirSync(folder), ['out.mig']);
+});

@@ -1,0 +1,131 @@
+// Output files that appear under their name only when they are complete and on disk (DESIGN section 4).
+//
+//   open        OUT.ramferry-partial-PID   everything is written here
+//   commit      fsync, rename to OUT, fsync of the folder
+//   abort       the partial file is removed; whatever OUT was is still there
+//   SIGKILL     only a file remains whose name says that it is unfinished
+
+import fs from 'node:fs';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { channelError } from '../channel/channel-error.js';
+import { RamferryError } from '../memory/errors.js';
+
+const fsync = promisify(fs.fsync);
+
+/** Guest memory holds the guest's secrets. A file that is replaced passes its own mode on. */
+const NEW_FILE_MODE = 0o600;
+
+/** Never touches a file that is there: it may belong to a process with our number in another container. */
+const openPartial = (target: string): [partial: string, descriptor: number] => {
+  for (let attempt = 1; ; attempt++) {
+    const partial = `${target}.ramferry-partial-${process.pid}${attempt === 1 ? '' : `-${attempt}`}`;
+    try {
+      return [partial, fs.openSync(partial, 'wx+', NEW_FILE_MODE)];
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') {
+        throw error;
+      }
+    }
+  }
+};
+
+export class OutputFile {
+  /** Open for reading and writing, empty. */
+  readonly descriptor: number;
+  readonly path: string;
+  readonly #target: string;
+  readonly #partial: string | undefined;
+  #isOpen = true;
+  readonly #removeAtExit = (): void => this.abort();
+
+  private constructor(descriptor: number, path: string, target: string, partial: string | undefined) {
+    this.descriptor = descriptor;
+    this.path = path;
+    this.#target = target;
+    this.#partial = partial;
+    process.once('exit', this.#removeAtExit);
+  }
+
+  /**
+   * Starts a file that shall be `path`. Links are followed. A device or a named pipe cannot be replaced: it is written
+   * directly. Throws a `RamferryError`.
+   */
+  static open(path: string): OutputFile {
+    try {
+      const existing = fs.statSync(path, { throwIfNoEntry: false });
+      if (existing?.isDirectory()) {
+        throw new RamferryError('usage', 'IS_DIRECTORY', `Cannot write ${path}: it is a directory.`, {
+          file: path,
+          hint: 'name a file in it',
+        });
+      }
+      if (existing !== undefined && !existing.isFile()) {
+        return new OutputFile(fs.openSync(path, 'w'), path, path, undefined);
+      }
+      const target = existing === undefined ? path : fs.realpathSync(path);
+      const [partial, descriptor] = openPartial(target);
+      if (existing !== undefined) {
+        takeOver(descriptor, existing);
+      }
+      return new OutputFile(descriptor, path, target, partial);
+    } catch (error) {
+      throw channelError(error, 'write', path);
+    }
+  }
+
+  /** Makes the file durable and gives it its name. Closes the descriptor. */
+  async commit(): Promise<void> {
+    try {
+      if (this.#partial !== undefined) {
+        await fsync(this.descriptor);
+        fs.renameSync(this.#partial, this.#target);
+        await syncFolder(path.dirname(this.#target));
+      }
+      this.#close();
+    } catch (error) {
+      this.abort();
+      throw channelError(error, 'finish', this.path);
+    }
+  }
+
+  /** Leaves everything as it was. Does nothing after `commit`, or the second time. */
+  abort(): void {
+    if (this.#isOpen) {
+      this.#close();
+      if (this.#partial !== undefined) {
+        fs.rmSync(this.#partial, { force: true });
+      }
+    }
+  }
+
+  #close(): void {
+    this.#isOpen = false;
+    process.off('exit', this.#removeAtExit);
+    fs.closeSync(this.descriptor);
+  }
+}
+
+/** The new file is as accessible as the one it replaces, as far as we may. */
+const takeOver = (descriptor: number, { mode, uid, gid }: fs.Stats): void => {
+  fs.fchmodSync(descriptor, mode & 0o777);
+  try {
+    fs.fchownSync(descriptor, uid, gid);
+  } catch {
+    // Only root may give files away; then the file is ours.
+  }
+};
+
+/** Makes a rename durable. Some file systems cannot sync a folder; then there is nothing more to do. */
+const syncFolder = async (folder: string): Promise<void> => {
+  const descriptor = fs.openSync(folder, 'r');
+  try {
+    await fsync(descriptor);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EINVAL') {
+      throw error;
+    }
+  } finally {
+    fs.closeSync(descriptor);
+  }
+};

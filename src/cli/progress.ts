@@ -1,0 +1,126 @@
+// What goes to stderr while a verb runs: one live line on a terminal, plain lines elsewhere.
+
+import { formatBytes, formatDuration, formatPercent, formatRate } from './format.js';
+
+/** Everything but the phase is shown as far as it is known. */
+export interface ProgressState {
+  /** What is being done, in a word or two; QEMU's migration status where there is one. */
+  readonly phase: string;
+  readonly totalBytes?: number | undefined;
+  readonly remainingBytes?: number | undefined;
+  /** Bytes of guest memory that get done per second. */
+  readonly bytesPerSecond?: number | undefined;
+  readonly iteration?: number | undefined;
+  /** Bytes per second that the guest dirties meanwhile. */
+  readonly dirtyBytesPerSecond?: number | undefined;
+}
+
+export interface ProgressOptions {
+  readonly stream: { write(text: string): unknown; readonly columns?: number | undefined };
+  readonly mode: 'bar' | 'lines' | 'none';
+  /** Milliseconds of a monotonic clock. */
+  readonly now: () => number;
+}
+
+const REDRAW_MS = 100;
+const LINE_MS = 1000;
+
+const DEFAULT_COLUMNS = 80;
+const MIN_BAR = 10;
+const MAX_BAR = 30;
+
+const ERASE_LINE = '\r\x1b[K';
+
+/** Time until nothing remains, in milliseconds; undefined if it is dirtied as fast as it is sent. */
+export const estimateMs = ({
+  remainingBytes,
+  bytesPerSecond,
+  dirtyBytesPerSecond,
+}: ProgressState): number | undefined => {
+  const gain = (bytesPerSecond ?? 0) - (dirtyBytesPerSecond ?? 0);
+  return remainingBytes === undefined || gain <= 0 ? undefined : (remainingBytes / gain) * 1000;
+};
+
+/** Figures with the rank by which they go when the line is too narrow: 0 stays longest. */
+const figures = (state: ProgressState): [text: string, rank: number][] => {
+  const { totalBytes, remainingBytes, bytesPerSecond, iteration, dirtyBytesPerSecond } = state;
+  const eta = estimateMs(state);
+  const list: ([string, number] | undefined | false)[] = [
+    totalBytes !== undefined &&
+      remainingBytes !== undefined &&
+      totalBytes > 0 && [formatPercent(1 - remainingBytes / totalBytes), 0],
+    bytesPerSecond !== undefined && [formatRate(bytesPerSecond), 1],
+    remainingBytes !== undefined && [`${formatBytes(remainingBytes)} left`, 3],
+    iteration !== undefined && [`iteration ${iteration}`, 4],
+    dirtyBytesPerSecond !== undefined && [`dirtying ${formatRate(dirtyBytesPerSecond)}`, 5],
+    eta !== undefined && [`ETA ${formatDuration(eta)}`, 2],
+  ];
+  return list.filter((figure) => Array.isArray(figure));
+};
+
+/** All that is known, as one line. */
+export const progressLine = (state: ProgressState): string =>
+  [state.phase, ...figures(state).map(([text]) => text)].join(', ');
+
+/** The live line, at most `columns` characters long. */
+export const progressBar = (state: ProgressState, columns: number): string => {
+  const { totalBytes = 0, remainingBytes } = state;
+  const hasBar = totalBytes > 0 && remainingBytes !== undefined;
+  let shown = figures(state);
+  const join = (bar: string): string =>
+    [state.phase, ...(bar === '' ? [] : [bar]), ...shown.map(([text]) => text)].join('  ');
+  const room = (): number => columns - join('').length - '  []'.length;
+  while (shown.length > 1 && room() < (hasBar ? MIN_BAR : -'  []'.length)) {
+    const leastImportant = Math.max(...shown.map(([, rank]) => rank));
+    shown = shown.filter(([, rank]) => rank !== leastImportant);
+  }
+  const cells = Math.min(MAX_BAR, room());
+  if (!hasBar || cells < MIN_BAR) {
+    return join('').slice(0, columns);
+  }
+  const full = Math.floor(Math.max(0, Math.min(1, 1 - remainingBytes / totalBytes)) * cells);
+  return join(`[${'#'.repeat(full)}${'-'.repeat(cells - full)}]`);
+};
+
+export class Progress {
+  readonly #options: ProgressOptions;
+  #shownAt = Number.NEGATIVE_INFINITY;
+  #shownPhase = '';
+  #barIsShown = false;
+
+  constructor(options: ProgressOptions) {
+    this.#options = options;
+  }
+
+  /** May be called as often as one likes. */
+  update(state: ProgressState): void {
+    const { mode, now, stream } = this.#options;
+    const interval = mode === 'bar' ? REDRAW_MS : LINE_MS;
+    if (mode === 'none' || (state.phase === this.#shownPhase && now() - this.#shownAt < interval)) {
+      return;
+    }
+    this.#shownAt = now();
+    this.#shownPhase = state.phase;
+    if (mode === 'bar') {
+      // The last column stays free: some terminals wrap when it is written.
+      stream.write(ERASE_LINE + progressBar(state, (stream.columns ?? DEFAULT_COLUMNS) - 1));
+      this.#barIsShown = true;
+    } else {
+      stream.write(`${progressLine(state)}\n`);
+    }
+  }
+
+  /** A line that stays: `listening on …`, a warning. Not progress, so `--quiet` leaves it. */
+  note(text: string): void {
+    this.finish();
+    this.#options.stream.write(`${text}\n`);
+  }
+
+  /** Removes the live line. */
+  finish(): void {
+    if (this.#barIsShown) {
+      this.#barIsShown = false;
+      this.#options.stream.write(ERASE_LINE);
+    }
+  }
+}
