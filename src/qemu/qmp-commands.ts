@@ -61,6 +61,8 @@ export interface MigrationInfo {
   readonly 'expected-downtime'?: number;
   readonly 'setup-time'?: number;
   readonly 'error-desc'?: string;
+  /** Where a destination listens. */
+  readonly 'socket-address'?: readonly { readonly type: string; readonly host?: string; readonly port?: string }[];
 }
 
 export interface MigrationCapability {

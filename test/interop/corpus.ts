@@ -10,10 +10,10 @@ import type { GuestOptions, Lab, LabGuest, QemuRelease } from './lab.js';
 import { readReference, sha256 } from './reference-reader.js';
 
 /**
- * `plain`: a stopped Linux guest. `xbzrle`: a live one, several rounds with deltas. `tiny`: a 16 MiB machine that never ran.
- * `devices`: a q35 that never ran, with many devices, two large RAM blocks and virtio-mem's early section.
+ * `plain`: a stopped Linux guest. `busy`: the same with 300 MB of churn. `xbzrle`: a live one, several rounds with deltas.
+ * `tiny`: a 16 MiB machine that never ran. `devices`: a q35 that never ran, with many devices, two large RAM blocks and virtio-mem's early section.
  */
-export type CorpusKind = 'plain' | 'xbzrle' | 'tiny' | 'devices';
+export type CorpusKind = 'plain' | 'busy' | 'xbzrle' | 'tiny' | 'devices';
 
 export interface CorpusBlock {
   readonly name: string;
@@ -46,8 +46,10 @@ export interface CorpusStream {
 /** Part of the cached name: raise it when the way the files are made changes. */
 const CORPUS_VERSION = 1;
 
+/** The command line that wrote a file, and so the one that loads it. */
 const options: Readonly<Record<CorpusKind, GuestOptions>> = {
   plain: { memory: 256, workload: 'churn:60:20', heartbeatMs: 100 },
+  busy: { memory: 512, workload: 'churn:300:40', heartbeatMs: 50 },
   xbzrle: { memory: 256, workload: 'delta:40:20', heartbeatMs: 20 },
   tiny: { memory: 16 },
   devices: {
@@ -98,7 +100,7 @@ const saveLive = async (guest: LabGuest, file: string): Promise<MigrationInfo> =
 
 const make = async (lab: Lab, kind: CorpusKind, release: QemuRelease, folder: string): Promise<void> => {
   const file = join(folder, 'stream.mig');
-  const ramFile = lab.path(`${kind}-${release}.ram`);
+  const ramFile = lab.path('corpus.ram');
   const source = await lab.startGuest({ ...options[kind], release, ramFile });
   let migration: MigrationInfo;
   if (kind === 'xbzrle') {
@@ -107,7 +109,7 @@ const make = async (lab: Lab, kind: CorpusKind, release: QemuRelease, folder: st
     assert.ok((migration['xbzrle-cache']?.pages ?? 0) >= XBZRLE_PAGES, 'the stream has XBZRLE pages');
     assert.equal(source.bad(), 0);
   } else {
-    if (kind === 'plain') {
+    if (source.hasWorkload) {
       await source.waitReady();
       await source.stop();
     }
@@ -131,13 +133,9 @@ const make = async (lab: Lab, kind: CorpusKind, release: QemuRelease, folder: st
   // QEMU 10, since 7.2 has no mapped-ram; the machine type makes it accept 7.2's state.
   const copy = await lab.startGuest({ ...options[kind], machine, incoming: 'defer' });
   // Loading a running guest's state must not run it: it would dirty the copy.
-  const loaded = copy.qmp.waitEvent('MIGRATION', { where: ({ data }) => data['status'] === 'completed' });
-  if (kind === 'xbzrle') {
-    await copy.qmp.execute('stop');
-  }
-  await copy.migrateIncoming(`file:${file}`);
-  await loaded;
-  assert.equal((await copy.qmp.execute('query-status')).running, false);
+  await copy.stop();
+  await copy.loadStream(file);
+  assert.notEqual(await copy.status(), 'running');
   const mapped = lab.path('copy.mapped');
   await copy.saveStream(mapped, { capabilities: { 'mapped-ram': true } });
   const blocks = [...readReference(mapped).blocks.values()].map(({ name, usedLength, bytes }) => ({
@@ -180,4 +178,29 @@ export const corpusStream = async (lab: Lab, kind: CorpusKind, release: QemuRele
   }
   assert.ok(statSync(file).size > 0);
   return { file, truth: JSON.parse(readFileSync(join(folder, 'truth.json'), 'utf8')) as CorpusTruth };
+};
+
+/** A QEMU of `release` that waits for a guest of this kind to arrive. */
+export const corpusDestination = async (
+  lab: Lab,
+  kind: CorpusKind,
+  release: QemuRelease,
+  more: Pick<GuestOptions, 'ramFile'> = {},
+): Promise<LabGuest> => {
+  const { truth } = await corpusStream(lab, kind, release);
+  return lab.startGuest({ ...options[kind], ...more, release, machine: truth.machine, incoming: 'defer' });
+};
+
+/** The guest of a stream file, loaded by QEMU itself and running: quicker than a boot. */
+export const startFromCorpus = async (
+  lab: Lab,
+  kind: CorpusKind,
+  release: QemuRelease,
+  more: Pick<GuestOptions, 'ramFile'> = {},
+): Promise<LabGuest> => {
+  const { file } = await corpusStream(lab, kind, release);
+  const guest = await corpusDestination(lab, kind, release, more);
+  await guest.loadStream(file);
+  await guest.resume();
+  return guest;
 };

@@ -94,6 +94,7 @@ export class LabGuest {
   readonly qemu: QemuProcess;
   readonly release: QemuRelease;
   readonly #serial: SerialLog;
+  readonly #workload: string;
   /** Pages that the workload's verifier walks. */
   readonly #churnPages: number;
 
@@ -101,7 +102,12 @@ export class LabGuest {
     this.qemu = qemu;
     this.release = release;
     this.#serial = new SerialLog(serialFile);
+    this.#workload = workload;
     this.#churnPages = Number(/(?:churn|delta):(\d+)/.exec(workload)?.[1] ?? 0) * 256;
+  }
+
+  get hasWorkload(): boolean {
+    return this.#workload !== '';
   }
 
   get qmp(): QmpClient {
@@ -172,6 +178,14 @@ export class LabGuest {
     await this.qmp.execute('stop');
   }
 
+  async resume(): Promise<void> {
+    await this.qmp.execute('cont');
+  }
+
+  async status(): Promise<string> {
+    return (await this.qmp.execute('query-status')).status;
+  }
+
   /** Starts a migration out of this QEMU; events are on, bandwidth is unlimited unless said otherwise. */
   async migrate(uri: string, options: MigrateOptions = {}): Promise<void> {
     await this.#configure({ ...options, parameters: { 'max-bandwidth': UNLIMITED_BANDWIDTH, ...options.parameters } });
@@ -219,6 +233,19 @@ export class LabGuest {
     await this.#waitFile(done);
     rmSync(done);
     return info;
+  }
+
+  /** Loads a stream file, for a guest started with `incoming: 'defer'`; whether it runs then is in the file. */
+  async loadStream(file: string, options: MigrateOptions = {}): Promise<void> {
+    await this.migrateIncoming(this.release === '10' ? `file:${file}` : `exec:cat '${file}'`, options);
+    await this.waitMigration();
+  }
+
+  /** Listens on a free TCP port, for a guest started with `incoming: 'defer'`; resolves with the URI to connect to. */
+  async listenTcp(options: MigrateOptions = {}): Promise<string> {
+    await this.migrateIncoming('tcp:127.0.0.1:0', options);
+    const info = await this.qmp.execute('query-migrate');
+    return `tcp:127.0.0.1:${info['socket-address']![0]!.port}`;
   }
 
   /** Guest-physical memory from address 0 as the guest sees it: not the RAM block where ROM or nothing is mapped over it. */

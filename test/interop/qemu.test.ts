@@ -2,12 +2,14 @@
 // that the verifier is not blind.
 
 import assert from 'node:assert/strict';
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { promisify } from 'node:util';
 import { RamferryError } from '../../src/memory/errors.js';
 import { QemuProcess } from '../../src/qemu/qemu-process.js';
 import { QmpCommandError } from '../../src/qemu/qmp-client.js';
-import { type CorpusKind, corpusStream } from './corpus.js';
-import { interopTest, type QemuRelease, qemuProgram } from './lab.js';
+import { type CorpusKind, corpusDestination, corpusStream } from './corpus.js';
+import { interopTest, poll, type QemuRelease, qemuProgram } from './lab.js';
 import { readReference, sha256 } from './reference-reader.js';
 
 interopTest('a QEMU that cannot start says why', async () => {
@@ -19,6 +21,25 @@ interopTest('a QEMU that cannot start says why', async () => {
     return true;
   });
   await assert.rejects(QemuProcess.start(['/nonexistent/qemu']), { code: 'QEMU_EXITED' });
+});
+
+interopTest('a QEMU does not outlive the process that started it', async (lab) => {
+  const script = `
+    import { QemuProcess } from ${JSON.stringify(new URL('../../src/qemu/qemu-process.js', import.meta.url).href)};
+    const qemu = await QemuProcess.start(JSON.parse(process.argv[1]));
+    console.log(qemu.pid);
+    process.exit();`;
+  const command = [await qemuProgram('10'), '-S', '-nodefaults', '-display', 'none'];
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    ['--input-type=module', '--eval', script, JSON.stringify(command)],
+    { env: { ...process.env, TMPDIR: lab.folder } },
+  );
+  await poll(
+    () => (existsSync(`/proc/${Number(stdout)}`) ? undefined : true),
+    () => `process ${stdout.trim()} still runs`,
+  );
+  assert.deepEqual(readdirSync(lab.folder), []);
 });
 
 interopTest('QEMU refuses a second migrate with the words the specification captured', async (lab) => {
@@ -54,10 +75,10 @@ for (const { release, live } of [
       await source.migrate(socket);
       const info = await source.waitMigration();
       assert.ok(info.ram!['dirty-sync-count'] >= 2);
-      assert.equal((await source.qmp.execute('query-status')).status, 'postmigrate');
+      assert.equal(await source.status(), 'postmigrate');
       if (!live) {
         await destination.waitMigration();
-        await destination.qmp.execute('cont');
+        await destination.resume();
       }
       assert.equal(await destination.verifyAll(), 0);
       assert.ok(destination.heartbeat() > source.heartbeat());
@@ -67,17 +88,11 @@ for (const { release, live } of [
 
 // Positive: the untouched file. Negative: the same file with a byte changed in 16 pages of the churner.
 interopTest('the verifier in the guest finds corrupted pages', async (lab) => {
-  const { file, truth } = await corpusStream(lab, 'plain', '10');
+  const { file } = await corpusStream(lab, 'plain', '10');
   const load = async (stream: string): Promise<{ bad: number; pages: number }> => {
-    const guest = await lab.startGuest({
-      memory: 256,
-      workload: 'churn:60:20',
-      incoming: 'defer',
-      machine: truth.machine,
-    });
-    await guest.migrateIncoming(`file:${stream}`);
-    await guest.waitMigration();
-    await guest.qmp.execute('cont');
+    const guest = await corpusDestination(lab, 'plain', '10');
+    await guest.loadStream(stream);
+    await guest.resume();
     const bad = await guest.verifyAll();
     await guest.qemu.quit();
     return { bad, pages: guest.badPages() };

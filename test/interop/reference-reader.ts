@@ -24,8 +24,8 @@ export interface ReferenceSection {
   readonly instance: number;
   readonly version: number;
   /** File offset and length of the body. */
-  readonly bodyOffset: number;
-  readonly bodyBytes: number;
+  readonly offset: number;
+  readonly bytes: number;
 }
 
 export interface ReferenceStream {
@@ -223,7 +223,7 @@ export const readReference = (file: string): ReferenceStream => {
         } else {
           const device = devices.find((entry) => entry.name === name && entry.instance_id === instance);
           assert.ok(device, `${name} is described`);
-          sections.push({ section, name, instance, version, bodyOffset: at, bodyBytes: bodyBytes(device) });
+          sections.push({ section, name, instance, version, offset: at, bytes: bodyBytes(device) });
           at += bodyBytes(device);
         }
       }

@@ -128,6 +128,9 @@ try {
     rmSync(join(folder, part.name), { recursive: true, force: true });
     renameSync(target, join(folder, part.name));
   }
+} catch (error) {
+  process.stderr.write(`${(error as Error).message}\n`);
+  process.exitCode = 1;
 } finally {
   rmSync(scratch, { recursive: true, force: true });
 }

@@ -53,6 +53,9 @@ export interface Toolbox {
   readonly initramfs: string;
 }
 
+/** Also the longest wait for another process that installs; a slow mirror needs a few minutes. */
+const INSTALL_TIMEOUT_MS = 10 * 60_000;
+
 const obstacle = (): string | undefined => {
   if (process.platform !== 'linux' || process.arch !== 'x64' || !existsSync('/etc/debian_version')) {
     return 'it can only be installed on Debian, amd64';
@@ -70,15 +73,17 @@ export const openToolbox = (): Toolbox | { readonly missing: string } => {
       return { missing: `no toolbox in ${folder}: ${reason}` };
     }
     mkdirSync(folder, { recursive: true });
+    process.stderr.write(`toolbox: filling ${folder}, once (half a minute)\n`);
     // flock(1) because the kernel drops its lock with its holder: no stale lock, whatever kills a test run.
-    const { status, stderr } = spawnSync('flock', [join(folder, 'lock'), process.execPath, join(here, 'install.js')], {
+    const { error, stderr } = spawnSync('flock', [join(folder, 'lock'), process.execPath, join(here, 'install.js')], {
       encoding: 'utf8',
       stdio: ['ignore', 'ignore', 'pipe'],
-      timeout: 10 * 60_000,
+      timeout: INSTALL_TIMEOUT_MS,
     });
-    process.stderr.write(stderr);
-    if (status !== 0 || !complete()) {
-      return { missing: `the toolbox could not be installed into ${folder}: ${stderr.trim().slice(-1500)}` };
+    if (!complete()) {
+      return {
+        missing: `the toolbox could not be installed into ${folder}: ${(error?.message ?? stderr).trim().slice(0, 2000)}`,
+      };
     }
   }
   return { folder, kernel: join(folder, 'guest', 'vmlinuz'), initramfs: join(folder, 'guest', 'initramfs.gz') };

@@ -1,0 +1,77 @@
+// The command line under test, as its users run it: bin/ramferry.js as a child process.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { interopTest, type Lab, poll } from './lab.js';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
+const bin = join(root, 'bin', 'ramferry.js');
+
+/** An interop test of the command line; skipped while the tree has none. */
+export const verbTest: typeof interopTest = existsSync(join(root, 'dist', 'src', 'cli', 'main.js'))
+  ? interopTest
+  : (name) => {
+      test(name, { skip: 'there is no command line yet' });
+    };
+
+export interface RamferryExit {
+  readonly status: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** A running verb. */
+export class Ramferry {
+  /** Resolves when it is gone and everything it printed has been read. */
+  readonly exited: Promise<RamferryExit>;
+  readonly #child: ChildProcess;
+  #stdout = '';
+  #stderr = '';
+
+  private constructor(child: ChildProcess) {
+    this.#child = child;
+    child.stdout?.setEncoding('utf8').on('data', (text) => (this.#stdout += text));
+    child.stderr?.setEncoding('utf8').on('data', (text) => (this.#stderr += text));
+    this.exited = new Promise((resolve) => {
+      child.once('close', (status, signal) => {
+        resolve({ status, signal, stdout: this.#stdout, stderr: this.#stderr });
+      });
+    });
+  }
+
+  static start(lab: Lab, ...verbAndArguments: readonly string[]): Ramferry {
+    const child = spawn(process.execPath, [bin, ...verbAndArguments], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const ramferry = new Ramferry(child);
+    lab.onClose(async () => {
+      child.kill('SIGKILL');
+      await ramferry.exited;
+    });
+    return ramferry;
+  }
+
+  static run(lab: Lab, ...verbAndArguments: readonly string[]): Promise<RamferryExit> {
+    return Ramferry.start(lab, ...verbAndArguments).exited;
+  }
+
+  /** The URI of "listening on URI", once it says so. */
+  async listening(): Promise<string> {
+    return poll(
+      () => {
+        const uri = /listening on (\S+)/.exec(this.#stderr)?.[1];
+        if (uri === undefined && this.#child.exitCode !== null) {
+          throw new Error(`it ended with status ${this.#child.exitCode}: ${this.#stderr}`);
+        }
+        return uri;
+      },
+      () => `it does not listen: ${this.#stderr}`,
+    );
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child.kill(signal);
+  }
+}
