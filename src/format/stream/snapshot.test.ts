@@ -1,0 +1,158 @@
+// An opened stream file reads as the memory that a destination would have loaded.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { patternPage, richStream, StreamBuilder, type TestRecord } from '../../../test/streams.js';
+import { pageIndex } from '../../memory/units.js';
+import { ByteWriter } from '../byte-writer.js';
+import { PageKind } from './record-index.js';
+import { openStream, type ReadAt, type SnapshotOptions, type StreamSnapshot } from './snapshot.js';
+import { normalRecord, ramBodyEnd, ramPart, ramStart, xbzrleRecord, zeroRecord } from './write.js';
+
+/** Opens a stream in memory; `reads` counts what it asked for since opening. */
+const open = (bytes: Uint8Array, options: SnapshotOptions = {}): { snapshot: StreamSnapshot; reads: () => number } => {
+  let reads = 0;
+  const readAt: ReadAt = (position, target) => {
+    reads += 1;
+    assert.ok(position + target.length <= bytes.length);
+    target.set(bytes.subarray(position, position + target.length));
+  };
+  const snapshot = openStream(readAt, bytes.length, options);
+  reads = 0;
+  return { snapshot, reads: () => reads };
+};
+
+/** The whole content of each block, read into memory that was not clean. */
+const contents = (snapshot: StreamSnapshot, pagesPerRead = 1000): Map<string, Uint8Array> =>
+  new Map(
+    snapshot.setup.blocks.map(({ index, name, usedLength }) => {
+      const pageCount = usedLength / snapshot.setup.targetPageSize;
+      const target = new Uint8Array(usedLength).fill(0xee);
+      for (let page = 0; page < pageCount; page += pagesPerRead) {
+        const count = Math.min(pagesPerRead, pageCount - page);
+        const { targetPageSize: size } = snapshot.setup;
+        snapshot.readPages(index, pageIndex(page), count, target.subarray(page * size, (page + count) * size));
+      }
+      return [name, target];
+    }),
+  );
+
+test('a stream with everything', () => {
+  const { bytes, memory } = richStream();
+  const { snapshot } = open(bytes);
+  assert.deepEqual(contents(snapshot), memory);
+  assert.deepEqual(contents(snapshot, 1), memory);
+  // pc.ram: pages 1, 2 and 5 present; 0 and 63 zero, the latter after it was present.
+  assert.deepEqual(snapshot.counts(0), { presentPages: 3, zeroPages: 2, absentPages: 59 });
+  assert.deepEqual(snapshot.counts(1), { presentPages: 1, zeroPages: 1, absentPages: 2 });
+  assert.deepEqual(snapshot.counts(2), { presentPages: 1, zeroPages: 0, absentPages: 0 });
+  const kinds = [0, 1, 3, 63].map((page) => snapshot.kindOf(0, pageIndex(page)));
+  assert.deepEqual(kinds, [PageKind.zero, PageKind.present, PageKind.absent, PageKind.zero]);
+  const present: number[] = [];
+  for (let page = pageIndex(0); (page = snapshot.nextPresent(0, page)) < 64; page = pageIndex(page + 1)) {
+    present.push(page);
+  }
+  assert.deepEqual(present, [1, 2, 5]);
+});
+
+test('any sequence of records, against the memory it makes', () => {
+  const blocks = [
+    { name: 'a', usedLength: 1100 * 4096 },
+    { name: 'b', usedLength: 3 * 4096 },
+  ];
+  const record = fc
+    .tuple(
+      fc.constantFrom('a', 'b'),
+      fc.constantFrom(0, 1, 2, 511, 512, 1099),
+      fc.constantFrom('zero' as const, 'normal' as const, 'xbzrle' as const),
+      fc.nat(1000),
+    )
+    .map(([block, page, kind, seed]): TestRecord => {
+      const where = { block, page: block === 'b' ? page % 3 : page };
+      // Some bytes only, so that XBZRLE does not overflow.
+      const content = new Uint8Array(4096);
+      content.set(patternPage(seed, 64), seed * 4);
+      return kind === 'zero' ? { ...where, kind } : { ...where, kind, content };
+    });
+  fc.assert(
+    fc.property(fc.array(fc.array(record, { maxLength: 12 }), { maxLength: 4 }), (parts) => {
+      const builder = new StreamBuilder().header().ramStart(blocks);
+      for (const records of parts) {
+        builder.part(records);
+      }
+      const { snapshot } = open(builder.end().devices([]).bytes);
+      assert.deepEqual(contents(snapshot, 700), builder.memory);
+      const last = new Map(parts.flat().map(({ block, page, kind }) => [`${block}${page}`, kind]));
+      const kindsOf = (block: string): string[] =>
+        [...last].filter(([key]) => key.startsWith(block)).map(([, kind]) => kind);
+      for (const [index, { name, usedLength }] of blocks.entries()) {
+        const zeroPages = kindsOf(name).filter((kind) => kind === 'zero').length;
+        const presentPages = kindsOf(name).length - zeroPages;
+        const absentPages = usedLength / 4096 - zeroPages - presentPages;
+        assert.deepEqual(snapshot.counts(index), { presentPages, zeroPages, absentPages });
+      }
+    }),
+    { numRuns: 60 },
+  );
+});
+
+test('neighbouring pages come with one read', () => {
+  const records = Array.from(
+    { length: 600 },
+    (_, page): TestRecord =>
+      page % 7 === 3
+        ? { block: 'a', page, kind: 'zero' }
+        : { block: 'a', page, kind: 'normal', content: patternPage(page) },
+  );
+  const builder = new StreamBuilder().header().ramStart([{ name: 'a', usedLength: 600 * 4096 }]);
+  const { snapshot, reads } = open(builder.part(records).end().devices([]).bytes);
+  assert.deepEqual(contents(snapshot, 600), builder.memory);
+  // 514 pages in stretches of at most 1 MiB.
+  assert.equal(reads(), 3);
+});
+
+test('a huge block of which little is stored costs what is stored', () => {
+  const usedLength = 2 ** 50;
+  const out = new StreamBuilder().header();
+  // By hand: the builder keeps memory for its blocks.
+  out.raw(ramStart(1, [{ name: 'a', usedLength }])).raw(ramPart(2, 1));
+  const records = new ByteWriter();
+  for (let page = 0; page < 100; page += 1) {
+    zeroRecord(records, page * 2 ** 40, 'a');
+  }
+  normalRecord(records, usedLength - 4096, patternPage(5), 'a');
+  const { snapshot } = open(out.raw(records.copy()).raw(ramBodyEnd(1)).end().devices([]).bytes);
+  assert.deepEqual(snapshot.counts(0), { presentPages: 1, zeroPages: 100, absentPages: 2 ** 38 - 101 });
+  assert.equal(snapshot.nextPresent(0, pageIndex(0)), 2 ** 38 - 1);
+  assert.equal(snapshot.nextPresent(0, pageIndex(2 ** 38)), 2 ** 38);
+  assert.ok(snapshot.indexBytes < 101 * 5000);
+  const page = new Uint8Array(4096);
+  snapshot.readPages(0, pageIndex(2 ** 38 - 1), 1, page);
+  assert.deepEqual(page, patternPage(5));
+});
+
+test('the index has a limit', () => {
+  const bytes = richStream().bytes;
+  const { snapshot } = open(bytes);
+  assert.throws(() => open(bytes, { indexLimitBytes: snapshot.indexBytes - 1 }), { code: 'INDEX_TOO_LARGE' });
+  open(bytes, { indexLimitBytes: snapshot.indexBytes });
+});
+
+test('bytes behind the stream are a warning; a broken XBZRLE record is found when opening', () => {
+  const { bytes } = richStream();
+  const { snapshot } = open(Buffer.concat([bytes, Buffer.alloc(5)]));
+  assert.deepEqual(snapshot.summary.warnings, ['5 bytes follow the stream.']);
+  const broken = new StreamBuilder()
+    .header()
+    .ramStart([{ name: 'a', usedLength: 4096 }])
+    .raw(ramPart(2, 1));
+  broken.raw(xbzrleRecord(new ByteWriter(), 0, Uint8Array.of(5), 'a').copy()).raw(ramBodyEnd(1));
+  assert.throws(() => open(broken.end().devices([]).bytes), { kind: 'invalid', code: 'XBZRLE' });
+});
+
+test('pages outside the block, and targets of another size, are the caller’s mistake', () => {
+  const { snapshot } = open(richStream().bytes);
+  assert.throws(() => snapshot.readPages(0, pageIndex(60), 5, new Uint8Array(5 * 4096)), { kind: 'usage' });
+  assert.throws(() => snapshot.readPages(0, pageIndex(0), 1, new Uint8Array(4097)), { kind: 'usage' });
+});
