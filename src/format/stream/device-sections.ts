@@ -4,7 +4,7 @@
 //   04 id name instance version | body ................ | 7e id | 04 id name … | body … | 7e id | 00 (EOF)
 //   '------- header ----------'   described length        footer
 
-import { be32, be64, isPrintable, latin1 } from '../bytes.js';
+import { be32, isPrintable, latin1 } from '../bytes.js';
 import { hex, invalid } from '../invalid.js';
 import { ElementType } from './constants.js';
 import { DEVICE_LIMIT, type DescribedDevice, deviceKey } from './vm-description.js';
@@ -22,7 +22,7 @@ export interface DeviceSection {
   readonly bytes: number;
 }
 
-/** Header of a START or FULL section, as parsed by `parseSectionHeader`. */
+/** Header of a START or FULL section. */
 export interface SectionHeader {
   readonly section: number;
   readonly name: string;
@@ -38,7 +38,7 @@ export const SECTION_HEADER_LIMIT = 1 + 4 + 256 + 8;
 export const FOOTER_BYTES = 5;
 
 /** The header at `at`, undefined if it reaches beyond `end`. Its name is checked to be printable and not empty. */
-export const parseSectionHeader = (
+export const readSectionHeader = (
   bytes: Uint8Array,
   at: number,
   end: number,
@@ -95,7 +95,7 @@ export const walkSections = (
   const keys = new Set<string>();
   let at = 0;
   while (at < bytes.length && bytes[at] === ElementType.SECTION_FULL) {
-    const header = parseSectionHeader(bytes, at, bytes.length, offset + at);
+    const header = readSectionHeader(bytes, at, bytes.length, offset + at);
     if (header === undefined) {
       throw invalid('STREAM_INCOMPLETE', 'The stream ends in the header of a device section', offset + bytes.length);
     }
@@ -217,7 +217,7 @@ const plausibleHeader = (bytes: Uint8Array, at: number): SectionHeader | undefin
   if (bytes[at + 5] === 0 || !isPrintable(bytes, at + 6, Math.min(nameEnd, bytes.length))) {
     return undefined;
   }
-  const header = parseSectionHeader(bytes, at, bytes.length, 0);
+  const header = readSectionHeader(bytes, at, bytes.length, 0);
   return header !== undefined && header.instance < PLAUSIBLE_NUMBER && header.version < PLAUSIBLE_NUMBER
     ? header
     : undefined;
@@ -263,22 +263,4 @@ export const endsEarlySection = (
     default:
       return EarlyEnd.no;
   }
-};
-
-const VIRTIO_MEM_EARLY = /\/virtio-mem-device-early$/;
-
-/** Fixed fields of virtio-mem's early section: address, region size, block size, node, plugged size (1.10). */
-export const VIRTIO_MEM_EARLY_FIXED_BYTES = 36;
-
-/** Whether `virtioMemEarlyBytes` knows the layout of this section. */
-export const isVirtioMemEarly = (header: SectionHeader): boolean =>
-  VIRTIO_MEM_EARLY.test(header.name) && header.version === 1;
-
-/**
- * Length of virtio-mem's early section, from its own first fields: one bitmap bit for each device block. NaN if the
- * fields make no sense.
- */
-export const virtioMemEarlyBytes = (body: Uint8Array): number => {
-  const blocks = be64(body, 8) / be64(body, 16);
-  return VIRTIO_MEM_EARLY_FIXED_BYTES + 8 * Math.ceil(blocks / 64);
 };

@@ -1,0 +1,99 @@
+// Reads the setup record of RAM START: which blocks there are, and how long (spec/qemu-wire-format.md 2.3).
+
+import { be32, be64 } from '../bytes.js';
+import { hex } from '../invalid.js';
+import { RecordFlag } from './constants.js';
+import type { Cursor } from './cursor.js';
+import type { RamSetup, ReadRamBlock } from './stream-handler.js';
+
+/** Most RAM blocks accepted; the largest QEMU guests, with a ROM for each of many PCI functions, have hundreds. */
+const BLOCK_LIMIT = 4096;
+
+export class RamSetupReader {
+  readonly #sectionId: number;
+  readonly #pageSize: number;
+  /** The blocks carry addresses (capability `x-ignore-shared`). */
+  readonly #withAddresses: boolean;
+  readonly #blocks: ReadRamBlock[] = [];
+  readonly #names = new Set<string>();
+  #total: number | undefined;
+  #left = 0;
+
+  constructor(sectionId: number, pageSize: number, withAddresses: boolean) {
+    this.#sectionId = sectionId;
+    this.#pageSize = pageSize;
+    this.#withAddresses = withAddresses;
+  }
+
+  /** The setup, once all of its blocks are there; undefined while more bytes are needed. */
+  read(cursor: Cursor): RamSetup | undefined {
+    if (this.#total === undefined) {
+      if (!cursor.has(8)) {
+        return undefined;
+      }
+      this.#readTotal(cursor);
+    }
+    while (this.#left > 0) {
+      if (!this.#readBlock(cursor)) {
+        return undefined;
+      }
+    }
+    return {
+      sectionId: this.#sectionId,
+      targetPageSize: this.#pageSize,
+      totalBytes: this.#total!,
+      blocks: this.#blocks,
+    };
+  }
+
+  #readTotal(cursor: Cursor): void {
+    const flags = be32(cursor.bytes, cursor.at + 4) % this.#pageSize;
+    if (flags !== RecordFlag.MEM_SIZE) {
+      throw cursor.invalid('RAM_SETUP', `RAM starts with flags ${hex(flags)} instead of its setup record`, 0, flags);
+    }
+    this.#total = be64(cursor.bytes, cursor.at) - flags;
+    if (Number.isNaN(this.#total)) {
+      throw cursor.tooLarge('The total size of RAM', 0);
+    }
+    this.#left = this.#total;
+    cursor.at += 8;
+  }
+
+  #readBlock(cursor: Cursor): boolean {
+    if (!cursor.has(1) || !cursor.has(9 + cursor.peek() + (this.#withAddresses ? 8 : 0))) {
+      return false;
+    }
+    const nameLength = cursor.peek();
+    const name = cursor.name(1, nameLength, 'name of a RAM block');
+    if (nameLength === 0 || this.#names.has(name)) {
+      const statement = nameLength === 0 ? 'A RAM block has no name' : `RAM block "${name}" is listed twice`;
+      throw cursor.invalid('RAM_BLOCK_NAME', statement, 0, name);
+    }
+    const lengthAhead = 1 + nameLength;
+    const usedLength = be64(cursor.bytes, cursor.at + lengthAhead);
+    if (Number.isNaN(usedLength)) {
+      throw cursor.tooLarge(`The length of RAM block "${name}"`, lengthAhead);
+    }
+    // QEMU's loop would take a block of length 0 anywhere but at the end, and no QEMU has one.
+    if (usedLength === 0 || usedLength % this.#pageSize !== 0) {
+      const statement = `RAM block "${name}" has ${usedLength} bytes, which are not whole pages of ${this.#pageSize}`;
+      throw cursor.invalid('RAM_BLOCK_LENGTH', statement, lengthAhead, usedLength);
+    }
+    if (usedLength > this.#left) {
+      const statement = `RAM block "${name}" has ${usedLength} bytes, but the total leaves only ${this.#left}`;
+      throw cursor.invalid('RAM_TOTAL', statement, lengthAhead, usedLength);
+    }
+    const address = this.#withAddresses ? be64(cursor.bytes, cursor.at + lengthAhead + 8) : undefined;
+    if (Number.isNaN(address)) {
+      throw cursor.tooLarge(`The address of RAM block "${name}"`, lengthAhead + 8);
+    }
+    if (this.#blocks.length === BLOCK_LIMIT) {
+      throw cursor.invalid('RAM_BLOCK_COUNT', `The stream lists more than ${BLOCK_LIMIT} RAM blocks`, 0, BLOCK_LIMIT);
+    }
+    this.#blocks.push({ index: this.#blocks.length, name, usedLength, address });
+    this.#names.add(name);
+    this.#left -= usedLength;
+    cursor.at += lengthAhead + (this.#withAddresses ? 16 : 8);
+    return true;
+  }
+}
