@@ -3,8 +3,8 @@
 // is missing. A kernel instance is bound to one shared `WebAssembly.Memory`; addresses are byte offsets in it.
 //
 // Rules (spec/node-performance.md section 10, spec/algorithms.md 14.4): work comes in batches; no allocation; no
-// argument above 2^31 except bit counts that are plain numbers; every kernel is bit-exact with its twin for every
-// alignment of start and end (TS-8).
+// argument above 2^31 except bit numbers and bit counts, which are plain numbers; every kernel is bit-exact with its
+// twin for every alignment of start and end (TS-8). Nothing checks an argument: a wrong one traps or harms the memory.
 //
 // Bitmaps are little-endian: bit n is bit n % 8 of byte n / 8, so the same bytes are an Int32Array to TypeScript, i64
 // words to wasm, and QEMU's on-disk bitmaps. A bitmap starts at a multiple of 8 and is a whole number of 64-bit words.
@@ -61,10 +61,16 @@ export interface BitmapKernels {
    */
   merge(source: number, target: number, wordCount: number): number;
 
-  /** Writes the indexes of the set bits of [fromBit, endBit) as i32 to `out`, at most `limit`; returns how many. */
+  /**
+   * Writes the indexes (below 2^31) of the set bits of [fromBit, endBit) as i32 to `out`, ascending, at most `limit`;
+   * returns how many.
+   */
   collect(bitmap: number, fromBit: number, endBit: number, out: number, limit: number): number;
 
-  /** Clears the bits whose indexes are listed (i32 each at `list`); returns how many of them were set (G-2). */
+  /**
+   * Clears the bits whose indexes are listed (i32 each at `list`); returns how many of them were set (G-2). `bitmap` has
+   * one owner.
+   */
   clearListed(bitmap: number, list: number, count: number): number;
 }
 
@@ -79,7 +85,10 @@ export interface ExtentArguments {
 export const LoadStop = {
   /** Fewer bytes are left than the next record needs. */
   needMore: 0,
-  /** The next record has no CONTINUE flag, or is not a plain zero or normal page: the decoder must look at it. */
+  /**
+   * The next record has no CONTINUE flag, or is not a plain zero or normal page (a zero page with another fill byte
+   * included): the decoder must look at it.
+   */
   other: 1,
   /** The next record's page lies outside the extent. */
   outside: 2,
