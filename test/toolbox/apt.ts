@@ -21,8 +21,8 @@ export const run = (
       maxBuffer: 64 * 1024 * 1024,
     });
   } catch (error) {
-    const { stdout = '', stderr = '', message } = error as { stdout?: string; stderr?: string; message: string };
-    throw new Error(`${message}\n${stdout.slice(-2000)}${stderr.slice(-2000)}`);
+    const { stdout = '', stderr = '' } = error as { stdout?: string; stderr?: string };
+    throw new Error(`${program} failed: ${`${stdout}${stderr}`.trim().slice(-1000)}`, { cause: error });
   }
 };
 
@@ -61,6 +61,11 @@ export class PrivateApt {
     const output = this.#get('update');
     if (/NO_PUBKEY/.test(output)) {
       throw new Error(`the debian-archive-keyring of this machine does not know the keys of Debian ${release}`);
+    }
+    // Only a warning for apt: any one source may fail, so look whether there is anything to install from.
+    if (run('apt-cache', [...this.#options, 'search', '--names-only', '^qemu-system-x86$']) === '') {
+      const problem = /^[WE]: .*/m.exec(output)?.[0].slice(0, 300) ?? '';
+      throw new Error(`no package list of Debian ${release} could be had. ${problem}`);
     }
   }
 

@@ -82,7 +82,7 @@ export const openToolbox = (): Toolbox | { readonly missing: string } => {
     });
     if (!complete()) {
       return {
-        missing: `the toolbox could not be installed into ${folder}: ${(error?.message ?? stderr).trim().slice(0, 2000)}`,
+        missing: `the toolbox could not be installed into ${folder}: ${(error?.message ?? stderr).trim().split('\n').slice(-5).join('; ')}`,
       };
     }
   }
