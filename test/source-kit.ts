@@ -1,6 +1,7 @@
-// A guest and a sink for tests of the source engine: the guest's stores are made by the test itself, through the real
-// store barrier; the sink keeps what the destination would hold.
+// A guest, a sink and a channel for tests of the source engine: the guest's stores are made by the test itself, through
+// the real store barrier; the sink keeps what the destination would hold.
 
+import type { ByteChannel, ChannelReader } from '../src/channel/channel.js';
 import type { DirtyLog } from '../src/dirty-log/dirty-log.js';
 import { allocateStoreBarrier } from '../src/dirty-log/store-barrier.js';
 import { StoreBarrierLog } from '../src/dirty-log/store-barrier-log.js';
@@ -175,5 +176,52 @@ export class RecordingSink implements PageSink {
       await new Promise<void>((resolve) => this.#wake.push(resolve));
     }
     throw this.#broken;
+  }
+}
+
+/** A channel into an array; each write completes in a later turn, and is copied only then, as a kernel would. */
+export class MemoryChannel implements ByteChannel {
+  readonly peer = 'test:peer';
+  readonly chunks: Uint8Array[] = [];
+  readonly closed = new Promise<void>(() => {});
+  reader: ChannelReader | undefined;
+  ended = false;
+  destroyed = false;
+  /** Bytes after which writes fail. */
+  capacity = Number.POSITIVE_INFINITY;
+  #written = 0;
+
+  write(bytes: Uint8Array, done: (error: Error | undefined) => void): void {
+    setImmediate(() => {
+      this.#written += bytes.length;
+      if (this.#written > this.capacity || this.destroyed) {
+        done(new Error('broken pipe'));
+        return;
+      }
+      this.chunks.push(bytes.slice());
+      done(undefined);
+    });
+  }
+
+  read(reader: ChannelReader): void {
+    this.reader = reader;
+  }
+
+  pause(): void {}
+  resume(): void {}
+
+  async end(): Promise<void> {
+    this.ended = true;
+  }
+
+  destroy(): void {
+    this.destroyed = true;
+  }
+
+  answer(bytes: Uint8Array): void {
+    for (const byte of bytes) {
+      this.reader!.buffer()[0] = byte;
+      this.reader!.received(1);
+    }
   }
 }

@@ -3,61 +3,14 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { PAGE, ScriptedGuest } from '../../test/source-kit.js';
-import type { ByteChannel, ChannelReader } from '../channel/channel.js';
+import { MemoryChannel, PAGE, ScriptedGuest } from '../../test/source-kit.js';
+import type { ByteChannel } from '../channel/channel.js';
 import { StreamReader } from '../format/stream/read.js';
 import { pong, shut } from '../format/stream/return-path.js';
 import { MigrationSource } from './migration-source.js';
 import { defaultParameters } from './parameters.js';
 import type { MigrationReport } from './statistics.js';
 import { StreamSink } from './stream-sink.js';
-
-/** A channel into an array; each write completes in a later turn, and is copied only then, as a kernel would. */
-class MemoryChannel implements ByteChannel {
-  readonly peer = 'test:peer';
-  readonly chunks: Uint8Array[] = [];
-  readonly closed = new Promise<void>(() => {});
-  reader: ChannelReader | undefined;
-  ended = false;
-  destroyed = false;
-  /** Bytes after which writes fail. */
-  capacity = Number.POSITIVE_INFINITY;
-  #written = 0;
-
-  write(bytes: Uint8Array, done: (error: Error | undefined) => void): void {
-    setImmediate(() => {
-      this.#written += bytes.length;
-      if (this.#written > this.capacity || this.destroyed) {
-        done(new Error('broken pipe'));
-        return;
-      }
-      this.chunks.push(bytes.slice());
-      done(undefined);
-    });
-  }
-
-  read(reader: ChannelReader): void {
-    this.reader = reader;
-  }
-
-  pause(): void {}
-  resume(): void {}
-
-  async end(): Promise<void> {
-    this.ended = true;
-  }
-
-  destroy(): void {
-    this.destroyed = true;
-  }
-
-  answer(bytes: Uint8Array): void {
-    for (const byte of bytes) {
-      this.reader!.buffer()[0] = byte;
-      this.reader!.received(1);
-    }
-  }
-}
 
 const run = (guest: ScriptedGuest, channel: ByteChannel, returnPath: boolean): Promise<MigrationReport> =>
   new MigrationSource({

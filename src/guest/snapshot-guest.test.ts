@@ -1,0 +1,42 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { MemoryChannel, PAGE, ScriptedGuest } from '../../test/source-kit.js';
+import { openStream, type StreamSnapshot } from '../format/stream/snapshot.js';
+import { pageIndex } from '../memory/units.js';
+import type { SourceGuest } from '../source/guest.js';
+import { MigrationSource } from '../source/migration-source.js';
+import { defaultParameters } from '../source/parameters.js';
+import { StreamSink } from '../source/stream-sink.js';
+import { SnapshotGuest } from './snapshot-guest.js';
+
+const save = async (guest: SourceGuest): Promise<StreamSnapshot> => {
+  const channel = new MemoryChannel();
+  const sink = new StreamSink(channel, { returnPath: false });
+  const report = await new MigrationSource({ guest, sink, parameters: defaultParameters }).run();
+  assert.equal(report.status, 'completed', report['error-desc']);
+  const bytes = Buffer.concat(channel.chunks);
+  return openStream((position, target) => target.set(bytes.subarray(position, position + target.length)), bytes.length);
+};
+
+test('a snapshot sent on has the same machine, devices and memory', async () => {
+  const guest = new ScriptedGuest([1000, 70], 2 ** 20);
+  for (const block of guest.blocks.blocks) {
+    for (let page = 0; page < block.usedPages; page += page % 5 === 0 ? 1 : 7) {
+      guest.store(block, page, (page % 255) + 1);
+    }
+  }
+  const first = await save(guest);
+  const second = await save(new SnapshotGuest(first));
+  assert.deepEqual(second.configuration, first.configuration);
+  assert.deepEqual(second.summary.tail, first.summary.tail);
+  for (const { index, name, usedLength } of first.setup.blocks) {
+    assert.equal(second.setup.blocks[index]!.name, name);
+    const content = [first, second].map((snapshot) => {
+      const bytes = new Uint8Array(usedLength);
+      snapshot.readPages(index, pageIndex(0), usedLength / PAGE, bytes);
+      return Buffer.from(bytes);
+    });
+    assert.ok(content[0]!.equals(content[1]!), name);
+    assert.deepEqual(second.counts(index), first.counts(index));
+  }
+});

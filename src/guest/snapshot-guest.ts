@@ -1,0 +1,89 @@
+// An opened stream file as a guest that never runs: what `send` migrates. Its RAM stays in the file; the engine gets a
+// window of it at a time, so that sending needs a few MiB however large the guest is.
+
+import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import type { DeviceTail } from '../format/stream/device-tail.js';
+import type { StreamSnapshot } from '../format/stream/snapshot.js';
+import { pickRamSectionId } from '../format/stream/write.js';
+import { RamferryError } from '../memory/errors.js';
+import type { Extent, RamBlock } from '../memory/ram-block.js';
+import { RamBlockList } from '../memory/ram-block-list.js';
+import { Segment, STAGING_SLOT_PAGES } from '../memory/segment.js';
+import type { PageIndex } from '../memory/units.js';
+import type { SourceGuest } from '../source/guest.js';
+
+export class SnapshotGuest implements SourceGuest {
+  readonly machine: string;
+  readonly uuid: string | undefined;
+  readonly ramSectionId: number;
+  readonly earlySections: Uint8Array;
+  /** Only the geometry: guest RAM is reserved when a block is added and never touched here. */
+  readonly blocks: RamBlockList;
+  readonly log = undefined;
+
+  readonly #snapshot: StreamSnapshot;
+  readonly #devices: DeviceTail;
+  /** Position of each block in the snapshot. */
+  readonly #indexes = new Map<RamBlock, number>();
+  readonly #window = Segment.create({ ramBytes: STAGING_SLOT_PAGES * GUEST_PAGE_SIZE });
+  #loaded: { readonly block: RamBlock; readonly extent: Extent } | undefined;
+
+  /** @throws RamferryError `invalid`, if the file has what cannot be sent on as a plain stream */
+  constructor(snapshot: StreamSnapshot, file?: string) {
+    const { configuration, setup, summary } = snapshot;
+    const refuse = (what: string, value: number | string): never => {
+      throw new RamferryError('invalid', 'NOT_SENDABLE', `The snapshot ${what}; it cannot be sent.`, {
+        value,
+        ...(file === undefined ? {} : { file }),
+      });
+    };
+    if (setup.targetPageSize !== GUEST_PAGE_SIZE) {
+      refuse(
+        `has pages of ${setup.targetPageSize} bytes and only ${GUEST_PAGE_SIZE} are supported here`,
+        setup.targetPageSize,
+      );
+    }
+    if (configuration.capabilities.length > 0) {
+      refuse(`needs the capability ${configuration.capabilities.join(', ')}`, configuration.capabilities.join(','));
+    }
+    this.machine = configuration.machine;
+    this.uuid = configuration.uuid;
+    this.#snapshot = snapshot;
+    this.#devices = summary.tail;
+    this.earlySections = summary.tail.early;
+    this.ramSectionId = pickRamSectionId(summary.tail);
+    this.blocks = RamBlockList.create();
+    for (const { index, name, usedLength } of setup.blocks) {
+      this.#indexes.set(this.blocks.add({ name, usedLength }), index);
+    }
+  }
+
+  isRunning(): boolean {
+    return false;
+  }
+
+  async stop(): Promise<void> {}
+
+  async resume(): Promise<void> {}
+
+  saveDevices(): DeviceTail {
+    return this.#devices;
+  }
+
+  extentAt(block: RamBlock, page: PageIndex): Extent {
+    const loaded = this.#loaded;
+    if (
+      loaded?.block === block &&
+      page >= loaded.extent.firstPage &&
+      page < loaded.extent.firstPage + loaded.extent.pageCount
+    ) {
+      return loaded.extent;
+    }
+    const pageCount = Math.min(STAGING_SLOT_PAGES, block.usedPages - page);
+    const target = this.#window.bytes.subarray(0, pageCount * GUEST_PAGE_SIZE);
+    this.#snapshot.readPages(this.#indexes.get(block) as number, page, pageCount, target);
+    const extent = { segment: this.#window, address: 0, firstPage: page, pageCount };
+    this.#loaded = { block, extent };
+    return extent;
+  }
+}
