@@ -41,34 +41,32 @@ export interface TraceEvents {
 export type TraceName = keyof TraceEvents;
 export type Trace = { [Name in TraceName]?: TraceEvents[Name] };
 
-/** Every event there is: the names `--trace` can match. The type keeps the list complete. */
-const names: Readonly<Record<TraceName, true>> = {
-  migrate_set_state: true,
-  migration_bitmap_sync_start: true,
-  migration_bitmap_sync_end: true,
-  migration_bitmap_clear_dirty: true,
-  migrate_pending_estimate: true,
-  migrate_pending_exact: true,
-  migrate_transferred: true,
-  migration_thread_setup_complete: true,
-  migration_thread_low_pending: true,
-  migration_rate_limit_pre: true,
-  migration_rate_limit_post: true,
-  ram_save_iterate_big_wait: true,
-  savevm_section_start: true,
-  savevm_section_end: true,
-  migration_throttle: true,
-  cpu_throttle_set: true,
-  vmstate_downtime_checkpoint: true,
-  source_return_path_thread_pong: true,
-  source_return_path_thread_shut: true,
-  migration_completion_file_err: true,
-  migration_cancel: true,
-  migrate_error: true,
-  migration_cleanup: true,
+/** Every event there is, with the names of its arguments: what `--trace` can match and how it is printed. */
+export const traceArguments: Readonly<Record<TraceName, readonly string[]>> = {
+  migrate_set_state: ['new_state'],
+  migration_bitmap_sync_start: [],
+  migration_bitmap_sync_end: ['dirty_pages'],
+  migration_bitmap_clear_dirty: ['rb', 'start', 'size', 'page'],
+  migrate_pending_estimate: ['size', 'must_precopy', 'can_postcopy'],
+  migrate_pending_exact: ['size', 'must_precopy', 'can_postcopy'],
+  migrate_transferred: ['transferred', 'time_spent', 'bandwidth', 'avail_bandwidth', 'threshold'],
+  migration_thread_setup_complete: [],
+  migration_thread_low_pending: ['pending'],
+  migration_rate_limit_pre: ['ms'],
+  migration_rate_limit_post: ['urgent'],
+  ram_save_iterate_big_wait: ['ms', 'batches'],
+  savevm_section_start: ['idstr', 'section_id'],
+  savevm_section_end: ['idstr', 'section_id', 'ret'],
+  migration_throttle: [],
+  cpu_throttle_set: ['percentage'],
+  vmstate_downtime_checkpoint: ['checkpoint'],
+  source_return_path_thread_pong: ['val'],
+  source_return_path_thread_shut: ['val'],
+  migration_completion_file_err: [],
+  migration_cancel: [],
+  migrate_error: ['error_desc'],
+  migration_cleanup: [],
 };
-
-export const traceNames = Object.keys(names) as TraceName[];
 
 /**
  * A trace that hands the events matching `pattern` to `listener`. The pattern is QEMU's `-trace` glob: `*` stands for
@@ -88,7 +86,7 @@ export function createTrace(
       ),
   );
   const trace: Trace = {};
-  for (const name of traceNames) {
+  for (const name of Object.keys(traceArguments) as TraceName[]) {
     if (globs.some((glob) => glob.test(name))) {
       trace[name] = (...values: (string | number)[]) => listener(name, values);
     }

@@ -1,0 +1,133 @@
+// The control side of an outgoing migration: starts the engine in its own thread and follows it.
+
+import { Worker } from 'node:worker_threads';
+import { RamferryError } from '../memory/errors.js';
+import type { RamBlockList } from '../memory/ram-block-list.js';
+import { changeParameters, defaultParameters, type MigrationParameters } from '../source/parameters.js';
+import type { MigrationReport } from '../source/statistics.js';
+import type { MigrationStatus } from '../source/status.js';
+import type { TraceName } from '../source/trace.js';
+import type { GuestDescription } from './guests.js';
+import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
+
+export interface MigrationOptions {
+  readonly guest: GuestDescription;
+  /** The guest's blocks as the calling thread owns them; a resize or an unplug during the migration ends it (DM-23). */
+  readonly blocks?: RamBlockList;
+  /** Where to: `tcp:HOST:PORT`, `unix:PATH`, `file:PATH`, `exec:COMMAND`. */
+  readonly uri: string;
+  readonly parameters?: Partial<MigrationParameters>;
+  /** Have the destination confirm, so that a failure there leaves the guest running here. Default true. */
+  readonly returnPath?: boolean;
+  /** For how long a destination that does not listen yet is waited for; default 0. */
+  readonly retryMs?: number;
+  readonly onStatus?: (status: MigrationStatus) => void;
+  /** After each log sync. */
+  readonly onPass?: (pass: number) => void;
+  /** At most every 100 ms. */
+  readonly onProgress?: (report: MigrationReport) => void;
+  /** The trace events that match `pattern`, as QEMU's `-trace` takes it. */
+  readonly trace?: {
+    readonly pattern: string;
+    readonly listener: (name: TraceName, values: readonly (string | number)[]) => void;
+  };
+}
+
+/** How a migration ended. */
+export interface MigrationEnd {
+  readonly report: MigrationReport;
+  /** Why, if it did not complete. The guest runs on at the source then, if it ran before. */
+  readonly error: RamferryError | undefined;
+}
+
+/** A migration under way. */
+export class Migration {
+  /** Resolves when the migration has ended, one way or another; rejects if it could not even start. */
+  readonly ended: Promise<MigrationEnd>;
+  readonly #worker: Worker;
+  #over = false;
+
+  constructor(options: MigrationOptions) {
+    const start: SourceStart = {
+      guest: options.guest,
+      uri: options.uri,
+      parameters: changeParameters(defaultParameters, options.parameters ?? {}),
+      returnPath: options.returnPath ?? true,
+      trace: options.trace?.pattern,
+      retryMs: options.retryMs ?? 0,
+    };
+    this.#worker = new Worker(new URL('./source-worker.js', import.meta.url), { workerData: start, name: 'migration' });
+    const unsubscribe = options.blocks?.subscribe({
+      resizing: (block) => this.#fail(`RAM block ${block.name} is being resized during the migration.`, block.name),
+      removing: (block) => this.#fail(`RAM block ${block.name} is being unplugged during the migration.`, block.name),
+    });
+    this.ended = this.#follow(options).finally(() => {
+      this.#over = true;
+      unsubscribe?.();
+    });
+  }
+
+  /** Ends the migration; the guest runs on at the source. Without effect once the destination has confirmed. */
+  cancel(): void {
+    this.#post({ type: 'cancel' });
+  }
+
+  /**
+   * Takes effect at once.
+   * @throws RamferryError `PARAMETER_RANGE`
+   */
+  setParameters(changes: Partial<MigrationParameters>): void {
+    changeParameters(defaultParameters, changes);
+    this.#post({ type: 'set-parameters', changes });
+  }
+
+  #fail(message: string, value: string): void {
+    this.#post({
+      type: 'fail',
+      error: plainError(new RamferryError('failed', 'GEOMETRY_CHANGED', message, { value })),
+    });
+  }
+
+  #post(message: ToSource): void {
+    if (!this.#over) {
+      this.#worker.postMessage(message);
+    }
+  }
+
+  #follow(options: MigrationOptions): Promise<MigrationEnd> {
+    return new Promise((resolve, reject) => {
+      this.#worker.on('message', (message: FromSource) => {
+        switch (message.type) {
+          case 'status':
+            options.onStatus?.(message.status);
+            break;
+          case 'pass':
+            options.onPass?.(message.pass);
+            break;
+          case 'progress':
+            options.onProgress?.(message.report);
+            break;
+          case 'trace':
+            options.trace?.listener(message.name, message.values);
+            break;
+          case 'ended':
+            resolve({ report: message.report, error: message.error && ramferryError(message.error) });
+            break;
+          case 'refused':
+            reject(ramferryError(message.error));
+            break;
+        }
+      });
+      // The engine thread is gone, the guest's threads are not: it runs on here (TS-34, TS-35).
+      this.#worker.on('error', (error) => reject(engineDied(String(error))));
+      this.#worker.on('exit', (code) => reject(engineDied(`exit code ${code}`)));
+    });
+  }
+}
+
+const engineDied = (how: string): RamferryError =>
+  new RamferryError(
+    'failed',
+    'ENGINE_DIED',
+    `The migration engine's thread ended unexpectedly (${how}); the guest stays here.`,
+  );

@@ -1,0 +1,60 @@
+// What the thread that controls a migration and the thread that runs its engine say to each other.
+
+import { type ErrorKind, RamferryError } from '../memory/errors.js';
+import type { MigrationParameters } from '../source/parameters.js';
+import type { MigrationReport } from '../source/statistics.js';
+import type { MigrationStatus } from '../source/status.js';
+import type { TraceName } from '../source/trace.js';
+import type { GuestDescription } from './guests.js';
+
+/** What the engine's thread is started with; structured-cloneable. */
+export interface SourceStart {
+  readonly guest: GuestDescription;
+  /** Where to send: QEMU's URI. */
+  readonly uri: string;
+  readonly parameters: MigrationParameters;
+  readonly returnPath: boolean;
+  /** Pattern of the trace events wanted. */
+  readonly trace: string | undefined;
+  /** For how long a destination that does not listen yet is waited for. */
+  readonly retryMs: number;
+}
+
+export type ToSource =
+  | { readonly type: 'cancel' }
+  | { readonly type: 'fail'; readonly error: PlainError }
+  | { readonly type: 'set-parameters'; readonly changes: Partial<MigrationParameters> };
+
+export type FromSource =
+  | { readonly type: 'status'; readonly status: MigrationStatus }
+  | { readonly type: 'pass'; readonly pass: number }
+  | { readonly type: 'progress'; readonly report: MigrationReport }
+  | { readonly type: 'trace'; readonly name: TraceName; readonly values: readonly (string | number)[] }
+  | { readonly type: 'ended'; readonly report: MigrationReport; readonly error: PlainError | undefined }
+  /** The channel could not be opened; no migration took place. */
+  | { readonly type: 'refused'; readonly error: PlainError };
+
+/** An error as a message: structured cloning keeps of an Error little but its text. */
+export interface PlainError {
+  readonly kind: ErrorKind;
+  readonly code: string;
+  readonly message: string;
+  readonly details: Record<string, number | bigint | string>;
+}
+
+export function plainError(error: unknown): PlainError {
+  if (!(error instanceof RamferryError)) {
+    return {
+      kind: 'failed',
+      code: 'INTERNAL',
+      message: error instanceof Error ? error.message : String(error),
+      details: {},
+    };
+  }
+  const { kind, code, message, file, offset, value, hint } = error;
+  const details = Object.entries({ file, offset, value, hint }).filter(([, detail]) => detail !== undefined);
+  return { kind, code, message, details: Object.fromEntries(details) as PlainError['details'] };
+}
+
+export const ramferryError = ({ kind, code, message, details }: PlainError): RamferryError =>
+  new RamferryError(kind, code, message, details);

@@ -1,0 +1,61 @@
+// The engine's thread: attaches the guest, opens the channel, runs one migration.
+
+import { parentPort, workerData } from 'node:worker_threads';
+import { openChannel } from '../channel/open-channel-node.js';
+import { MigrationSource } from '../source/migration-source.js';
+import { StreamSink } from '../source/stream-sink.js';
+import { createTrace } from '../source/trace.js';
+import { attachGuest } from './guests.js';
+import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
+
+const start = workerData as SourceStart;
+const port = parentPort;
+if (port === null) {
+  throw new Error('source-worker runs as a worker thread only');
+}
+const post = (message: FromSource): void => port.postMessage(message);
+
+const connecting = new AbortController();
+let source: MigrationSource | undefined;
+port.on('message', (message: ToSource) => {
+  switch (message.type) {
+    case 'cancel':
+      connecting.abort();
+      source?.cancel();
+      break;
+    case 'fail':
+      source?.fail(ramferryError(message.error));
+      break;
+    case 'set-parameters':
+      source?.setParameters(message.changes);
+      break;
+  }
+});
+
+try {
+  const trace =
+    start.trace === undefined ? {} : createTrace(start.trace, (name, values) => post({ type: 'trace', name, values }));
+  const guest = attachGuest(start.guest);
+  const channel = await openChannel(start.uri, {
+    direction: start.returnPath ? 'both' : 'write',
+    retryMs: start.retryMs,
+    signal: connecting.signal,
+  });
+  const sink = new StreamSink(channel, { returnPath: start.returnPath, trace });
+  source = new MigrationSource({
+    guest,
+    sink,
+    parameters: start.parameters,
+    trace,
+    onStatus: (status) => post({ type: 'status', status }),
+    onPass: (pass) => post({ type: 'pass', pass }),
+    onProgress: (report) => post({ type: 'progress', report }),
+  });
+  const report = await source.run();
+  const error = report.status === 'completed' ? undefined : plainError(source.error);
+  post({ type: 'ended', report, error });
+} catch (error) {
+  post({ type: 'refused', error: plainError(error) });
+} finally {
+  port.close();
+}
