@@ -171,6 +171,8 @@ export class StreamSink implements PageSink {
       await this.#until(() => this.#shut === 0);
     }
     await this.#channel.end();
+    // Nobody reads any more; without this a socket would stay until its peer closes, unnoticed.
+    this.#channel.destroy();
   }
 
   abort(reason: Error): void {
