@@ -220,12 +220,14 @@ export class RamBlockList {
       this.#ownership.isShared = true;
     }
     const ids = new Map([...this.#segments].map(([id, segment]) => [segment, id]));
+    const used = new Set(this.#blocks.flatMap((block) => block.extents.map(({ segment }) => segment)));
     return {
       version: this.#version,
       segmentBytes: this.segmentBytes,
       bitmaps: this.bitmaps.memory,
       dirty: this.dirty.header,
-      segments: [...this.#segments].map(([id, { memory }]) => ({ id, memory })),
+      // Without those that only retired blocks use: the other threads shall let go of them, so that the engine can.
+      segments: [...ids].filter(([segment]) => used.has(segment)).map(([{ memory }, id]) => ({ id, memory })),
       blocks: this.#blocks.map((block) => shareBlock(block, ids)),
     };
   }
