@@ -2,4 +2,12 @@
 
 import type { VerbEntry } from './verb.js';
 
-export const verbs: readonly VerbEntry[] = [];
+export const verbs: readonly VerbEntry[] = [
+  {
+    name: 'send',
+    operands: '<file> <uri>',
+    summary: 'sends a saved guest into a waiting qemu -incoming',
+    example: 'send guest.mig tcp:host2:4444',
+    load: async () => (await import('./send.js')).send,
+  },
+];

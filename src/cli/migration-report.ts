@@ -1,0 +1,74 @@
+// A migration as people read it: while it runs, and in the end.
+
+import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import type { MigrationReport } from '../source/statistics.js';
+import { formatBytes, formatCount, formatDuration, formatRate, formatTable } from './format.js';
+import type { ProgressState } from './progress.js';
+
+export const progressOf = (report: MigrationReport): ProgressState => ({
+  phase: report.status,
+  totalBytes: report.ram.total,
+  remainingBytes: report.ram.remaining,
+  bytesPerSecond: (report.ram.mbps * 1e6) / 8,
+  iteration: report.ramferry.iterations.length + 1,
+  ...(report.ram['dirty-pages-rate'] > 0 && { dirtyBytesPerSecond: report.ram['dirty-pages-rate'] * GUEST_PAGE_SIZE }),
+});
+
+/** One line for each pass over memory. */
+export const iterationTable = ({ ramferry }: MigrationReport): string =>
+  formatTable(
+    [
+      ['pass', 'time', 'normal', 'zero', 'sent', 'rate', 'dirtied', 'log clears'],
+      ...ramferry.iterations.map((pass) => [
+        String(pass.iteration),
+        formatDuration(pass.durationMs),
+        formatCount(pass.normalPages),
+        formatCount(pass.zeroPages),
+        formatBytes(pass.bytes),
+        formatRate((pass.bytes * 1000) / Math.max(1, pass.durationMs)),
+        formatCount(pass.dirtiedPages),
+        `${formatCount(pass.logClears.calls)} (${formatCount(pass.logClears.pages)} pages)`,
+      ]),
+    ],
+    ['right', 'right', 'right', 'right', 'right', 'right', 'right', 'right'],
+  );
+
+/** What travelled, and how fast. */
+export const totalsTable = (report: MigrationReport): string => {
+  const { ram } = report;
+  return formatTable(
+    [
+      ['total time', formatDuration(report['total-time'])],
+      ['transferred', `${formatBytes(ram.transferred)} for ${formatBytes(ram.total)} of guest memory`],
+      ['pages', `${formatCount(ram.normal)} normal, ${formatCount(ram.duplicate)} zero`],
+      ['throughput', formatRate((ram.mbps * 1e6) / 8)],
+    ],
+    ['left', 'left'],
+  );
+};
+
+/** How long the guest stood still, and why; empty if it did not come to that. */
+export const downtimeTable = ({ downtime, ram, ramferry }: MigrationReport): string => {
+  const breakdown = ramferry.downtimeBreakdown;
+  if (downtime === undefined || breakdown === undefined) {
+    return '';
+  }
+  return formatTable(
+    [
+      ['downtime', formatDuration(downtime), `limit ${formatDuration(Number(ramferry.parameters['downtime-limit']))}`],
+      ['  stop the guest', formatDuration(breakdown.stopMs), ''],
+      ['  last log sync', formatDuration(breakdown.syncMs), ''],
+      ['  rest of RAM', formatDuration(breakdown.ramMs), formatBytes(ram['downtime-bytes'])],
+      ['  device state', formatDuration(breakdown.deviceMs), ''],
+      ['  destination answers', formatDuration(breakdown.ackMs), ''],
+    ],
+    ['left', 'right', 'left'],
+  );
+};
+
+/** The parameters in effect, by their QMP names. */
+export const parameterTable = ({ ramferry }: MigrationReport): string =>
+  formatTable(
+    Object.entries(ramferry.parameters).map(([name, value]) => [name, String(value)]),
+    ['left', 'left'],
+  );

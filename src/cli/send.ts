@@ -1,0 +1,66 @@
+// `ramferry send FILE URI`: a saved guest as the source of a migration.
+
+import type { Command } from 'commander';
+import { parseUri } from '../channel/uri.js';
+import { RamferryError } from '../memory/errors.js';
+import { Migration } from '../monitor/migration.js';
+import { parseInteger } from './arguments.js';
+import { addSendingOptions, type MigrationVerbOptions, parametersOf, traceOf } from './migration-options.js';
+import { parameterTable, progressOf, totalsTable } from './migration-report.js';
+import type { Verb } from './verb.js';
+
+interface SendOptions extends MigrationVerbOptions {
+  readonly returnPath: boolean;
+  readonly retry: number;
+}
+
+export const send: Verb<SendOptions> = {
+  configure: (command: Command) => {
+    addSendingOptions(command)
+      .option('--no-return-path', 'do not have the destination confirm; always so for exec:')
+      .option(
+        '--retry <seconds>',
+        'wait this long for a destination that does not listen yet',
+        parseInteger(0, 86_400),
+        0,
+      );
+  },
+  examples: [
+    ['guest.mig tcp:host2:4444', 'into a QEMU started with -incoming tcp:0:4444'],
+    ['guest.mig unix:/run/in.sock --retry 10', 'and wait up to 10 s for it to listen'],
+    ['guest.mig tcp:host2:4444 --max-bandwidth 100M --json', 'with at most 100 MiB/s, and a JSON report'],
+    ['guest.mig \'exec:ssh host2 "cat > guest.mig"\'', 'as a file on another host'],
+  ],
+
+  async run({ operands, options, signal, progress }) {
+    const [file, uri] = operands as [string, string];
+    const { kind } = parseUri(uri);
+    if (kind === 'file' || kind === 'stdio') {
+      throw new RamferryError(
+        'usage',
+        'NOT_A_DESTINATION',
+        `${uri} is not a destination that a guest can be sent to.`,
+        {
+          value: uri,
+          hint: 'send goes to tcp:, unix:, exec: or fd:; a stream file is copied with cp',
+        },
+      );
+    }
+    const migration = new Migration({
+      guest: { kind: 'stream-file', file },
+      uri,
+      parameters: parametersOf(options),
+      returnPath: options.returnPath && kind !== 'exec',
+      retryMs: options.retry * 1000,
+      onProgress: (report) => progress.update(progressOf(report)),
+      ...traceOf(options.trace, progress),
+    });
+    signal.addEventListener('abort', () => migration.cancel());
+    const { report, error } = await migration.ended;
+    return {
+      document: { file, uri, ...report },
+      text: `${options.verbose === true ? `${parameterTable(report)}\n` : ''}${totalsTable(report)}`,
+      failure: error,
+    };
+  },
+};
