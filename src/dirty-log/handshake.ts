@@ -37,6 +37,16 @@ export function allocateHandshake(writerCount: number): HandshakeShared {
   return { buffer, writerCount };
 }
 
+/** Parks a writer whose thread is gone, so that nobody waits for it (TS-34). Its stores so far are all there will be. */
+export function releaseWriter(shared: HandshakeShared, writer: number): void {
+  publish(new Int32Array(shared.buffer), wordOf(writer), PARKED);
+}
+
+function publish(words: Int32Array, index: number, word: number): void {
+  Atomics.store(words, index, word);
+  Atomics.notify(words, index);
+}
+
 const wordOf = (writer: number): number => (1 + writer) * LINE_WORDS;
 
 const epochAfter = (epoch: number, steps: number): number => ((epoch - 1 + steps) % EPOCHS) + 1;
@@ -159,12 +169,12 @@ export class HandshakeWriter {
 
   /** From here to `unpark` this thread touches no guest memory and counts as having acknowledged everything. */
   park(): void {
-    this.#publish(PARKED);
+    publish(this.#words, this.#word, PARKED);
   }
 
   /** Back to running. True if pages are to be forgotten, as `poll`. */
   unpark(): boolean {
-    this.#publish(LEAVING);
+    publish(this.#words, this.#word, LEAVING);
     const epoch = Atomics.load(this.#words, EPOCH);
     const changed = epoch !== this.#epoch;
     // A parked writer was not waited for, so the range may be one of several, or be changing right now.
@@ -176,11 +186,6 @@ export class HandshakeWriter {
     this.firstPage = rangeIsStable ? this.#range[RANGE]! : 0;
     this.pageCount = rangeIsStable ? this.#range[RANGE + 1]! : Number.POSITIVE_INFINITY;
     this.#epoch = epoch;
-    this.#publish(epoch);
-  }
-
-  #publish(word: number): void {
-    Atomics.store(this.#words, this.#word, word);
-    Atomics.notify(this.#words, this.#word);
+    publish(this.#words, this.#word, epoch);
   }
 }

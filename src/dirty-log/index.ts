@@ -10,7 +10,7 @@ export {
   type PageRange,
 } from './clear-bitmap.js';
 export type { DirtyLog } from './dirty-log.js';
-export type { WaitWhile } from './handshake.js';
+export { releaseWriter, type WaitWhile } from './handshake.js';
 export { allocateStoreBarrier, type StoreBarrierShared, type StoreBarrierVariant } from './store-barrier.js';
 export { StoreBarrierLog, type StoreBarrierLogOptions } from './store-barrier-log.js';
 export { attachStoreBarrier, type StoreBarrierWriter } from './store-barrier-writer.js';

@@ -1,0 +1,49 @@
+// What the threads of a workload guest share: a control block through which it is run, stopped and throttled without
+// anybody's event loop, and the registers of the writers.
+
+import type { StoreBarrierShared } from '../../dirty-log/index.js';
+import type { SharedRamBlockList } from '../../memory/index.js';
+import { REGISTER_COUNT } from './registers.js';
+
+/** What the guest as a whole is to do; all writers watch this word, and sleep on it. */
+export const RunState = { stopped: 0, running: 1, quit: 2 } as const;
+
+/** Words of the control block. */
+export const Control = {
+  run: 0,
+  /** Part of the time that writers sleep, in percent, 0 to 99. */
+  throttle: 1,
+  /** Version of the newest block list that was posted to the writers. */
+  listVersion: 2,
+  /** How many writable blocks writers may use; a block counts once every writer has its map (TS-5). */
+  published: 3,
+  /** One more than the number of a writer whose thread died; 0 if none did. */
+  died: 4,
+  /** From here on, for each writer: the version of the block list that it has taken over. */
+  takenOver: 8,
+} as const;
+
+/** How stores are marked: by a store barrier, or not at all, which only measures what marks cost. */
+export type BarrierChoice = StoreBarrierShared['variant'] | 'none';
+
+/** Everything another thread needs of the guest; structured-cloneable. */
+export interface WorkloadShared {
+  readonly barrierChoice: BarrierChoice;
+  readonly barrier: StoreBarrierShared;
+  readonly control: SharedArrayBuffer;
+  readonly registers: SharedArrayBuffer;
+  readonly writerCount: number;
+  readonly blocks: SharedRamBlockList;
+}
+
+export const allocateControl = (writerCount: number): SharedArrayBuffer =>
+  new SharedArrayBuffer((Control.takenOver + writerCount) * 4);
+
+/** Writers' registers lie cache lines apart: 20 registers are two and a half lines, the distance is four. */
+const REGISTERS_DISTANCE = 32;
+
+export const allocateRegisters = (writerCount: number): SharedArrayBuffer =>
+  new SharedArrayBuffer(writerCount * REGISTERS_DISTANCE * 8);
+
+export const registersOf = (registers: SharedArrayBuffer, writer: number): Float64Array =>
+  new Float64Array(registers, writer * REGISTERS_DISTANCE * 8, REGISTER_COUNT);

@@ -1,0 +1,75 @@
+// The registers of a workload writer, the only state it has outside of guest RAM, like those of a vCPU. They lie in shared
+// memory, so that the engine's thread can save a stopped writer without asking it, and they are its device state.
+
+import { RamferryError } from '../../memory/errors.js';
+
+/** Index of each register. Counters and positions are whole numbers, kept as float64 because they pass 2^32. */
+export const Register = {
+  // What to run.
+  kind: 0,
+  /** Bytes per second, 0 for as fast as possible. */
+  rate: 1,
+  /** Part of its pages that the writer works on, above 0 up to 1. */
+  workingFraction: 2,
+  /** Steps until the writer halts; Infinity if never. */
+  stepsLeft: 3,
+  // Where it is.
+  random: 4,
+  /** Last generation given to a page. */
+  generation: 5,
+  /** Sum of all generations in the tables: what a table that went back in time together with its pages cannot fake. */
+  generationSum: 6,
+  /** Writable blocks that the writer has taken in. */
+  blockCount: 7,
+  /** 1 once the content that the workload starts with is written. */
+  ready: 8,
+  checkCursor: 9,
+  phase: 10,
+  position: 11,
+  jobNumber: 12,
+  jobFirst: 13,
+  jobPages: 14,
+  allocateFrom: 15,
+  // What it has done.
+  written: 16,
+  checked: 17,
+  bad: 18,
+} as const;
+
+export const REGISTER_COUNT = 20;
+
+/** Version of the device section. */
+export const REGISTERS_VERSION = 1;
+
+/** Device state: the registers as big-endian float64. */
+export function encodeRegisters(registers: Float64Array): Uint8Array {
+  const body = new Uint8Array(REGISTER_COUNT * 8);
+  const view = new DataView(body.buffer);
+  for (let i = 0; i < REGISTER_COUNT; i += 1) {
+    view.setFloat64(i * 8, registers[i]!);
+  }
+  return body;
+}
+
+/** Loads device state into registers. Throws WORKLOAD_STATE_INVALID for what `encodeRegisters` cannot have written. */
+export function decodeRegisters(body: Uint8Array, registers: Float64Array): void {
+  if (body.length !== REGISTER_COUNT * 8) {
+    throw stateInvalid(`${body.length} bytes, not ${REGISTER_COUNT * 8}`, body.length);
+  }
+  const view = new DataView(body.buffer, body.byteOffset, body.length);
+  for (let i = 0; i < REGISTER_COUNT; i += 1) {
+    const value = view.getFloat64(i * 8);
+    const valid =
+      i === Register.workingFraction
+        ? value > 0 && value <= 1
+        : (Number.isSafeInteger(value) && value >= 0) ||
+          (i === Register.stepsLeft && value === Number.POSITIVE_INFINITY);
+    if (!valid) {
+      throw stateInvalid(`${value} in register ${i}`, String(value));
+    }
+    registers[i] = value;
+  }
+}
+
+const stateInvalid = (what: string, value: number | string): RamferryError =>
+  new RamferryError('invalid', 'WORKLOAD_STATE_INVALID', `The state of a workload writer has ${what}`, { value });

@@ -1,0 +1,269 @@
+// The embedded guest: guest RAM written by worker threads through a store barrier, with content that verifies itself. This
+// is its owner, who starts and ends the threads; the engine sees it through workload-source.ts.
+//
+//   owner's thread               engine's thread                writer threads
+//   WorkloadGuest ── share() ──▶ attachWorkloadGuest            runWriter
+//        │                            │ stop, sync, clear            │ store, mark
+//        └────────────┬───────────────┴──────────────────────────────┘
+//            control block, registers, store barrier, guest RAM and bitmaps: all shared memory
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
+import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
+import { allocateStoreBarrier, releaseWriter } from '../../dirty-log/index.js';
+import type { DeviceState } from '../../format/stream/index.js';
+import { type RamBlock, RamBlockList, RamferryError } from '../../memory/index.js';
+import {
+  allocateControl,
+  allocateRegisters,
+  type BarrierChoice,
+  Control,
+  RunState,
+  registersOf,
+  type WorkloadShared,
+} from './control.js';
+import { addBlocks, plugBlock, writableBlocks } from './machine.js';
+import { WorkloadKind } from './programs.js';
+import { decodeRegisters, REGISTERS_VERSION, Register } from './registers.js';
+import { type Verification, verifyMemory } from './verify.js';
+import { WorkloadSource, WRITER_SECTION } from './workload-source.js';
+import type { WriterThreadData } from './writer-thread-node.js';
+
+export interface WorkloadOptions {
+  /** Bytes of `pc.ram`; further, small blocks are always there. */
+  readonly memoryBytes: number;
+  /** Writer threads. Default 2. */
+  readonly writers?: number;
+  /** Default `churn`. */
+  readonly workload?: WorkloadKind;
+  /** Bytes that all writers together write per second; 0 (default) for as fast as possible. */
+  readonly rate?: number;
+  /** Bytes that the workload works on; default all. Memory that is plugged later is used in the same proportion. */
+  readonly workingSetBytes?: number;
+  /** Default `unconditional`: nothing has to wait for a writer then, and next to filling a page a mark costs nothing. */
+  readonly barrier?: BarrierChoice;
+  /** Makes runs differ; the same seed gives each writer the same steps. Default 1. */
+  readonly seed?: number;
+  /** Steps after which each writer halts. Default: never. */
+  readonly steps?: number;
+  /** Guest RAM per segment; tests make it small. */
+  readonly segmentBytes?: number;
+}
+
+export interface RestoreOptions {
+  /** As in `WorkloadOptions`; it is no part of the guest's state. */
+  readonly barrier?: BarrierChoice;
+}
+
+/** Sums over all writers since the guest was created, migrations included. */
+export interface WorkloadCounters {
+  readonly pagesWritten: number;
+  readonly pagesChecked: number;
+  /** Checks that found a page wrong. */
+  readonly bad: number;
+}
+
+/** The most writers: each has a share of every block, and a block may be small. */
+const WRITERS_MAX = 64;
+
+/** How often the owner looks whether the writers have got somewhere. */
+const POLL_MS = 1;
+
+interface WriterThread {
+  readonly worker: Worker;
+  readonly port: MessagePort;
+  readonly exited: Promise<void>;
+}
+
+export class WorkloadGuest {
+  readonly blocks: RamBlockList;
+  /** The guest as an engine in this thread would use it. */
+  readonly source: WorkloadSource;
+  readonly #control: Int32Array;
+  readonly #registers: readonly Float64Array[];
+  readonly #shared: Omit<WorkloadShared, 'blocks'>;
+  #threads: WriterThread[] = [];
+
+  private constructor(blocks: RamBlockList, barrier: BarrierChoice, writerCount: number) {
+    this.blocks = blocks;
+    this.#shared = {
+      barrierChoice: barrier,
+      barrier: allocateStoreBarrier(barrier === 'none' ? 'unconditional' : barrier, writerCount),
+      control: allocateControl(writerCount),
+      registers: allocateRegisters(writerCount),
+      writerCount,
+    };
+    this.#control = new Int32Array(this.#shared.control);
+    this.#registers = Array.from({ length: writerCount }, (_, i) => registersOf(this.#shared.registers, i));
+    this.source = new WorkloadSource(this.share(), blocks);
+  }
+
+  /** A new guest, stopped. Throws WORKLOAD_OPTIONS, and what adding a block of that size throws. */
+  static create(options: WorkloadOptions): WorkloadGuest {
+    const {
+      memoryBytes,
+      writers = 2,
+      workload = 'churn',
+      rate = 0,
+      seed = 1,
+      steps = Number.POSITIVE_INFINITY,
+    } = options;
+    const workingSetBytes = Math.min(options.workingSetBytes ?? memoryBytes, memoryBytes);
+    checkOption('writers', writers, writers >= 1 && writers <= WRITERS_MAX && Number.isInteger(writers));
+    checkOption('rate', rate, Number.isSafeInteger(rate) && rate >= 0);
+    checkOption('workingSetBytes', workingSetBytes, workingSetBytes >= GUEST_PAGE_SIZE);
+    checkOption('steps', steps, steps >= 0);
+
+    const blocks = RamBlockList.create(
+      options.segmentBytes === undefined ? {} : { segmentBytes: options.segmentBytes },
+    );
+    addBlocks(blocks, memoryBytes);
+    const guest = new WorkloadGuest(blocks, options.barrier ?? 'unconditional', writers);
+    for (const [writer, registers] of guest.#registers.entries()) {
+      registers[Register.kind] = WorkloadKind[workload];
+      registers[Register.rate] = rate;
+      registers[Register.workingFraction] = workingSetBytes / memoryBytes;
+      registers[Register.stepsLeft] = steps;
+      // An xorshift state is never 0.
+      registers[Register.random] = (Math.imul(seed, 0x9e3779b1) ^ Math.imul(writer + 1, 0x85ebca6b)) >>> 0 || 1;
+    }
+    return guest;
+  }
+
+  /**
+   * The guest that `devices` and the loaded `blocks` describe, stopped where its source stopped. Throws WORKLOAD_STATE_INVALID.
+   */
+  static restore(blocks: RamBlockList, devices: readonly DeviceState[], options: RestoreOptions = {}): WorkloadGuest {
+    const states = devices.filter(({ name }) => name === WRITER_SECTION).sort((a, b) => a.instance - b.instance);
+    if (states.length === 0 || states.length > WRITERS_MAX) {
+      throw stateInvalid(`The device state has ${states.length} workload writers`, states.length);
+    }
+    const guest = new WorkloadGuest(blocks, options.barrier ?? 'unconditional', states.length);
+    const blockCount = writableBlocks(blocks).length;
+    for (const [writer, { instance, version, body }] of states.entries()) {
+      if (instance !== writer || version !== REGISTERS_VERSION) {
+        throw stateInvalid(`Workload writer ${writer} has instance ${instance}, version ${version}`, instance);
+      }
+      const registers = guest.#registers[writer]!;
+      decodeRegisters(body, registers);
+      if (
+        registers[Register.kind]! >= Object.keys(WorkloadKind).length ||
+        registers[Register.blockCount]! > blockCount
+      ) {
+        throw stateInvalid(`Workload writer ${writer} is not of this machine`, writer);
+      }
+    }
+    return guest;
+  }
+
+  /** What `attachWorkloadGuest` needs, as of now; structured-cloneable. */
+  share(): WorkloadShared {
+    return { ...this.#shared, blocks: this.blocks.share() };
+  }
+
+  /** Starts the threads and lets them run; resolves once the content that the workload starts with is there. */
+  async start(): Promise<void> {
+    if (this.#threads.length > 0) {
+      throw new RamferryError('usage', 'GUEST_STARTED', 'The workload guest was started already');
+    }
+    const shared = this.share();
+    Atomics.store(this.#control, Control.listVersion, shared.blocks.version);
+    Atomics.store(this.#control, Control.published, writableBlocks(this.blocks).length);
+    this.#threads = this.#registers.map((_, writer) => this.#startThread(shared, writer));
+    await this.resume();
+    await this.#until((registers) => registers[Register.ready] === 1 || registers[Register.stepsLeft] === 0);
+  }
+
+  /** Resolves when all writers are parked. */
+  stop(): Promise<void> {
+    return this.source.stop();
+  }
+
+  resume(): Promise<void> {
+    return this.source.resume();
+  }
+
+  /** Resolves when every writer has done the number of steps it was created with, and is parked. */
+  async finished(): Promise<void> {
+    await this.#until((registers) => registers[Register.stepsLeft] === 0);
+  }
+
+  /** Hot-plugs a block of memory, running or not; the workload extends to it. */
+  async plug(bytes: number): Promise<RamBlock> {
+    const block = plugBlock(this.blocks, bytes);
+    const shared = this.blocks.share();
+    for (const { port } of this.#threads) {
+      port.postMessage(shared);
+    }
+    Atomics.store(this.#control, Control.listVersion, shared.version);
+    // Sleepers too are to take over the list now. A stopped guest's writers do before their next step.
+    Atomics.notify(this.#control, Control.run);
+    await this.#until(
+      (_, writer) =>
+        !this.source.isRunning() || Atomics.load(this.#control, Control.takenOver + writer) >= shared.version,
+    );
+    Atomics.store(this.#control, Control.published, writableBlocks(this.blocks).length);
+    return block;
+  }
+
+  counters(): WorkloadCounters {
+    const sum = (register: number): number => this.#registers.reduce((total, of) => total + of[register]!, 0);
+    return { pagesWritten: sum(Register.written), pagesChecked: sum(Register.checked), bad: sum(Register.bad) };
+  }
+
+  /** Checks all of memory. The guest must be stopped. */
+  verify(): Verification {
+    if (this.source.isRunning()) {
+      throw new RamferryError('usage', 'GUEST_RUNNING', 'Only a stopped guest can be verified as a whole');
+    }
+    return verifyMemory(this.blocks, this.#registers);
+  }
+
+  /** Ends the threads. The memory stays. */
+  async shutdown(): Promise<void> {
+    Atomics.store(this.#control, Control.run, RunState.quit);
+    Atomics.notify(this.#control, Control.run);
+    await Promise.all(this.#threads.map(({ exited }) => exited));
+  }
+
+  #startThread(shared: WorkloadShared, writer: number): WriterThread {
+    const { port1: port, port2 } = new MessageChannel();
+    const workerData: WriterThreadData = { shared, writer, port: port2 };
+    const worker = new Worker(new URL('./writer-thread-node.js', import.meta.url), {
+      workerData,
+      transferList: [port2],
+    });
+    const exited = new Promise<void>((resolve) => {
+      worker.on('error', () => {});
+      worker.on('exit', () => {
+        if (Atomics.load(this.#control, Control.run) !== RunState.quit) {
+          // Whoever waits for this writer finds it parked, and then that it is dead (TS-34).
+          Atomics.store(this.#control, Control.died, writer + 1);
+          releaseWriter(shared.barrier.handshake, writer);
+        }
+        port.close();
+        resolve();
+      });
+    });
+    return { worker, port, exited };
+  }
+
+  /** Polls until `done` holds for every writer. Throws GUEST_THREAD_DIED. */
+  async #until(done: (registers: Float64Array, writer: number) => boolean): Promise<void> {
+    while (!this.#registers.every(done)) {
+      this.source.checkAlive();
+      await sleep(POLL_MS);
+    }
+  }
+}
+
+const checkOption = (name: string, value: number, valid: boolean): void => {
+  if (!valid) {
+    throw new RamferryError('usage', 'WORKLOAD_OPTIONS', `${value} is no valid value of workload option ${name}`, {
+      value,
+    });
+  }
+};
+
+const stateInvalid = (message: string, value: number): RamferryError =>
+  new RamferryError('invalid', 'WORKLOAD_STATE_INVALID', message, { value });

@@ -1,0 +1,83 @@
+// The workload guest as the source engine sees it, in whatever thread that runs: stopping it takes two words of shared
+// memory and no event loop.
+
+import { type DirtyLog, StoreBarrierLog } from '../../dirty-log/index.js';
+import { buildDeviceTail, type DeviceTail } from '../../format/stream/index.js';
+import { RamBlockList, RamferryError } from '../../memory/index.js';
+import type { SourceGuest } from '../../source/guest.js';
+import { Control, RunState, registersOf, type WorkloadShared } from './control.js';
+import { WORKLOAD_MACHINE } from './machine.js';
+import { encodeRegisters, REGISTERS_VERSION } from './registers.js';
+
+/** Section name of a writer's device state; the instance is the writer's number. */
+export const WRITER_SECTION = 'workload';
+
+/** The guest in the calling thread. After a hot-plug, `blocks.update` tells it of the new block. */
+export const attachWorkloadGuest = (shared: WorkloadShared): SourceGuest =>
+  new WorkloadSource(shared, RamBlockList.attach(shared.blocks));
+
+export class WorkloadSource implements SourceGuest {
+  readonly machine = WORKLOAD_MACHINE;
+  readonly uuid = undefined;
+  /** Device sections count from 2 (`buildDeviceTail`). */
+  readonly ramSectionId = 1;
+  readonly blocks: RamBlockList;
+  readonly log: DirtyLog | undefined;
+  readonly #control: Int32Array;
+  /** Used for parking even where nothing is marked. */
+  readonly #log: StoreBarrierLog;
+  readonly #registers: readonly Float64Array[];
+
+  /** `blocks`: the calling thread's list of the guest's blocks. */
+  constructor(shared: WorkloadShared, blocks: RamBlockList) {
+    this.blocks = blocks;
+    this.#log = new StoreBarrierLog(shared.barrier, blocks);
+    this.log = shared.barrierChoice === 'none' ? undefined : this.#log;
+    this.#control = new Int32Array(shared.control);
+    this.#registers = Array.from({ length: shared.writerCount }, (_, i) => registersOf(shared.registers, i));
+  }
+
+  isRunning(): boolean {
+    return Atomics.load(this.#control, Control.run) === RunState.running;
+  }
+
+  /** Blocks the calling thread until all writers are parked. Throws GUEST_THREAD_DIED, GUEST_NOT_RESPONDING. */
+  async stop(): Promise<void> {
+    // Not if it quits: that is for good.
+    Atomics.compareExchange(this.#control, Control.run, RunState.running, RunState.stopped);
+    this.#log.awaitParked();
+    this.checkAlive();
+  }
+
+  async resume(): Promise<void> {
+    this.checkAlive();
+    Atomics.compareExchange(this.#control, Control.run, RunState.stopped, RunState.running);
+    Atomics.notify(this.#control, Control.run);
+  }
+
+  throttle(percentage: number): void {
+    Atomics.store(this.#control, Control.throttle, percentage);
+  }
+
+  saveDevices(): DeviceTail {
+    this.checkAlive();
+    return buildDeviceTail(
+      this.#registers.map((registers, instance) => ({
+        name: WRITER_SECTION,
+        instance,
+        version: REGISTERS_VERSION,
+        body: encodeRegisters(registers),
+      })),
+    );
+  }
+
+  /** Throws GUEST_THREAD_DIED if a writer's thread ended by itself. */
+  checkAlive(): void {
+    const died = Atomics.load(this.#control, Control.died);
+    if (died !== 0) {
+      throw new RamferryError('failed', 'GUEST_THREAD_DIED', `The thread of workload writer ${died - 1} died`, {
+        value: died - 1,
+      });
+    }
+  }
+}

@@ -1,0 +1,17 @@
+// Entry point of a writer's worker thread.
+
+import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import type { SharedRamBlockList } from '../../memory/index.js';
+import type { WorkloadShared } from './control.js';
+import { runWriter } from './writer-loop.js';
+
+export interface WriterThreadData {
+  readonly shared: WorkloadShared;
+  readonly writer: number;
+  /** Brings a new block list after each hot-plug. Polled, since this thread never returns to its event loop. */
+  readonly port: MessagePort;
+}
+
+const { shared, writer, port } = workerData as WriterThreadData;
+runWriter(shared, writer, () => receiveMessageOnPort(port)?.message as SharedRamBlockList | undefined);
+port.close();
