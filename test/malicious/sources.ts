@@ -180,6 +180,20 @@ export const maliciousSources: readonly MaliciousSource[] = [
         .bytes(huge()),
     ),
   ),
+  ...[0, 100, PAGE + 1].map((length) =>
+    refused(
+      `RAM block of ${length} bytes`,
+      'RAM_BLOCK_LENGTH',
+      header(),
+      startHeader(),
+      bytes((out) =>
+        out
+          .be64(2 * PAGE + RecordFlag.MEM_SIZE)
+          .str8('pc.ram')
+          .be64(length),
+      ),
+    ),
+  ),
   refused(
     'RAM blocks that add up to more than the total',
     'RAM_TOTAL',
@@ -352,6 +366,24 @@ export const maliciousSources: readonly MaliciousSource[] = [
     'MAPPED_RAM_NOT_STREAM',
     write.streamHeader(testConfiguration({ capabilities: ['mapped-ram'] })),
     start(),
+  ),
+  ...[
+    { name: 'two devices of one id', first: 2, second: 2, secondName: 'timer' },
+    { name: 'two devices of one name', first: 2, second: 3, secondName: 'cpu' },
+    { name: 'device with the id of RAM', first: 2, second: RAM_ID, secondName: 'timer' },
+  ].map(({ name, first, second, secondName }) =>
+    refused(
+      name,
+      'DEVICE_SECTION',
+      header(),
+      start(),
+      end(),
+      bytes((out) => write.footer(out.bytes(full('cpu', first)), first)),
+      bytes((out) => write.footer(out.bytes(full(secondName, second)), second)),
+      write.streamEnd(
+        '{"devices": [{"name": "cpu", "instance_id": 0, "fields": []}, {"name": "timer", "instance_id": 0, "fields": []}]}',
+      ),
+    ),
   ),
   refused(
     'device that the description does not know',

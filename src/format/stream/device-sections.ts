@@ -102,20 +102,14 @@ export const walkSections = (
     const { section, name, instance, version } = header;
     const key = deviceKey(name, instance);
     const described = description?.get(key);
-    if (ids.has(section) || keys.has(key) || (description !== undefined && described === undefined)) {
-      const what = ids.has(section) ? 'reuses a section id' : keys.has(key) ? 'appears twice' : 'is not described';
-      throw invalid(
-        'DEVICE_SECTION',
-        `Device section "${name}" (instance ${instance}, id ${section}) ${what}`,
-        offset + at,
-        {
-          value: section,
-        },
-      );
+    if (keys.has(key) || (description !== undefined && described === undefined)) {
+      const what = keys.has(key) ? 'appears twice' : 'is not described';
+      const statement = `Device section "${name}" (instance ${instance}, id ${section}) ${what}`;
+      throw invalid('DEVICE_SECTION', statement, offset + at, { value: section });
     }
     ids.add(section);
     keys.add(key);
-    if (ids.size > DEVICE_LIMIT) {
+    if (keys.size > DEVICE_LIMIT) {
       throw invalid('TOO_MANY_DEVICES', `The stream has more than ${DEVICE_LIMIT} device sections`, offset + at);
     }
 

@@ -22,6 +22,12 @@ export const DEVICE_TAIL_LIMIT_BYTES = 256 * 1024 * 1024;
 /** EOF, type, length of the description. */
 const DESCRIPTION_HEAD_BYTES = 6;
 
+/**
+ * How the text of a description starts. The letter tells it from the case that the last bytes of the footer and the
+ * first of the length pass for EOF and description (id 6, length 0x7b22).
+ */
+const KEY_START = /^\{"[a-z]$/;
+
 /** What follows EOF. */
 export type DescriptionState =
   | 'present'
@@ -119,21 +125,19 @@ export class DeviceTailCollector {
     }
   }
 
-  /** Finds `00 06 be32(n) {"`; false if more bytes are needed. */
+  /** Finds `00 06 be32(n) {"` and the first letter of a key; false if more bytes are needed. */
   #nextCandidate(bytes: Uint8Array): boolean {
     for (;;) {
       const at = bytes.indexOf(ElementType.EOF, this.#scanned);
       this.#scanned = at < 0 ? bytes.length : at;
-      if (at < 0 || at + DESCRIPTION_HEAD_BYTES + 2 > bytes.length) {
+      if (at < 0 || at + DESCRIPTION_HEAD_BYTES + 3 > bytes.length) {
         return false;
       }
       const length = be32(bytes, at + 2);
       if (
         bytes[at + 1] === ElementType.VMDESCRIPTION &&
-        length >= 2 &&
         length <= DESCRIPTION_LIMIT_BYTES &&
-        bytes[at + 6] === 0x7b &&
-        bytes[at + 7] === 0x22
+        KEY_START.test(latin1(bytes, at + 6, at + 9))
       ) {
         this.#candidate = at;
         this.#checked = at + DESCRIPTION_HEAD_BYTES;

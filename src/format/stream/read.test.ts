@@ -230,6 +230,20 @@ test('the end is recognised while the peer stays connected, to the byte', () => 
   assert.equal(reader.push(more, 1), 0);
 });
 
+test('a footer and a length that together look like a description do not hide it', () => {
+  // Last section id 6 and a description of 0x7b22 bytes: 7e 00 00 [00 06 00 06 00 00 7b 22] {"
+  const tail = buildDeviceTail([2, 3, 4, 5, 6].map((instance) => testDevice('cpu', 10, instance)));
+  const description = tail.description.padEnd(0x7b22, ' ');
+  const stream = new StreamBuilder()
+    .header()
+    .ramStart([{ name: 'a', usedLength: 4096 }])
+    .end();
+  const { bytes } = stream.tail({ ...tail, description });
+  const reader = new StreamReader(new Loader());
+  reader.push(bytes);
+  assert.ok(reader.done);
+});
+
 test('device state that looks like a description does not end the stream', () => {
   // One cut short by a byte 00, one by the end of its device.
   const decoy = (bytes: number, text: string): ByteWriter => new ByteWriter().u8(0).u8(6).be32(bytes).ascii(text).u8(0);
@@ -274,6 +288,27 @@ describe('streams without a usable description', () => {
       assert.deepEqual(summary?.tail.sections, tail.sections);
     });
   }
+
+  test('what looks like the end of a section, but cannot be, does not end it', () => {
+    const like = (next: ByteWriter): Uint8Array => footer(new ByteWriter(), 3).bytes(next.view).copy();
+    const body = Buffer.concat([
+      like(sectionHeader(new ByteWriter(), 4, 2, 'x', 0, 1)),
+      like(new ByteWriter().u8(0).u8(7)),
+      like(new ByteWriter().u8(0).u8(6).be32(3)),
+      like(new ByteWriter().u8(4).be32(9).u8(0)),
+      like(sectionHeader(new ByteWriter(), 4, 9, 'x', 0x10000, 1)),
+      patternPage(1, 30),
+    ]);
+    const decoys = buildDeviceTail([testDevice('timer', 24), { ...testDevice('cpu', 0), body }, testDevice('last', 5)]);
+    // Without the description, and with one that is wrong about the section.
+    for (const description of ['', decoys.description.replaceAll(`${body.length}`, '1')]) {
+      const { summary } = load(Buffer.concat([stream().bytes, decoys.sections, streamEnd(description)]));
+      assert.deepEqual(
+        summary?.devices.map((device) => device.bytes),
+        [24, body.length, 5],
+      );
+    }
+  });
 
   test('a described length that does not meet the footer falls back to it, with a warning', () => {
     const wrong = tail.description.replaceAll('3000', '2999');
