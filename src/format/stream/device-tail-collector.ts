@@ -8,7 +8,6 @@
 // Work is linear in the bytes, whatever they are: the text holds no control character, so of all places that look like
 // the start of a description at most one is alive at a time.
 
-import { RamferryError } from '../../memory/errors.js';
 import { ByteWriter } from '../byte-writer.js';
 import { be32, isPrintable, latin1 } from '../bytes.js';
 import { invalid } from '../invalid.js';
@@ -81,12 +80,9 @@ export class DeviceTailCollector {
     if (this.complete) {
       this.#collected.truncate(this.#end);
     } else if (this.#collected.length >= this.#limit) {
-      throw new RamferryError(
-        'invalid',
-        'DEVICE_STATE_TOO_LARGE',
-        `The device state that starts at byte ${this.#offset} is longer than ${this.#limit} bytes.`,
-        { offset: this.#offset, value: this.#limit, hint: 'Raise the limit if the guest really has that much.' },
-      );
+      const statement = `The device state is longer than ${this.#limit} bytes`;
+      const hint = 'Raise the limit if the guest really has that much.';
+      throw invalid('DEVICE_STATE_TOO_LARGE', statement, this.#offset, { value: this.#limit, hint });
     }
     return this.#collected.length - before;
   }
