@@ -20,7 +20,7 @@ export const iterationTable = ({ ramferry }: MigrationReport): string =>
     [
       ['pass', 'time', 'normal', 'zero', 'sent', 'rate', 'dirtied', 'log clears'],
       ...ramferry.iterations.map((pass) => [
-        String(pass.iteration),
+        pass.guestRunning ? String(pass.iteration) : 'stopped',
         formatDuration(pass.durationMs),
         formatCount(pass.normalPages),
         formatCount(pass.zeroPages),

@@ -290,20 +290,21 @@ export class MigrationSource {
     this.#counters.bytesDirtyAtLastSync = this.#send.remainingBytes;
     this.#window.excludeSync(now - before);
     this.#trace.migration_bitmap_sync_end?.(this.#counters.periodDirtyPages);
-    this.#endPass(now, added);
+    this.#endPass(now, added, true);
     this.#endPeriod(now);
     this.#options.onPass?.(this.#counters.syncCount);
   }
 
-  /** Closes the record of the pass that this sync ends; the setup's sync only opens the first. */
-  #endPass(now: number, dirtiedPages: number): void {
+  /** Closes the record of the pass that ends now; one in which nothing was sent is none. */
+  #endPass(now: number, dirtiedPages: number, guestRunning: boolean): void {
     const { normalPages, zeroPages } = this.#counters;
     const { calls, pages } = this.#send.logClears;
     const bytes = this.#sink.queued;
     const from = this.#passStart;
-    if (this.#counters.syncCount > 1) {
+    if (normalPages + zeroPages > from.normalPages + from.zeroPages) {
       this.#iterations.push({
         iteration: this.#iterations.length + 1,
+        guestRunning,
         startMs: Math.round(from.at - this.#startedAt),
         durationMs: Math.round(now - from.at),
         normalPages: normalPages - from.normalPages,
@@ -385,6 +386,7 @@ export class MigrationSource {
       );
     }
     await this.#sink.flush();
+    this.#endPass(this.#clock.now(), 0, false);
     mark('src-iterable-saved');
     this.#sink.writeDevices(this.#guest.saveDevices());
     await this.#sink.flush();

@@ -6,16 +6,18 @@ import type { EffectiveParameters } from './parameters.js';
 import type { LogClears } from './send-bitmap.js';
 import type { MigrationStatus } from './status.js';
 
-/** One pass over memory: from one log sync to the next. */
+/** One pass over memory: from one log sync to the next; the last one is the stop-and-copy. */
 export interface Iteration {
   readonly iteration: number;
+  /** Whether the guest ran meanwhile. */
+  readonly guestRunning: boolean;
   /** Milliseconds since the migration started. */
   readonly startMs: number;
   readonly durationMs: number;
   readonly normalPages: number;
   readonly zeroPages: number;
   readonly bytes: number;
-  /** Pages that the sync at the end of the pass found newly dirty. */
+  /** Pages that the sync at the end of the pass found newly dirty; 0 in the last, which no sync follows. */
   readonly dirtiedPages: number;
   readonly logClears: LogClears;
 }
