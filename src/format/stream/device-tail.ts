@@ -3,6 +3,7 @@
 
 import { ByteWriter } from '../byte-writer.js';
 import { DEFAULT_TARGET_PAGE_SIZE, ElementType } from './constants.js';
+import { type DeviceSection, FOOTER_BYTES } from './device-sections.js';
 import { footer, sectionHeader } from './write.js';
 
 /** Device state as stream bytes, with the description that says where each section ends. */
@@ -45,4 +46,18 @@ export const buildDeviceTail = (devices: readonly DeviceState[]): DeviceTail => 
     sections: out.copy(),
     description: `{"page_size": ${DEFAULT_TARGET_PAGE_SIZE}, "devices": [${described.join(', ')}]}`,
   };
+};
+
+/**
+ * The state of each device of a tail, as `buildDeviceTail` was given it. `devices` are all sections of the tail in
+ * their order, early ones first, as the reader lists them.
+ */
+export const deviceStates = (tail: DeviceTail, devices: readonly DeviceSection[]): DeviceState[] => {
+  const bytes = new ByteWriter(tail.early.length + tail.sections.length).bytes(tail.early).bytes(tail.sections).copy();
+  let at = 0;
+  return devices.map(({ name, instance, version, bytes: length }) => {
+    const body = at + 1 + 4 + 1 + name.length + 4 + 4;
+    at = body + length + FOOTER_BYTES;
+    return { name, instance, version, body: bytes.slice(body, body + length) };
+  });
 };
