@@ -2,12 +2,18 @@
 
 import { openStreamFile } from '../guest/open-stream-file-node.js';
 import { SnapshotGuest } from '../guest/snapshot-guest.js';
+import type { WorkloadShared } from '../guest/workload/control.js';
+import { attachWorkloadGuest } from '../guest/workload/workload-source.js';
 import type { SourceGuest } from '../source/guest.js';
 
-export type GuestDescription = { readonly kind: 'stream-file'; readonly file: string };
+export type GuestDescription =
+  | { readonly kind: 'workload'; readonly shared: WorkloadShared }
+  | { readonly kind: 'stream-file'; readonly file: string };
 
 export function attachGuest(description: GuestDescription): SourceGuest {
   switch (description.kind) {
+    case 'workload':
+      return attachWorkloadGuest(description.shared);
     case 'stream-file':
       return new SnapshotGuest(openStreamFile(description.file).snapshot, description.file);
   }

@@ -55,6 +55,11 @@ export interface RestoreOptions {
   readonly barrier?: BarrierChoice;
 }
 
+export interface IncomingOptions extends RestoreOptions {
+  /** As in `WorkloadOptions`. */
+  readonly writers?: number;
+}
+
 /** Sums over all writers since the guest was created, migrations included. */
 export interface WorkloadCounters {
   readonly pagesWritten: number;
@@ -72,6 +77,8 @@ const POLL_MS = 1;
 interface WriterThread {
   readonly worker: Worker;
   readonly port: MessagePort;
+  /** Resolves when the thread waits to be run, or is gone. */
+  readonly parked: Promise<void>;
   readonly exited: Promise<void>;
 }
 
@@ -131,20 +138,35 @@ export class WorkloadGuest {
   }
 
   /**
-   * The guest that `devices` and the loaded `blocks` describe, stopped where its source stopped. Throws WORKLOAD_STATE_INVALID.
+   * A guest that is about to be migrated here, stopped: `boot` it while its memory comes in, then `load` its devices. It must
+   * have as many writers as its source, as a QEMU needs the same `-smp`.
    */
+  static incoming(blocks: RamBlockList, options: IncomingOptions = {}): WorkloadGuest {
+    return new WorkloadGuest(blocks, options.barrier ?? 'unconditional', options.writers ?? 2);
+  }
+
+  /** The guest that `devices` and the loaded `blocks` describe, stopped where its source stopped. Throws WORKLOAD_STATE_INVALID. */
   static restore(blocks: RamBlockList, devices: readonly DeviceState[], options: RestoreOptions = {}): WorkloadGuest {
-    const states = devices.filter(({ name }) => name === WRITER_SECTION).sort((a, b) => a.instance - b.instance);
-    if (states.length === 0 || states.length > WRITERS_MAX) {
-      throw stateInvalid(`The device state has ${states.length} workload writers`, states.length);
+    const guest = WorkloadGuest.incoming(blocks, { ...options, writers: writerStates(devices).length });
+    guest.load(devices);
+    return guest;
+  }
+
+  /** Takes over the state of the devices. The memory must be there. Throws WORKLOAD_STATE_INVALID. */
+  load(devices: readonly DeviceState[]): void {
+    const states = writerStates(devices);
+    if (states.length !== this.#registers.length) {
+      throw stateInvalid(
+        `The source has ${states.length} workload writers, this guest ${this.#registers.length}`,
+        states.length,
+      );
     }
-    const guest = new WorkloadGuest(blocks, options.barrier ?? 'unconditional', states.length);
-    const blockCount = writableBlocks(blocks).length;
+    const blockCount = writableBlocks(this.blocks).length;
     for (const [writer, { instance, version, body }] of states.entries()) {
       if (instance !== writer || version !== REGISTERS_VERSION) {
         throw stateInvalid(`Workload writer ${writer} has instance ${instance}, version ${version}`, instance);
       }
-      const registers = guest.#registers[writer]!;
+      const registers = this.#registers[writer]!;
       decodeRegisters(body, registers);
       if (
         registers[Register.kind]! >= Object.keys(WorkloadKind).length ||
@@ -153,7 +175,6 @@ export class WorkloadGuest {
         throw stateInvalid(`Workload writer ${writer} is not of this machine`, writer);
       }
     }
-    return guest;
   }
 
   /** What `attachWorkloadGuest` needs, as of now; structured-cloneable. */
@@ -161,8 +182,8 @@ export class WorkloadGuest {
     return { ...this.#shared, blocks: this.blocks.share() };
   }
 
-  /** Starts the threads and lets them run; resolves once the content that the workload starts with is there. */
-  async start(): Promise<void> {
+  /** Starts the threads; resolves once all of them wait to be run. */
+  async boot(): Promise<void> {
     if (this.#threads.length > 0) {
       throw new RamferryError('usage', 'GUEST_STARTED', 'The workload guest was started already');
     }
@@ -170,8 +191,22 @@ export class WorkloadGuest {
     Atomics.store(this.#control, Control.listVersion, shared.blocks.version);
     Atomics.store(this.#control, Control.published, writableBlocks(this.blocks).length);
     this.#threads = this.#registers.map((_, writer) => this.#startThread(shared, writer));
+    await Promise.all(this.#threads.map(({ parked }) => parked));
+    this.source.checkAlive();
+  }
+
+  /** Boots the guest and lets it run; resolves once the content that the workload starts with is there. */
+  async start(): Promise<void> {
+    await this.boot();
     await this.resume();
     await this.#until((registers) => registers[Register.ready] === 1 || registers[Register.stepsLeft] === 0);
+  }
+
+  /** Lets each writer of the stopped guest do this many more steps. */
+  limitSteps(steps: number): void {
+    for (const registers of this.#registers) {
+      registers[Register.stepsLeft] = steps;
+    }
   }
 
   /** Resolves when all writers are parked. */
@@ -245,7 +280,8 @@ export class WorkloadGuest {
         resolve();
       });
     });
-    return { worker, port, exited };
+    const parked = new Promise<void>((resolve) => worker.once('message', () => resolve()));
+    return { worker, port, parked: Promise.race([parked, exited]), exited };
   }
 
   /** Polls until `done` holds for every writer. Throws GUEST_THREAD_DIED. */
@@ -256,6 +292,15 @@ export class WorkloadGuest {
     }
   }
 }
+
+/** The sections of the writers, by their number. Throws WORKLOAD_STATE_INVALID. */
+const writerStates = (devices: readonly DeviceState[]): DeviceState[] => {
+  const states = devices.filter(({ name }) => name === WRITER_SECTION).sort((a, b) => a.instance - b.instance);
+  if (states.length === 0 || states.length > WRITERS_MAX) {
+    throw stateInvalid(`The device state has ${states.length} workload writers`, states.length);
+  }
+  return states;
+};
 
 const checkOption = (name: string, value: number, valid: boolean): void => {
   if (!valid) {

@@ -1,6 +1,6 @@
 // Entry point of a writer's worker thread.
 
-import { type MessagePort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import type { SharedRamBlockList } from '../../memory/index.js';
 import type { WorkloadShared } from './control.js';
 import { runWriter } from './writer-loop.js';
@@ -12,6 +12,10 @@ export interface WriterThreadData {
   readonly port: MessagePort;
 }
 
+/** All that a thread ever posts: that its modules are loaded and only the run word keeps it from working. */
+export type WriterThreadMessage = 'parked';
+
 const { shared, writer, port } = workerData as WriterThreadData;
+parentPort?.postMessage('parked' satisfies WriterThreadMessage);
 runWriter(shared, writer, () => receiveMessageOnPort(port)?.message as SharedRamBlockList | undefined);
 port.close();

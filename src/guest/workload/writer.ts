@@ -7,7 +7,7 @@
 
 import type { StoreBarrierWriter } from '../../dirty-log/index.js';
 import type { RamBlock } from '../../memory/index.js';
-import { type Program, programs } from './programs.js';
+import { programs } from './programs.js';
 import { Region } from './region.js';
 import { Register } from './registers.js';
 
@@ -23,7 +23,6 @@ export class WorkloadWriter {
   readonly registers: Float64Array;
   readonly #options: WriterOptions;
   readonly #barrier: StoreBarrierWriter | undefined;
-  readonly #program: Program;
   readonly #regions: Region[] = [];
   /** The pages of region r that are worked on are the ordinals from #starts[r] up to #starts[r + 1]. */
   readonly #starts: number[] = [0];
@@ -35,7 +34,6 @@ export class WorkloadWriter {
     this.#options = options;
     this.#barrier = options.barrier;
     this.registers = options.registers;
-    this.#program = programs[options.registers[Register.kind]!]!;
   }
 
   /** Takes in the blocks that the writer does not work on yet. `writable`: all writable blocks, in the order of plugging. */
@@ -56,7 +54,7 @@ export class WorkloadWriter {
 
   /** Runs the program until it has written a page or done work of that size. False if there is nothing to do at present. */
   step(): boolean {
-    return this.#program(this);
+    return programs[this.registers[Register.kind]!]!(this);
   }
 
   /** Checks the next `count` pages in turn, so that a page that is never rewritten is noticed too. */
