@@ -90,7 +90,8 @@ export class RamSetupReader {
     if (this.#blocks.length === BLOCK_LIMIT) {
       throw cursor.invalid('RAM_BLOCK_COUNT', `The stream lists more than ${BLOCK_LIMIT} RAM blocks`, 0, BLOCK_LIMIT);
     }
-    this.#blocks.push({ index: this.#blocks.length, name, usedLength, address });
+    const lengthOffset = cursor.position + lengthAhead;
+    this.#blocks.push({ index: this.#blocks.length, name, usedLength, address, lengthOffset });
     this.#names.add(name);
     this.#left -= usedLength;
     cursor.at += lengthAhead + (this.#withAddresses ? 16 : 8);

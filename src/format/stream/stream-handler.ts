@@ -14,6 +14,8 @@ export interface ReadRamBlock {
   readonly usedLength: number;
   /** Guest physical address; only with capability `x-ignore-shared`. */
   readonly address: number | undefined;
+  /** Stream offset at which its length stands, for whoever cannot take it. */
+  readonly lengthOffset: number;
 }
 
 /** The RAM START section. */

@@ -1,0 +1,11 @@
+// `ramferry/destination`: receives a migration into guest memory or into a file.
+
+export { type ByteSink, FileTarget } from './file-target.js';
+export { MemoryTarget, type MemoryTargetOptions } from './memory-target.js';
+export {
+  type IncomingState,
+  MigrationDestination,
+  type MigrationDestinationOptions,
+} from './migration-destination.js';
+export type { IncomingReport, IncomingStatus } from './statistics.js';
+export type { MigrationTarget, PageCounts, ReceiveArea } from './target.js';

@@ -1,0 +1,453 @@
+// The destination engine: one incoming precopy migration, from any channel into any target.
+
+import type { ByteChannel } from '../channel/channel.js';
+import { be32 } from '../format/bytes.js';
+import type { StreamConfiguration } from '../format/stream/configuration.js';
+import { Command, DEFAULT_TARGET_PAGE_SIZE, ElementType } from '../format/stream/constants.js';
+import { StreamReader } from '../format/stream/read.js';
+import { pong, shut } from '../format/stream/return-path.js';
+import type { RamSetup, StreamHandler, StreamSummary } from '../format/stream/stream-handler.js';
+import { RamferryError } from '../memory/errors.js';
+import { ReturnPathWriter } from './return-path-writer.js';
+import { type IncomingReport, type IncomingStatus, type PhaseMarks, phaseTimes, RateWindow } from './statistics.js';
+import type { MigrationTarget, ReceiveArea } from './target.js';
+import { Waiters } from './waiters.js';
+
+const PROGRESS_MS = 100;
+
+/** Bytes of answers that may wait before the source is not read any more: 8192 PONGs, against a handful in a real migration. */
+const ANSWER_BACKLOG_BYTES = 64 * 1024;
+
+/** How long a peer may take to close, or to take our last message, before the channel is dropped. Nothing waits for it. */
+const LINGER_MS = 1000;
+
+/** Where bytes go that nobody will look at. Its content is never read. */
+const discarded = new Uint8Array(64 * 1024);
+
+/** Everything that arrived besides the pages. */
+export interface IncomingState {
+  readonly configuration: StreamConfiguration;
+  readonly ram: RamSetup;
+  readonly summary: StreamSummary;
+}
+
+export interface MigrationDestinationOptions {
+  readonly channel: ByteChannel;
+  readonly target: MigrationTarget;
+  /** Throws to refuse a source, e.g. for its machine type, before anything is loaded. */
+  readonly accept?: (configuration: StreamConfiguration) => void;
+  /**
+   * Makes it final once everything has arrived: the file synced and renamed, the guest built and ready to run. The source is
+   * told only afterwards; if this rejects, its guest runs on there. A cancel comes too late from here on.
+   */
+  readonly commit?: (state: IncomingState) => Promise<void>;
+  /** Cancels: the connection ends, and the source's guest runs on if there is a return path. */
+  readonly signal?: AbortSignal;
+  readonly onStatus?: (status: IncomingStatus) => void;
+  /** At most every 100 ms. */
+  readonly onProgress?: (report: IncomingReport) => void;
+  /** Page size of streams that do not carry it; default 4096. */
+  readonly targetPageSize?: number;
+  /** Most bytes of device state; default 256 MiB. */
+  readonly deviceTailLimit?: number;
+}
+
+/**
+ * Runs one incoming migration, once.
+ *
+ *   channel ──▶ target.area() ──▶ StreamReader ──▶ target (pages, sections)
+ *      ▲                              └─ PING ──▶ PONG ─┐
+ *      └────────────────────────────────────────────────┤
+ *   end of the stream ──▶ target.finish() ──▶ commit ──▶ SHUT(0)
+ *   anything else ─────────────────────────────────────▶ SHUT(1), close
+ *
+ * Writes nothing unless the source opened a return path.
+ */
+export class MigrationDestination {
+  readonly #options: MigrationDestinationOptions;
+  readonly #channel: ByteChannel;
+  readonly #target: MigrationTarget;
+  readonly #reader: StreamReader;
+  readonly #returnPath: ReturnPathWriter;
+  readonly #waiters = new Waiters();
+
+  #status: IncomingStatus = 'none';
+  #error: Error | undefined;
+  #configuration: StreamConfiguration | undefined;
+  #ram: RamSetup | undefined;
+  #summary: StreamSummary | undefined;
+
+  // Received bytes that the reader has not consumed: [#from, #to) of the area.
+  #area: ReceiveArea = { bytes: discarded, start: 0, end: 0 };
+  #from = 0;
+  #to = 0;
+  #isPaused = false;
+
+  #returnPathOpen = false;
+  /** The source was told that all is well: from here on it may close. */
+  #confirmed = false;
+
+  #pings = 0;
+  #ramSections = 0;
+  /** When the last RAM section so far ended. */
+  #ramEndedAt = 0;
+  /** Bytes behind the end of the stream. */
+  #trailingBytes = 0;
+  readonly #marks: PhaseMarks = { start: 0 };
+  readonly #rate = new RateWindow();
+
+  constructor(options: MigrationDestinationOptions) {
+    const { channel, target, targetPageSize, deviceTailLimit } = options;
+    this.#options = options;
+    this.#channel = channel;
+    this.#target = target;
+    this.#reader = new StreamReader(this.#handler(), {
+      file: channel.peer,
+      ...(targetPageSize !== undefined && { targetPageSize }),
+      ...(deviceTailLimit !== undefined && { deviceTailLimit }),
+    });
+    this.#returnPath = new ReturnPathWriter(channel, (error) => this.#fail(error));
+  }
+
+  /** Why the migration failed or was cancelled: the first thing that went wrong. */
+  get error(): Error | undefined {
+    return this.#error;
+  }
+
+  /**
+   * Runs the migration to its end: `completed`, `cancelled` or `failed`, which the report says. Never rejects otherwise.
+   * Once it resolves, the channel closes by itself (`ByteChannel.closed`).
+   * @throws RamferryError `MIGRATION_IN_PROGRESS` if it was started before
+   */
+  async run(): Promise<IncomingReport> {
+    if (this.#status !== 'none') {
+      throw new RamferryError('usage', 'MIGRATION_IN_PROGRESS', 'This migration was already started.');
+    }
+    this.#marks.start = performance.now();
+    this.#rate.start(this.#marks.start);
+    const { signal } = this.#options;
+    let isCancelled = false;
+    const cancel = (): void => {
+      isCancelled = this.#fail(new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.'));
+    };
+    try {
+      this.#enter('setup');
+      if (signal?.aborted === true) {
+        cancel();
+      }
+      signal?.addEventListener('abort', cancel);
+      await this.#receive();
+      this.#marks.commit = performance.now();
+      await this.#finishTarget();
+      signal?.removeEventListener('abort', cancel);
+      await this.#confirm();
+      this.#marks.ended = performance.now();
+      this.#enter('completed');
+      this.#leave();
+    } catch (error) {
+      this.#fail(error);
+      this.#marks.ended ??= performance.now();
+      this.#abandon();
+      this.#enter(isCancelled ? 'cancelled' : 'failed');
+    } finally {
+      signal?.removeEventListener('abort', cancel);
+    }
+    return this.report();
+  }
+
+  /** The figures at this moment. */
+  report(): IncomingReport {
+    const now = performance.now();
+    const { pages } = this.#target;
+    const transferred = this.#reader.position;
+    const phases = phaseTimes(this.#marks, now);
+    const pageSize = this.#ram?.targetPageSize ?? DEFAULT_TARGET_PAGE_SIZE;
+    const rate = this.#marks.ended === undefined ? this.#rate : new RateWindow();
+    if (this.#marks.ended !== undefined) {
+      rate.start(this.#marks.ram ?? this.#marks.start);
+      rate.close(this.#marks.commit ?? this.#marks.ended, transferred, this.#pageCount());
+    }
+    const warnings = [...this.#target.warnings, ...(this.#summary?.warnings ?? [])];
+    if (this.#trailingBytes > 0) {
+      warnings.push(
+        `The source sent ${this.#trailingBytes} bytes after the end of its stream, at byte ${transferred}.`,
+      );
+    }
+    return {
+      status: this.#status,
+      'total-time': Math.round((this.#marks.ended ?? now) - this.#marks.start),
+      'setup-time': Math.round(phases.setupMs),
+      ram: {
+        transferred,
+        total: this.#ram?.totalBytes ?? 0,
+        duplicate: pages.zero,
+        normal: pages.normal,
+        'normal-bytes': pages.normal * pageSize,
+        'page-size': pageSize,
+        mbps: rate.mbps,
+        'pages-per-second': rate.pagesPerSecond,
+      },
+      ...(this.#error === undefined ? {} : { 'error-desc': this.#error.message }),
+      ramferry: {
+        phases,
+        xbzrlePages: pages.xbzrle,
+        sections: { ram: this.#ramSections, devices: this.#summary?.devices.length ?? 0 },
+        returnPath: this.#returnPathOpen,
+        pings: this.#pings,
+        warnings,
+      },
+    };
+  }
+
+  async #receive(): Promise<void> {
+    this.#throwIfFailed();
+    this.#channel.read({
+      buffer: () => this.#space(),
+      received: (byteCount) => this.#received(byteCount),
+      ended: () => this.#peerEnded(),
+      failed: (error) => {
+        if (this.#sourceNeeded) {
+          this.#fail(error);
+        }
+      },
+    });
+    await this.#waiters.until(() => {
+      this.#throwIfFailed();
+      return this.#summary !== undefined;
+    });
+  }
+
+  /** Can still be cancelled, and fails if the source goes. */
+  async #finishTarget(): Promise<void> {
+    let isFinished = false;
+    this.#target.finish().then(
+      () => {
+        isFinished = true;
+        this.#waiters.wake();
+      },
+      (error) => this.#fail(error),
+    );
+    await this.#waiters.until(() => {
+      this.#throwIfFailed();
+      return isFinished;
+    });
+  }
+
+  async #confirm(): Promise<void> {
+    await this.#options.commit?.({
+      configuration: this.#configuration!,
+      ram: this.#ram!,
+      summary: this.#summary!,
+    });
+    // A source that left meanwhile has not heard of the success, so its guest runs on there.
+    this.#throwIfFailed();
+    this.#confirmed = true;
+    if (this.#returnPathOpen) {
+      this.#returnPath.append(shut(0));
+      await this.#returnPath.drained();
+    }
+  }
+
+  /** The source closes first, so that nothing of ours is lost on the way; one that does not is left. */
+  #leave(): void {
+    this.#dropLater();
+    this.#channel.end().catch(() => this.#channel.destroy());
+  }
+
+  #abandon(): void {
+    if (!this.#returnPathOpen) {
+      this.#channel.destroy();
+      return;
+    }
+    this.#channel.pause();
+    this.#dropLater();
+    this.#returnPath.append(shut(1));
+    const drop = (): void => this.#channel.destroy();
+    this.#returnPath.drained().then(drop, drop);
+  }
+
+  #dropLater(): void {
+    const timer = setTimeout(() => this.#channel.destroy(), LINGER_MS);
+    void this.#channel.closed.then(() => clearTimeout(timer));
+  }
+
+  // What the channel calls. Nothing may be thrown into it.
+
+  #space(): Uint8Array {
+    if (this.#error === undefined && this.#summary === undefined) {
+      try {
+        return this.#nextSpace();
+      } catch (error) {
+        this.#fail(error);
+      }
+    }
+    return discarded;
+  }
+
+  #nextSpace(): Uint8Array {
+    const { bytes } = this.#area;
+    const next = this.#target.area();
+    const held = this.#to - this.#from;
+    if (held > 0 && (next.bytes !== bytes || next.start !== this.#from)) {
+      next.bytes.set(bytes.subarray(this.#from, this.#to), next.start);
+    }
+    this.#area = next;
+    this.#from = next.start;
+    this.#to = next.start + held;
+    return next.bytes.subarray(this.#to, next.end);
+  }
+
+  #received(byteCount: number): void {
+    if (this.#error !== undefined) {
+      return;
+    }
+    if (this.#summary !== undefined) {
+      this.#trailingBytes += byteCount;
+      return;
+    }
+    this.#to += byteCount;
+    try {
+      this.#from += this.#reader.push(this.#area.bytes, this.#from, this.#to);
+      this.#target.consumed(this.#from);
+      this.#progress();
+    } catch (error) {
+      this.#fail(error);
+      return;
+    }
+    if (this.#reader.done) {
+      this.#trailingBytes = this.#to - this.#from;
+    }
+    this.#returnPath.flush();
+    this.#throttle();
+  }
+
+  #peerEnded(): void {
+    try {
+      // Does nothing if the stream is complete, and ends one without a VM description, which only this can end.
+      this.#reader.end();
+    } catch (error) {
+      this.#fail(error);
+    }
+    if (this.#sourceNeeded && this.#returnPathOpen) {
+      this.#fail(
+        new RamferryError(
+          'failed',
+          'PEER_CLOSED',
+          `The source ${this.#channel.peer} closed the connection before it was told that the migration is complete.`,
+          { file: this.#channel.peer, offset: this.#reader.position, hint: 'Its guest runs on there.' },
+        ),
+      );
+    }
+  }
+
+  /** Whether the migration fails if the connection does. */
+  get #sourceNeeded(): boolean {
+    return !this.#confirmed && (this.#summary === undefined || this.#returnPathOpen);
+  }
+
+  #throttle(): void {
+    if (this.#isPaused || (this.#target.ready && this.#returnPath.backlog <= ANSWER_BACKLOG_BYTES)) {
+      return;
+    }
+    this.#isPaused = true;
+    this.#channel.pause();
+    Promise.all([this.#target.whenReady(), this.#returnPath.drained()]).then(
+      () => {
+        this.#isPaused = false;
+        if (this.#error === undefined) {
+          this.#channel.resume();
+        }
+      },
+      (error) => this.#fail(error),
+    );
+  }
+
+  #progress(): void {
+    const { onProgress } = this.#options;
+    const now = performance.now();
+    if (onProgress !== undefined && this.#rate.age(now) >= PROGRESS_MS) {
+      this.#rate.close(now, this.#reader.position, this.#pageCount());
+      onProgress(this.report());
+    }
+  }
+
+  // What the stream reader calls.
+
+  #handler(): StreamHandler {
+    const target = this.#target;
+    return {
+      configuration: (configuration) => {
+        this.#options.accept?.(configuration);
+        this.#configuration = configuration;
+        target.configuration?.(configuration);
+      },
+      ramSetup: (setup) => {
+        target.ramSetup(setup);
+        this.#ram = setup;
+        this.#marks.ram = performance.now();
+        this.#enter('active');
+      },
+      records: (block, bytes, start, end, offset) => target.records?.(block, bytes, start, end, offset) ?? 0,
+      zeroPage: (block, page) => target.zeroPage(block, page),
+      page: (block, page, bytes, at, offset) => target.page(block, page, bytes, at, offset),
+      xbzrlePage: (block, page, bytes, at, length, offset) => target.xbzrlePage(block, page, bytes, at, length, offset),
+      ramSectionEnd: (type) => {
+        this.#ramSections += 1;
+        this.#ramEndedAt = performance.now();
+        if (type === ElementType.SECTION_END) {
+          this.#marks.device = this.#ramEndedAt;
+          this.#enter('device');
+        }
+      },
+      command: (command, payload) => {
+        target.command?.(command, payload);
+        if (command === Command.OPEN_RETURN_PATH) {
+          this.#returnPathOpen = true;
+        } else if (command === Command.PING) {
+          this.#pings += 1;
+          this.#returnPath.append(pong(be32(payload, 0)));
+        }
+      },
+      end: (summary) => {
+        if (!summary.complete) {
+          throw new RamferryError(
+            'invalid',
+            'STREAM_INCOMPLETE',
+            `The stream ends inside its VM description, at byte ${summary.bytes}: its source may have failed.`,
+            { offset: summary.bytes },
+          );
+        }
+        // A background snapshot has no END section.
+        this.#marks.device ??= this.#ramEndedAt;
+        this.#summary = summary;
+        this.#waiters.wake();
+      },
+    };
+  }
+
+  #pageCount(): number {
+    const { zero, normal, xbzrle } = this.#target.pages;
+    return zero + normal + xbzrle;
+  }
+
+  #enter(status: IncomingStatus): void {
+    this.#status = status;
+    this.#options.onStatus?.(status);
+  }
+
+  /** The first error is the one reported (PL-5); says whether this is it. */
+  #fail(error: unknown): boolean {
+    if (this.#error !== undefined) {
+      return false;
+    }
+    this.#error = error instanceof Error ? error : new Error(String(error));
+    this.#waiters.wake();
+    return true;
+  }
+
+  #throwIfFailed(): void {
+    if (this.#error !== undefined) {
+      throw this.#error;
+    }
+  }
+}

@@ -1,0 +1,48 @@
+// What the destination engine needs of the place that a migration goes to: guest memory (memory-target.ts) or a file
+// (file-target.ts).
+
+import type { StreamHandler } from '../format/stream/stream-handler.js';
+
+/** Page records taken so far. */
+export interface PageCounts {
+  normal: number;
+  zero: number;
+  xbzrle: number;
+}
+
+/** Room for received bytes: [start, end) of `bytes`. */
+export interface ReceiveArea {
+  readonly bytes: Uint8Array;
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * Takes a stream apart as a `StreamHandler`, and says where its bytes shall be received:
+ *
+ *           area()        received from the channel        read by the stream reader
+ *     |░░░░░░░░░░░░░░░| ─▶ |▓▓▓▓▓▓▓▓▓▓▓▓▓░░| ─▶ consumed(end) ─▶ |         ▓▓|  the rest of a record
+ *                                                                       └────▶ front of the next area
+ */
+export interface MigrationTarget extends Omit<StreamHandler, 'end' | 'ramSectionEnd'> {
+  readonly pages: Readonly<PageCounts>;
+  /** Sentences about what was accepted although it is odd. */
+  readonly warnings: readonly string[];
+
+  /**
+   * Where the next bytes go: at least LONGEST_UNIT_BYTES. The engine puts the bytes that the reader has not consumed to its
+   * start, unless that is where they are. Called only while `ready`. Throws what broke the target.
+   */
+  area(): ReceiveArea;
+
+  /** The reader is done with the last area up to index `end`. */
+  consumed(end: number): void;
+
+  /** Whether more bytes can be taken; the channel is paused while not. */
+  readonly ready: boolean;
+  /** Resolves when `ready`; rejects with what broke the target. */
+  whenReady(): Promise<void>;
+
+  /** Resolves when everything that was consumed is where it belongs. Called once, after the end of the stream. */
+  finish(): Promise<void>;
+}
