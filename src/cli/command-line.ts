@@ -3,21 +3,16 @@
 
 import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
-import picocolors from 'picocolors';
 import { RamferryError } from '../memory/errors.js';
 import { EXIT_STATUS, failureDocument, failureText, isDebug, toFailure } from './failure.js';
 import { Progress } from './progress.js';
+import { terminalColors } from './terminal.js';
 import type { Verb, VerbEntry, VerbResult } from './verb.js';
 
 const { version } = createRequire(import.meta.url)('../../../package.json') as { version: string };
 
 const EXIT_STATUSES = `
 Exit status: 0 done; 1 the operation failed; 2 wrong usage; 3 the input is not valid.`;
-
-const terminalColors = (stream: NodeJS.WriteStream): ReturnType<typeof picocolors.createColors> => {
-  const { NO_COLOR, TERM } = process.env;
-  return picocolors.createColors(stream.isTTY === true && !NO_COLOR && TERM !== 'dumb');
-};
 
 /** The first word that is a verb, also in `ramferry help VERB`. */
 const chosenEntry = (verbs: readonly VerbEntry[], argv: readonly string[]): VerbEntry | undefined => {

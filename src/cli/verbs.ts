@@ -4,6 +4,20 @@ import type { VerbEntry } from './verb.js';
 
 export const verbs: readonly VerbEntry[] = [
   {
+    name: 'inspect',
+    operands: '<file>',
+    summary: 'says what a memory file is',
+    example: 'inspect guest.mig --pages',
+    load: async () => (await import('./inspect.js')).inspect,
+  },
+  {
+    name: 'verify',
+    operands: '<file>',
+    summary: 'checks that a memory file is whole',
+    example: 'verify guest.mig',
+    load: async () => (await import('./verify.js')).verify,
+  },
+  {
     name: 'send',
     operands: '<file> <uri>',
     summary: 'sends a saved guest into a waiting qemu -incoming',

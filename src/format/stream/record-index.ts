@@ -141,6 +141,27 @@ export class RecordIndex {
     };
   }
 
+  /** Counts of every `pagesPerCell` pages. Takes as long as there are records, however large the block is. */
+  cells(pagesPerCell: number): PageCounts[] {
+    const cellCount = Math.ceil(this.#pageCount / pagesPerCell);
+    const present = new Float64Array(cellCount);
+    const zero = new Float64Array(cellCount);
+    for (const [number, leaf] of this.#leaves) {
+      for (let slot = 0; slot < LEAF_PAGES; slot += 1) {
+        const kind = kindOfEntry(leaf[slot]);
+        if (kind !== PageKind.absent) {
+          const counted = kind === PageKind.present ? present : zero;
+          counted[Math.floor((number * LEAF_PAGES + slot) / pagesPerCell)] += 1;
+        }
+      }
+    }
+    return Array.from(present, (presentPages, cell) => {
+      const zeroPages = zero[cell];
+      const pages = Math.min(pagesPerCell, this.#pageCount - cell * pagesPerCell);
+      return { presentPages, zeroPages, absentPages: pages - presentPages - zeroPages };
+    });
+  }
+
   setZero(page: number): void {
     this.#set(page, ZERO);
   }

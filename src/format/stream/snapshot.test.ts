@@ -142,7 +142,7 @@ test('the index has a limit', () => {
 test('bytes behind the stream are a warning; a broken XBZRLE record is found when opening', () => {
   const { bytes } = richStream();
   const { snapshot } = open(Buffer.concat([bytes, Buffer.alloc(5)]));
-  assert.deepEqual(snapshot.summary.warnings, ['5 bytes follow the stream.']);
+  assert.deepEqual(snapshot.summary.warnings, [`5 bytes follow the stream, from byte ${bytes.length} on.`]);
   const broken = new StreamBuilder()
     .header()
     .ramStart([{ name: 'a', usedLength: 4096 }])

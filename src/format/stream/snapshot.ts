@@ -47,6 +47,17 @@ export const openStream = (readAt: ReadAt, sizeBytes: number, options: SnapshotO
   return indexer.finish(readAt, sizeBytes - indexer.position);
 };
 
+/** What an unfinished indexer knows: of a damaged file, everything up to the damage. */
+export interface IndexedSoFar {
+  readonly configuration: StreamConfiguration | undefined;
+  readonly setup: RamSetup | undefined;
+  /** By block, in the order of `setup.blocks`. What was not reached counts as absent. */
+  readonly counts: readonly PageCounts[];
+  /** RAM sections that ended, and page records in all of them. */
+  readonly ramSections: number;
+  readonly pageRecords: number;
+}
+
 /** Builds the index from bytes that are pushed, for callers that read the file in their own way. */
 export class StreamIndexer {
   readonly #handler: IndexHandler;
@@ -65,6 +76,11 @@ export class StreamIndexer {
   /** Whether the stream's end was reached. */
   get done(): boolean {
     return this.#reader.done;
+  }
+
+  /** Also after a `push` or `finish` that threw. */
+  get soFar(): IndexedSoFar {
+    return this.#handler.soFar;
   }
 
   /** Takes the bytes [start, end) at `position`; returns how many it consumed, the rest must be pushed again. */
@@ -87,10 +103,22 @@ class IndexHandler implements StreamHandler {
   #configuration: StreamConfiguration | undefined;
   #setup: RamSetup | undefined;
   #summary: StreamSummary | undefined;
+  #ramSections = 0;
+  #pageRecords = 0;
 
   constructor(indexLimitBytes: number) {
     this.#budget = new IndexBudget(indexLimitBytes);
     this.#deltas = new DeltaList(this.#budget);
+  }
+
+  get soFar(): IndexedSoFar {
+    return {
+      configuration: this.#configuration,
+      setup: this.#setup,
+      counts: this.#indexes.map(({ counts }) => counts),
+      ramSections: this.#ramSections,
+      pageRecords: this.#pageRecords,
+    };
   }
 
   configuration(configuration: StreamConfiguration): void {
@@ -107,10 +135,12 @@ class IndexHandler implements StreamHandler {
 
   zeroPage(block: ReadRamBlock, page: PageIndex): void {
     this.#indexes[block.index].setZero(page);
+    this.#pageRecords += 1;
   }
 
   page(block: ReadRamBlock, page: PageIndex, _bytes: Uint8Array, _at: number, offset: number): void {
     this.#indexes[block.index].setContent(page, offset);
+    this.#pageRecords += 1;
   }
 
   xbzrlePage(
@@ -124,6 +154,11 @@ class IndexHandler implements StreamHandler {
     // Whether data is well formed does not depend on the old content, so a broken record is found now, on any page.
     decodeXbzrle(bytes, at, length, this.#scratch, offset);
     this.#indexes[block.index].addDelta(page, offset, length);
+    this.#pageRecords += 1;
+  }
+
+  ramSectionEnd(): void {
+    this.#ramSections += 1;
   }
 
   end(summary: StreamSummary): void {
@@ -133,7 +168,9 @@ class IndexHandler implements StreamHandler {
   snapshot(readAt: ReadAt, trailingBytes: number): StreamSnapshot {
     const summary = this.#summary!;
     const warnings =
-      trailingBytes === 0 ? summary.warnings : [...summary.warnings, `${trailingBytes} bytes follow the stream.`];
+      trailingBytes === 0
+        ? summary.warnings
+        : [...summary.warnings, `${trailingBytes} bytes follow the stream, from byte ${summary.bytes} on.`];
     return new StreamSnapshot(
       readAt,
       this.#configuration!,
@@ -180,6 +217,11 @@ export class StreamSnapshot {
   /** Page counts of a block. */
   counts(block: number): PageCounts {
     return this.#indexes[block].counts;
+  }
+
+  /** Page counts of a block, one for every `pagesPerCell` pages of it. */
+  cells(block: number, pagesPerCell: number): PageCounts[] {
+    return this.#indexes[block].cells(pagesPerCell);
   }
 
   kindOf(block: number, page: PageIndex): PageKind {

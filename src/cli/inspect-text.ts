@@ -1,0 +1,83 @@
+// What people read of `inspect`.
+
+import type { PageCounts } from '../format/stream/record-index.js';
+import { type Align, formatBytes, formatCount, formatTable } from './format.js';
+import type { BlockDocument, StreamDocument } from './stream-document.js';
+import type { Colors } from './terminal.js';
+
+/** A table with a heading that stands out. Coloured after it is aligned: escape sequences have no width. */
+const table = (
+  heading: readonly string[],
+  rows: readonly string[][],
+  align: readonly Align[],
+  colors: Colors,
+): string => {
+  const [first, ...rest] = formatTable([[...heading], ...rows], align).split('\n');
+  return [colors.bold(first!), ...rest].join('\n');
+};
+
+export const plural = (count: number, noun: string): string => `${formatCount(count)} ${noun}${count === 1 ? '' : 's'}`;
+
+/** The file in a few lines. */
+export const headText = (document: StreamDocument, fileBytes: number, colors: Colors): string => {
+  const { file, format, streamVersion, complete, machine, uuid, capabilities, ram, blocks, devices } = document;
+  const kind = format === 'stream' ? 'migration stream' : `${format} file`;
+  const state = complete ? 'complete' : colors.red('not complete');
+  const deviceBytes = devices.reduce((sum, { bytes }) => sum + bytes, 0);
+  const rows: (string[] | undefined)[] = [
+    ['machine', machine],
+    uuid === undefined ? undefined : ['uuid', uuid],
+    ['capabilities', capabilities.length === 0 ? 'none' : capabilities.join(', ')],
+    ram && [
+      'memory',
+      `${formatBytes(ram.totalBytes)} in ${plural(blocks.length, 'block')}, pages of ${ram.pageSize} bytes`,
+    ],
+    ram && ['pages', pagesText(ram, ram.pageSize)],
+    devices.length === 0
+      ? undefined
+      : ['device state', `${plural(devices.length, 'section')}, ${formatBytes(deviceBytes)}`],
+    ['file', `${formatCount(fileBytes)} bytes`],
+  ];
+  const lines = formatTable(
+    rows.filter((row) => row !== undefined).map(([name, value]) => [`  ${name}`, value!]),
+    ['left', 'left'],
+  );
+  return `${colors.bold(file)}: QEMU ${kind}, version ${streamVersion}, ${state}\n\n${lines}`;
+};
+
+export const pagesText = ({ presentPages, zeroPages, absentPages }: PageCounts, pageSize: number): string =>
+  `${formatCount(presentPages)} present (${formatBytes(presentPages * pageSize)}), ` +
+  `${formatCount(zeroPages)} zero, ${formatCount(absentPages)} absent`;
+
+export const blockText = (blocks: readonly BlockDocument[], colors: Colors): string =>
+  table(
+    ['RAM block', 'used length', 'pages', 'present', 'zero', 'absent'],
+    blocks.map(({ name, usedLength, pageSize, presentPages, zeroPages, absentPages }) => [
+      name,
+      formatBytes(usedLength),
+      ...[usedLength / pageSize, presentPages, zeroPages, absentPages].map(formatCount),
+    ]),
+    ['left', 'right', 'right', 'right', 'right', 'right'],
+    colors,
+  );
+
+export const digestText = (blocks: readonly BlockDocument[], digests: readonly string[], colors: Colors): string =>
+  table(
+    ['SHA-256', 'RAM block'],
+    blocks.map(({ name }, index) => [digests[index]!, name]),
+    ['left', 'left'],
+    colors,
+  );
+
+export const deviceText = ({ devices }: StreamDocument, colors: Colors): string =>
+  devices.length === 0
+    ? ''
+    : table(
+        ['section', 'device', 'instance', 'version', 'offset', 'bytes'],
+        devices.map(({ section, name, instance, version, offset, bytes }) => [
+          ...[String(section), name, String(instance), String(version)],
+          ...[`0x${offset.toString(16)}`, formatCount(bytes)],
+        ]),
+        ['right', 'left', 'right', 'right', 'right', 'right'],
+        colors,
+      );

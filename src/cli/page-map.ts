@@ -1,0 +1,107 @@
+// A picture of where a guest's memory is: one character for so many pages, one line for so many MiB.
+//
+//   pc.ram, 1.00 GiB
+//          0 B  ██▓▒░····██████████▓▓▓▓··
+//       64 MiB  ████
+//
+//   pc.bios               █
+//   /rom@etc/acpi/tables  ▒
+
+import type { PageCounts } from '../format/stream/record-index.js';
+import type { StreamSnapshot } from '../format/stream/snapshot.js';
+import { formatBytes } from './format.js';
+import type { Colors } from './terminal.js';
+
+/** Lines of the largest block, so that the map of any guest fits a terminal. */
+const LINES = 16;
+
+const CELLS_OF_LINE = { narrow: 32, usual: 64, wide: 128 } as const;
+
+const OFFSET_WIDTH = 10;
+
+/** What a line has besides its cells: the offset, two spaces, the last column. */
+const MARGIN = OFFSET_WIDTH + 3;
+
+/** By how much of a cell is present, from little to all; then zero marks, then nothing. */
+const characters = {
+  unicode: { present: ['░', '▒', '▓', '█'], zero: '·', absent: ' ' },
+  ascii: { present: ['-', '+', 'x', '#'], zero: '.', absent: ' ' },
+} as const;
+
+export interface PageMap {
+  readonly pagesPerCell: number;
+  readonly cellBytes: number;
+  readonly cellsPerLine: number;
+  readonly blocks: readonly {
+    readonly name: string;
+    readonly usedLength: number;
+    readonly cells: readonly PageCounts[];
+  }[];
+}
+
+/** Counts the pages behind every character, for a terminal so many columns wide. */
+export const pageMap = (snapshot: StreamSnapshot, columns: number): PageMap => {
+  const { blocks, targetPageSize } = snapshot.setup;
+  const { narrow, usual, wide } = CELLS_OF_LINE;
+  const cellsPerLine = columns >= wide + MARGIN ? wide : columns >= usual + MARGIN ? usual : narrow;
+  const largest = Math.max(...blocks.map(({ usedLength }) => usedLength / targetPageSize));
+  // Powers of two, so that lines begin at round offsets.
+  const pagesPerCell = 2 ** Math.max(0, Math.ceil(Math.log2(largest / (LINES * cellsPerLine))));
+  return {
+    pagesPerCell,
+    cellBytes: pagesPerCell * targetPageSize,
+    cellsPerLine,
+    blocks: blocks.map(({ name, usedLength, index }) => ({
+      name,
+      usedLength,
+      cells: snapshot.cells(index, pagesPerCell),
+    })),
+  };
+};
+
+export interface PageMapLook {
+  readonly unicode: boolean;
+  readonly colors: Colors;
+}
+
+export const pageMapText = (map: PageMap, { unicode, colors }: PageMapLook): string => {
+  const { blocks, cellBytes, cellsPerLine: perLine } = map;
+  const marks = unicode ? characters.unicode : characters.ascii;
+  const zeroRun = new RegExp(`[${marks.zero}]+`, 'g');
+
+  const mark = ({ presentPages, zeroPages, absentPages }: PageCounts): string => {
+    if (presentPages === 0) {
+      return absentPages > zeroPages ? marks.absent : marks.zero;
+    }
+    const share = presentPages / (presentPages + zeroPages + absentPages);
+    return marks.present[Math.ceil(share * marks.present.length) - 1]!;
+  };
+  const line = (cells: readonly PageCounts[]): string =>
+    colors.cyan(cells.map(mark).join('').trimEnd().replaceAll(zeroRun, colors.dim));
+
+  /** For a block that would be a picture of nothing. */
+  const inWords = (cells: readonly PageCounts[]): string | undefined => {
+    const [first, ...others] = new Set(cells.map(mark));
+    const words = { [marks.absent]: 'nothing in the file', [marks.zero]: 'zero marks only' };
+    return others.length === 0 && cells.length > 1 ? words[first!] : undefined;
+  };
+  const isLarge = (cells: readonly PageCounts[]): boolean => cells.length > perLine / 4 && inWords(cells) === undefined;
+
+  const large = blocks.filter(({ cells }) => isLarge(cells));
+  const small = blocks.filter(({ cells }) => !isLarge(cells));
+  const parts = large.map(({ name, usedLength, cells }) => {
+    const lines = Array.from({ length: Math.ceil(cells.length / perLine) }, (_, index) => {
+      const offset = formatBytes(index * perLine * cellBytes).padStart(OFFSET_WIDTH);
+      return `${colors.dim(offset)}  ${line(cells.slice(index * perLine, (index + 1) * perLine))}\n`;
+    });
+    return `${colors.bold(name)}, ${formatBytes(usedLength)}\n${lines.join('')}`;
+  });
+  if (small.length > 0) {
+    const width = Math.max(...small.map(({ name }) => name.length));
+    parts.push(small.map(({ name, cells }) => `${name.padEnd(width)}  ${inWords(cells) ?? line(cells)}\n`).join(''));
+  }
+  const legend =
+    `A character is ${formatBytes(cellBytes)}: ${colors.cyan(marks.present.join(''))} present, by share; ` +
+    `${colors.dim(marks.zero)} zero marks; blank: not in the file.`;
+  return `${parts.join('\n')}\n${legend}\n`;
+};

@@ -1,0 +1,152 @@
+// `ramferry verify FILE`: whether a memory file is whole. The stream reader checks every element, record and device
+// section while it reads; here its verdict is put together with what only shows at the end: pages that nobody wrote,
+// bytes that nobody reads.
+
+import { Capability } from '../format/stream/constants.js';
+import type { StreamSummary } from '../format/stream/stream-handler.js';
+import { RamferryError } from '../memory/errors.js';
+import { formatCount, formatTable } from './format.js';
+import { pagesText, plural } from './inspect-text.js';
+import { readStreamFile, type StreamFile } from './read-stream-file.js';
+import { type StreamDocument, streamDocument } from './stream-document.js';
+import { terminalColors } from './terminal.js';
+import type { Verb } from './verb.js';
+
+export interface Finding {
+  /** An `error` makes the file invalid; a `warning` is odd, but QEMU loads it; a `note` is explained. */
+  readonly severity: 'error' | 'warning' | 'note';
+  readonly code: string;
+  readonly message: string;
+  readonly offset?: number | undefined;
+}
+
+export const verify: Verb = {
+  configure: () => {},
+  examples: [
+    ['guest.mig', 'is it whole? status 0 if so, 3 if not'],
+    ['guest.mig --json', 'findings with code, offset and severity'],
+  ],
+
+  async run({ operands, signal, progress }) {
+    const opened = await readStreamFile(operands[0]!, { signal, progress });
+    opened.close();
+    const document = streamDocument(opened);
+    const failure = opened.damage ?? cutDescription(opened);
+    const findings = [
+      ...(failure === undefined ? [] : [errorFinding(failure)]),
+      ...(opened.snapshot === undefined
+        ? []
+        : [...warnings(opened), ...unwrittenPages(document, opened.snapshot.summary)]),
+    ];
+    const { file, container, format, streamVersion, machine, ram } = document;
+    const checked = {
+      bytes: opened.readBytes,
+      ofBytes: opened.sizeBytes,
+      ramSections: opened.soFar.ramSections,
+      pageRecords: opened.soFar.pageRecords,
+      deviceSections: document.devices.length,
+    };
+    return {
+      document: {
+        file,
+        container,
+        format,
+        streamVersion,
+        machine,
+        valid: failure === undefined,
+        checked,
+        ram,
+        findings,
+      },
+      text: verdict(document, checked, findings),
+      failure,
+    };
+  },
+};
+
+/** The reader takes a stream that ends inside its description, as QEMU does; but it was longer once. */
+const cutDescription = ({ file, sizeBytes, snapshot }: StreamFile): RamferryError | undefined =>
+  snapshot === undefined || snapshot.summary.complete
+    ? undefined
+    : new RamferryError(
+        'invalid',
+        'STREAM_INCOMPLETE',
+        `The stream ends inside its VM description, at byte ${sizeBytes}.`,
+        {
+          file,
+          offset: sizeBytes,
+          hint: 'RAM and device state are whole, and QEMU loads them; the file is cut all the same.',
+        },
+      );
+
+const errorFinding = ({ code, message, offset }: RamferryError): Finding => ({
+  severity: 'error',
+  code,
+  message,
+  offset,
+});
+
+const warnings = ({ snapshot }: StreamFile): Finding[] =>
+  snapshot!.summary.warnings.map((message) => ({ severity: 'warning', code: 'UNUSUAL_STREAM', message }));
+
+/**
+ * A source writes every page at least once, as content or as a zero mark, except where it may leave pages out: RAM that
+ * is shared with the destination, RAM that virtio-mem has not plugged in, and what the guest hints as free through
+ * virtio-balloon. Anywhere else a page without a record was lost, or is left to the destination.
+ */
+const unwrittenPages = ({ blocks, capabilities }: StreamDocument, { devices }: StreamSummary): Finding[] => {
+  const hasDevice = (part: string): boolean => devices.some(({ name }) => name.includes(part));
+  const reasonFor = (block: string): string | undefined => {
+    if (capabilities.includes(Capability.IGNORE_SHARED)) {
+      return 'as x-ignore-shared allows for shared RAM';
+    }
+    // The block is called after the device that it belongs to, and the backend: 0000:00:07.0/vmem0.
+    if (block.includes('/') && hasDevice(`${block.slice(0, block.lastIndexOf('/'))}/virtio-mem`)) {
+      return 'as virtio-mem allows for what is not plugged in';
+    }
+    return hasDevice('/virtio-balloon') ? 'as virtio-balloon allows for pages that the guest hints as free' : undefined;
+  };
+  return blocks
+    .filter(({ absentPages }) => absentPages > 0)
+    .map(({ name, usedLength, pageSize, absentPages }) => {
+      const reason = reasonFor(name);
+      const what = `${formatCount(absentPages)} of ${formatCount(usedLength / pageSize)} pages of RAM block "${name}"`;
+      return {
+        severity: reason === undefined ? 'warning' : 'note',
+        code: 'ABSENT_PAGES',
+        message: `${what} are not in the file${reason === undefined ? ': the destination keeps what it has there' : `, ${reason}`}.`,
+      };
+    });
+};
+
+const verdict = (
+  { file, ram, devices }: StreamDocument,
+  checked: {
+    readonly bytes: number;
+    readonly ofBytes: number;
+    readonly ramSections: number;
+    readonly pageRecords: number;
+  },
+  findings: readonly Finding[],
+): string => {
+  const colors = terminalColors(process.stdout);
+  const isValid = !findings.some(({ severity }) => severity === 'error');
+  const warningCount = findings.filter(({ severity }) => severity === 'warning').length;
+  const state = !isValid
+    ? colors.red('not valid')
+    : warningCount === 0
+      ? colors.green('valid')
+      : `${colors.green('valid')}, ${colors.yellow(`${plural(warningCount, 'warning')}`)}`;
+  const rows = [
+    ['  read', `${formatCount(checked.bytes)} of ${formatCount(checked.ofBytes)} bytes`],
+    ['  RAM', `${plural(checked.ramSections, 'section')}, ${plural(checked.pageRecords, 'page record')}`],
+    ...(ram === undefined ? [] : [['  pages', pagesText(ram, ram.pageSize)]]),
+    ['  device state', plural(devices.length, 'section')],
+  ];
+  const colored = { error: colors.red, warning: colors.yellow, note: colors.dim };
+  // The error follows on stderr.
+  const lines = findings
+    .filter(({ severity }) => severity !== 'error')
+    .map(({ severity, message }) => `${colored[severity](`${severity}:`)} ${message}\n`);
+  return `${colors.bold(file)}: ${state}\n\n${formatTable(rows, ['left', 'left'])}${lines.length > 0 ? '\n' : ''}${lines.join('')}`;
+};

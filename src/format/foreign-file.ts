@@ -1,0 +1,129 @@
+// What a file is that is not a migration stream, as far as its first bytes say. People keep guest memory in many
+// wrappings, and "bad magic" helps none of them.
+
+import { RamferryError } from '../memory/errors.js';
+import { latin1 } from './bytes.js';
+
+/** Bytes that `foreignFile` wants to see, fewer only if the file has no more. */
+export const FILE_HEAD_BYTES = 4096;
+
+interface Signature {
+  /** Bytes as text, one character each. */
+  readonly magic: string;
+  readonly code: string;
+  readonly what: string;
+  readonly hint: string;
+}
+
+const compressed = (magic: string, name: string): Signature => ({
+  magic,
+  code: 'COMPRESSED_FILE',
+  what: `${name}-compressed data`,
+  hint: `Decompress it first: ${name} -dc FILE > guest.mig`,
+});
+
+const CORE_HINT =
+  'It holds memory, but no device state that a QEMU could resume from; crash and gdb read it. Save with migrate instead.';
+
+const signatures: readonly Signature[] = [
+  compressed('\x1f\x8b', 'gzip'),
+  compressed('\x28\xb5\x2f\xfd', 'zstd'),
+  compressed('\xfd7zXZ\0', 'xz'),
+  compressed('BZh', 'bzip2'),
+  compressed('\x89LZO\0\r\n\x1a\n', 'lzop'),
+  compressed('\x04\x22\x4d\x18', 'lz4'),
+  {
+    magic: 'QFI\xfb',
+    code: 'DISK_IMAGE',
+    what: 'a qcow2 disk image',
+    hint: 'A snapshot made by savevm lies inside it: load it with loadvm, then save with migrate.',
+  },
+  { magic: 'KDUMP   ', code: 'KDUMP_FILE', what: 'a kdump-compressed memory dump', hint: CORE_HINT },
+  { magic: 'makedumpfile\0', code: 'KDUMP_FILE', what: 'a flattened kdump memory dump', hint: CORE_HINT },
+];
+
+const WRONG_FILE_HINT = 'Is it the right file?';
+
+/** Text is text for this long; no memory file that is not recognised is. */
+const TEXT_BYTES = 64;
+
+const ELF_MAGIC = '\x7fELF';
+const ELF_TYPE_OFFSET = 16;
+const ELF_TYPE_CORE = 4;
+
+/** A finding: code, what the file is, and what to do about it, `FILE` standing for its name. */
+type Finding = readonly [code: string, what: string, hint: string];
+
+/**
+ * Recognises files that are not migration streams by their first bytes.
+ * @param head the first FILE_HEAD_BYTES of the file, all of it if it is shorter
+ * @returns an error of kind `invalid` that names what it looks like; undefined for streams and for what nobody knows
+ */
+export const foreignFile = (head: Uint8Array, file: string): RamferryError | undefined => {
+  const finding = recognise(head);
+  if (finding === undefined) {
+    return undefined;
+  }
+  const [code, what, hint] = finding;
+  return new RamferryError('invalid', code, `${file} is ${what}, not a migration stream.`, {
+    file,
+    offset: 0,
+    hint: hint.replaceAll('FILE', file),
+  });
+};
+
+const recognise = (head: Uint8Array): Finding | undefined => {
+  if (head.length === 0) {
+    return ['EMPTY_FILE', 'empty', 'The save did not get far, or did not begin.'];
+  }
+  const startsWith = (magic: string): boolean => latin1(head, 0, magic.length) === magic;
+  if (startsWith('LibvirtQemud')) {
+    return libvirtFile(head);
+  }
+  if (startsWith(ELF_MAGIC) && head.length > ELF_TYPE_OFFSET + 1) {
+    // The type is 16 bits in the byte order of the file; the types that exist are small.
+    return head[ELF_TYPE_OFFSET] + head[ELF_TYPE_OFFSET + 1] === ELF_TYPE_CORE
+      ? ['ELF_CORE', 'an ELF core, as dump-guest-memory writes it', CORE_HINT]
+      : ['ELF_FILE', 'an ELF program or library', WRONG_FILE_HINT];
+  }
+  const found = signatures.find(({ magic }) => startsWith(magic));
+  if (found !== undefined) {
+    return [found.code, found.what, found.hint];
+  }
+  return /^[\t\n\r -~]*$/.test(latin1(head, 0, TEXT_BYTES)) ? ['TEXT_FILE', 'text', WRONG_FILE_HINT] : undefined;
+};
+
+// libvirt's save image: 16 bytes of magic, u32s in the byte order of the host that wrote it, the domain's XML, the stream.
+//
+//   | LibvirtQemudSave | version | data_len | was_running | format | cookieOffset | unused[14] | XML … | stream |
+//   0                  16        20         24            28                                   92      92 + data_len
+
+const LIBVIRT_MAGIC_BYTES = 16;
+const LIBVIRT_HEADER_BYTES = 92;
+const LIBVIRT_INCOMPLETE = 'LibvirtQemudPart';
+
+/** By libvirt's number. */
+const libvirtFormats = ['raw', 'gzip', 'bzip2', 'xz', 'lzop', 'zstd', 'sparse'];
+
+const libvirtFile = (head: Uint8Array): Finding => {
+  if (latin1(head, 0, LIBVIRT_MAGIC_BYTES) === LIBVIRT_INCOMPLETE) {
+    const hint = 'libvirt marks a save so until it is complete: this one was interrupted.';
+    return ['LIBVIRT_INCOMPLETE', 'an incomplete libvirt save image', hint];
+  }
+  const found = (hint: string): Finding => ['LIBVIRT_IMAGE', 'a libvirt save image, as virsh save writes it', hint];
+  if (head.length < LIBVIRT_HEADER_BYTES) {
+    return found('Its header is cut.');
+  }
+  const view = new DataView(head.buffer, head.byteOffset, head.length);
+  // Versions are 1 and 2: the byte order in which this one is small is the right one.
+  const littleEndian = view.getUint32(16, true) < 0x1_0000;
+  const streamOffset = LIBVIRT_HEADER_BYTES + view.getUint32(20, littleEndian);
+  const format = libvirtFormats[view.getUint32(28, littleEndian)] ?? 'unknown';
+  if (format === 'sparse' || format === 'unknown') {
+    return found(`Its memory is stored from byte ${streamOffset} on in format "${format}", which is not read.`);
+  }
+  const decompress = format === 'raw' ? '' : ` | ${format} -dc`;
+  return found(
+    `The QEMU stream begins at byte ${streamOffset}: tail -c +${streamOffset + 1} FILE${decompress} > guest.mig`,
+  );
+};

@@ -1,0 +1,52 @@
+// A regular file read by position.
+
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { channelError } from '../channel/channel-error.js';
+import type { ReadAt } from '../format/stream/snapshot.js';
+import { RamferryError } from '../memory/errors.js';
+
+export interface FileReader {
+  /** Throws a RamferryError of kind `failed`, also where the file became shorter than it was. */
+  readonly readAt: ReadAt;
+  readonly sizeBytes: number;
+  close(): void;
+}
+
+/** @throws RamferryError `failed` if it cannot be opened, `usage` if it is not a regular file */
+export const openFileReader = (file: string): FileReader => {
+  const guarded = <Result>(activity: string, call: () => Result): Result => {
+    try {
+      return call();
+    } catch (error) {
+      throw channelError(error, activity, file);
+    }
+  };
+  const descriptor = guarded('open', () => openSync(file, 'r'));
+  const stat = fstatSync(descriptor);
+  if (!stat.isFile()) {
+    closeSync(descriptor);
+    throw new RamferryError('usage', 'NOT_A_FILE', `${file} is not a regular file.`, {
+      file,
+      hint: 'Memory files are read by position, which pipes and devices do not allow: make a copy.',
+    });
+  }
+  return {
+    readAt: (position, target) => {
+      for (let done = 0; done < target.length; ) {
+        const at = position + done;
+        const count = guarded('read', () => readSync(descriptor, target, done, target.length - done, at));
+        if (count === 0) {
+          throw new RamferryError(
+            'failed',
+            'FILE_CHANGED',
+            `${file} became shorter while it was read, at byte ${at}.`,
+            { file, offset: at },
+          );
+        }
+        done += count;
+      }
+    },
+    sizeBytes: stat.size,
+    close: () => closeSync(descriptor),
+  };
+};
