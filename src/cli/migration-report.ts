@@ -1,7 +1,7 @@
 // A migration as people read it: while it runs, and in the end.
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
-import type { MigrationReport } from '../source/statistics.js';
+import type { MigrationReport, RamStatistics } from '../source/statistics.js';
 import { formatBytes, formatCount, formatDuration, formatRate, formatTable } from './format.js';
 import type { ProgressState } from './progress.js';
 
@@ -33,8 +33,11 @@ export const iterationTable = ({ ramferry }: MigrationReport): string =>
     ['right', 'right', 'right', 'right', 'right', 'right', 'right', 'right'],
   );
 
-/** What travelled, and how fast. */
-export const totalsTable = (report: MigrationReport): string => {
+/** What travelled, and how fast; of either end. */
+export const totalsTable = (report: {
+  readonly 'total-time': number;
+  readonly ram: Pick<RamStatistics, 'transferred' | 'total' | 'normal' | 'duplicate' | 'mbps'>;
+}): string => {
   const { ram } = report;
   return formatTable(
     [

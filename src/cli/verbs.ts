@@ -18,6 +18,13 @@ export const verbs: readonly VerbEntry[] = [
     load: async () => (await import('./verify.js')).verify,
   },
   {
+    name: 'receive',
+    operands: '<uri> <out>',
+    summary: 'is the destination of a live migration and saves the guest',
+    example: 'receive tcp:0.0.0.0:4444 guest.mig',
+    load: async () => (await import('./receive.js')).receive,
+  },
+  {
     name: 'send',
     operands: '<file> <uri>',
     summary: 'sends a saved guest into a waiting qemu -incoming',

@@ -88,11 +88,11 @@ export class FileTarget implements MigrationTarget {
     this.#pageSize = targetPageSize;
   }
 
-  zeroPage(): void {
+  zeroPage(_block: ReadRamBlock, _page: number): void {
     this.pages.zero += 1;
   }
 
-  page(): void {
+  page(_block: ReadRamBlock, _page: number): void {
     this.pages.normal += 1;
   }
 
