@@ -1,8 +1,8 @@
 // The main loop of a writer's thread: when it works, how fast, and where it can be stopped.
 //
-//   parked ── RUN = running ──▶ unpark ─▶ look at RUN again ─▶ slice of steps ─▶ park ── sleep on RUN ─┐
-//     ▲                                                        a safepoint between any two steps       │
-//     └────────────────────────────────────────────────────────────────────────────────────────────────┘
+//   ┌─▶ unpark ─▶ RUN is running? ── yes ─▶ slice of steps, a safepoint between any two ─┐
+//   │                  └───────────── no ─────────────────────────────────────────────────┴─▶ park ─▶ sleep on RUN ─┐
+//   └──────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //
 // It only ever sleeps while parked, and on the RUN word: neither a stop nor a handshake waits for a sleeper.
 
@@ -115,25 +115,21 @@ export function runWriter(shared: WorkloadShared, writer: number, receive: () =>
   };
 
   for (;;) {
+    barrier.unpark();
+    // Only now: whoever stopped the guest before has seen this writer parked, or sees it run.
     const run = Atomics.load(control, Control.run);
+    const sleepMs = run === RunState.running ? runSlice() : Number.POSITIVE_INFINITY;
+    barrier.park();
     if (run === RunState.quit) {
       return;
     }
-    if (run === RunState.stopped) {
-      Atomics.wait(control, Control.run, run);
-      // Time spent stopped is not owed.
-      paceStart = performance.now();
-      continue;
-    }
-    let sleepMs = 0;
-    barrier.unpark();
-    // Only now is it certain that whoever stops the guest sees this writer run.
-    if (Atomics.load(control, Control.run) === RunState.running) {
-      sleepMs = runSlice();
-    }
-    barrier.park();
     if (sleepMs > 0) {
-      Atomics.wait(control, Control.run, RunState.running, sleepMs);
+      Atomics.wait(control, Control.run, run, sleepMs);
+    }
+    if (run === RunState.stopped) {
+      // Time spent stopped is not owed, nor are pages of which the state that was loaded meanwhile tells.
+      paceStart = performance.now();
+      pagesBefore = registers[Register.written]!;
     }
   }
 }

@@ -125,8 +125,9 @@ describe('workload programs', () => {
   }
 
   test('idle fills its memory and then leaves it alone', () => {
-    const { registers, writer } = setup({ kind: 'idle', workingFraction: 0.5 });
+    const { blocks, registers, writer } = setup({ kind: 'idle', workingFraction: 0.5 });
     while (writer.step()) {}
+    assert.equal(verifyMemory(blocks, [registers]).checked, writer.pageCount + 32, 'and the pages of the ROM');
     assert.equal(registers[Register.ready], 1);
     assert.equal(registers[Register.written], writer.pageCount);
     run(writer, 100);
