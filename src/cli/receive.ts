@@ -4,9 +4,11 @@
 //                                                                  └─ anything before this fails: no OUT, and the
 //                                                                     guest runs on at the source
 
+import fs from 'node:fs';
+import { promisify } from 'node:util';
 import { type Command, Option } from 'commander';
 import type { ByteChannel } from '../channel/channel.js';
-import { FileOutput } from '../channel/file-channel-node.js';
+import { channelError } from '../channel/channel-error.js';
 import { listen } from '../channel/listen-node.js';
 import { openChannel } from '../channel/open-channel-node.js';
 import { type Endpoint, parseUri } from '../channel/uri.js';
@@ -24,6 +26,8 @@ import { totalsTable } from './migration-report.js';
 import { OutputFile } from './output-file.js';
 import type { Progress, ProgressState } from './progress.js';
 import type { Verb } from './verb.js';
+
+const write = promisify(fs.write);
 
 interface ReceiveOptions {
   readonly to: 'stream';
@@ -104,29 +108,34 @@ const connect = async (
   }
 };
 
-/** The output file as the target's sink. A descriptor must not be closed while a thread still writes to it. */
+/** The output file as the target's sink: bytes in order, and no descriptor closed while a thread still writes to it. */
 class ReceivedFile {
   bytes = 0;
   readonly #file: OutputFile;
-  readonly #output: FileOutput;
-  #underWay = 0;
-  #settled = (): void => {};
+  #error: RamferryError | undefined;
+  #writes = Promise.resolve();
 
   constructor(file: OutputFile) {
     this.#file = file;
-    this.#output = new FileOutput(file.path, file.descriptor, null);
   }
 
   write(bytes: Uint8Array, done: (error: Error | undefined) => void): void {
-    this.#underWay += 1;
-    this.#output.write(bytes, (error) => {
-      this.bytes += error === undefined ? bytes.length : 0;
-      this.#underWay -= 1;
-      done(error);
-      if (this.#underWay === 0) {
-        this.#settled();
+    this.#writes = this.#writes.then(async () => {
+      try {
+        await this.#append(bytes);
+      } catch (error) {
+        this.#error = channelError(error, 'write', this.#file.path);
       }
+      done(this.#error);
     });
+  }
+
+  async #append(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length && this.#error === undefined; ) {
+      const { bytesWritten } = await write(this.#file.descriptor, bytes, at);
+      at += bytesWritten;
+      this.bytes += bytesWritten;
+    }
   }
 
   commit(): Promise<void> {
@@ -135,11 +144,7 @@ class ReceivedFile {
 
   /** Does nothing after `commit`. */
   async abandon(): Promise<void> {
-    if (this.#underWay > 0) {
-      await new Promise<void>((resolve) => {
-        this.#settled = resolve;
-      });
-    }
+    await this.#writes;
     this.#file.abort();
   }
 }
