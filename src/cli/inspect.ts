@@ -5,7 +5,7 @@ import type { StreamSnapshot } from '../format/stream/snapshot.js';
 import { pageIndex } from '../memory/units.js';
 import { blockText, deviceText, digestText, headText } from './inspect-text.js';
 import { type PageMap, pageMap, pageMapText } from './page-map.js';
-import { inSlices, readStreamFile } from './read-stream-file.js';
+import { INDEX_HELP, inSlices, readStreamFile } from './read-stream-file.js';
 import { streamDocument } from './stream-document.js';
 import { hasUnicode, terminalColors, terminalColumns } from './terminal.js';
 import type { Invocation, Verb } from './verb.js';
@@ -22,7 +22,8 @@ export const inspect: Verb<InspectOptions> = {
   configure: (command) =>
     command
       .option('--digest', 'SHA-256 of the content of each RAM block, absent and zero pages as zero bytes')
-      .option('--pages', 'a map of where pages are present, zero and absent'),
+      .option('--pages', 'a map of where pages are present, zero and absent')
+      .addHelpText('after', INDEX_HELP),
   examples: [
     ['guest.mig', 'machine, RAM blocks, page counts and device sections'],
     ['guest.mig --pages', 'and where the pages are'],
@@ -41,9 +42,9 @@ export const inspect: Verb<InspectOptions> = {
       const text = [
         headText(document, opened.sizeBytes, colors),
         blockText(document.blocks, colors),
+        deviceText(document, colors),
         digests && digestText(document.blocks, digests, colors),
         map && pageMapText(map, { ...terminal, colors }),
-        deviceText(document, colors),
         document.warnings.map((warning) => `${colors.yellow('warning:')} ${warning}\n`).join(''),
       ];
       const blocks = document.blocks.map((block, index) => ({

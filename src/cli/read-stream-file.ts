@@ -1,6 +1,7 @@
 // Reads a stream file through, for the verbs that tell about one: with a progress line, in slices that leave room for
 // Ctrl-C, and so that of a damaged file there is something to tell as well.
 
+import { totalmem } from 'node:os';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { FILE_HEAD_BYTES, foreignFile } from '../format/foreign-file.js';
 import { type IndexedSoFar, StreamIndexer, type StreamSnapshot } from '../format/stream/snapshot.js';
@@ -16,6 +17,11 @@ const SILENT_MS = 300;
 
 /** Longest time in which nobody else gets a turn. */
 const SLICE_MS = 30;
+
+/** The file says how large the index gets; what a machine can spare decides how large it may. */
+const INDEX_LIMIT_BYTES = totalmem() / 4;
+
+export const INDEX_HELP = "\nMemory: 8 bytes for each page in the file, at most a quarter of this machine's.";
 
 type Surroundings = Pick<Invocation<unknown>, 'signal' | 'progress'>;
 
@@ -74,7 +80,7 @@ export const readStreamFile = async (file: string, surroundings: Surroundings): 
     if (foreign !== undefined) {
       throw foreign;
     }
-    const indexer = new StreamIndexer({ file });
+    const indexer = new StreamIndexer({ file, indexLimitBytes: INDEX_LIMIT_BYTES });
     const buffer = new Uint8Array(READ_BYTES);
     let snapshot: StreamSnapshot | undefined;
     let damage: RamferryError | undefined;

@@ -21,10 +21,11 @@ import { DEVICE_TAIL_LIMIT_BYTES } from '../format/stream/device-tail-collector.
 import type { RamSetup, ReadRamBlock } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
 import { parseSize } from './arguments.js';
-import { formatBytes, formatTable } from './format.js';
+import { formatBytes, formatCount, formatTable } from './format.js';
 import { totalsTable } from './migration-report.js';
 import { OutputFile } from './output-file.js';
 import type { Progress, ProgressState } from './progress.js';
+import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
 const write = promisify(fs.write);
@@ -38,11 +39,15 @@ export const receive: Verb<ReceiveOptions> = {
   configure: (command: Command) => {
     command
       .addOption(new Option('--to <format>', 'format of the file').choices(['stream']).default('stream'))
-      .option(
-        '--device-state-limit <size>',
-        'most device state to accept; memory use stays below 100 MiB plus three times that',
-        parseSize,
-        DEVICE_TAIL_LIMIT_BYTES,
+      .addOption(
+        new Option('--device-state-limit <size>', 'most device state to accept')
+          .argParser(parseSize)
+          .default(DEVICE_TAIL_LIMIT_BYTES, formatBytes(DEVICE_TAIL_LIMIT_BYTES)),
+      )
+      .addHelpText(
+        'after',
+        '\nMemory: below 100 MiB plus three times the device state, however large the guest is.\n' +
+          'The file holds all that the source sends: a guest that is busy meanwhile makes it larger than its RAM.',
       );
   },
   examples: [
@@ -73,13 +78,20 @@ export const receive: Verb<ReceiveOptions> = {
       // The source may still be reading our last word; the process must not end before it has.
       await channel.closed;
       const { machine } = target;
-      const facts = { file: out, fileBytes: file.bytes, container: 'qemu', streamVersion: STREAM_VERSION, machine };
+      const facts = {
+        uri: channel.peer,
+        file: out,
+        fileBytes: file.bytes,
+        container: 'qemu',
+        streamVersion: STREAM_VERSION,
+        machine,
+      };
       const document = { ...facts, format: options.to, ...report };
       if (destination.error !== undefined) {
-        signal.throwIfAborted();
-        return { document, text: '', failure: sourceFailure(destination.error, endpoint, channel.peer) };
+        const failure = file.isCommitted ? notTold(out, destination.error) : sourceFailure(destination.error, endpoint);
+        return { document, text: '', failure };
       }
-      return { document, text: summary(out, file.bytes, report, machine) };
+      return { document, text: summary(out, file.bytes, report, machine, isLive(endpoint)) };
     } finally {
       await file.abandon();
     }
@@ -111,6 +123,7 @@ const connect = async (
 /** The output file as the target's sink: bytes in order, and no descriptor closed while a thread still writes to it. */
 class ReceivedFile {
   bytes = 0;
+  isCommitted = false;
   readonly #file: OutputFile;
   #error: RamferryError | undefined;
   #writes = Promise.resolve();
@@ -138,8 +151,9 @@ class ReceivedFile {
     }
   }
 
-  commit(): Promise<void> {
-    return this.#file.commit();
+  async commit(): Promise<void> {
+    await this.#file.commit();
+    this.isCommitted = true;
   }
 
   /** Does nothing after `commit`. */
@@ -206,31 +220,55 @@ const progressOf = ({ status, ram }: IncomingReport, target: PassTarget): Progre
       }
     : { phase: status };
 
+/** Whether a source is at the other end that has a guest, and not a file. */
+const isLive = ({ kind }: Endpoint): boolean => kind === 'tcp' || kind === 'unix' || kind === 'fd';
+
 /** A source that leaves too early has failed, or was told to cancel; only from a file that means a damaged stream. */
-const sourceFailure = (error: Error, { kind }: Endpoint, peer: string): RamferryError => {
+const sourceFailure = (error: Error, endpoint: Endpoint): RamferryError => {
   if (!(error instanceof RamferryError)) {
     throw error;
   }
-  if (error.code !== 'STREAM_INCOMPLETE' || kind === 'file' || kind === 'stdio') {
+  if (error.code !== 'STREAM_INCOMPLETE' || !isLive(endpoint)) {
     return error;
   }
   return new RamferryError('failed', 'PEER_CLOSED', `The source closed the connection too early. ${error.message}`, {
-    file: peer,
+    ...(error.file !== undefined && { file: error.file }),
     ...(error.offset !== undefined && { offset: error.offset }),
     hint: 'It has failed or was cancelled, and says more about it; its guest runs on there.',
     cause: error,
   });
 };
 
-const summary = (out: string, fileBytes: number, report: IncomingReport, machine: string): string => {
+/** The one failure that leaves a file: only when it is there the source may be told, and now the source is gone. */
+const notTold = (out: string, error: Error): RamferryError =>
+  new RamferryError(
+    'failed',
+    'SOURCE_NOT_TOLD',
+    `${out} is complete, but the source could not be told. ${error.message}`,
+    {
+      file: out,
+      hint: 'Its guest runs on there: the file is a snapshot of it, not its continuation.',
+      cause: error,
+    },
+  );
+
+const summary = (
+  out: string,
+  fileBytes: number,
+  report: IncomingReport,
+  machine: string,
+  hasSource: boolean,
+): string => {
   const { returnPath, warnings } = report.ramferry;
+  const colors = terminalColors(process.stdout);
   const confirmed = returnPath
-    ? 'yes, once the file was on disk'
-    : 'no: without a return path it does not wait for the file to be on disk';
-  const rows = [
-    ['file', `${out}, ${formatBytes(fileBytes)}`],
-    ['machine', machine],
-    ['source told', confirmed],
-  ];
-  return `${formatTable(rows, ['left', 'left'])}${totalsTable(report)}${warnings.map((text) => `warning: ${text}\n`).join('')}`;
+    ? ['source told', 'once the file was on disk']
+    : ['source told', colors.yellow('not: without a return path it does not wait for the file to be on disk')];
+  const facts = formatTable(
+    [['machine', machine], ['file', `${formatCount(fileBytes)} bytes`], ...(hasSource ? [confirmed] : [])],
+    ['left', 'left'],
+  );
+  const lines = `${facts}${totalsTable(report)}`.replace(/^(?=.)/gm, '  ');
+  const odd = warnings.map((text) => `${colors.yellow('warning:')} ${text}\n`).join('');
+  return `${colors.bold(out)}: ${colors.green('saved')}, ${formatBytes(fileBytes)}\n\n${lines}${odd === '' ? '' : `\n${odd}`}`;
 };

@@ -7,7 +7,7 @@ import type { StreamSummary } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
 import { formatCount, formatTable } from './format.js';
 import { pagesText, plural } from './inspect-text.js';
-import { readStreamFile, type StreamFile } from './read-stream-file.js';
+import { INDEX_HELP, readStreamFile, type StreamFile } from './read-stream-file.js';
 import { type StreamDocument, streamDocument } from './stream-document.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
@@ -21,7 +21,7 @@ export interface Finding {
 }
 
 export const verify: Verb = {
-  configure: () => {},
+  configure: (command) => command.addHelpText('after', INDEX_HELP),
   examples: [
     ['guest.mig', 'is it whole? status 0 if so, 3 if not'],
     ['guest.mig --json', 'findings with code, offset and severity'],
