@@ -41,7 +41,7 @@ export const inspect: Verb<InspectOptions> = {
       const colors = terminalColors(process.stdout);
       const text = [
         headText(document, opened.sizeBytes, colors),
-        blockText(document.blocks, colors),
+        document.blocks.length > 0 && blockText(document.blocks, colors),
         deviceText(document, colors),
         digests && digestText(document.blocks, digests, colors),
         map && pageMapText(map, { ...terminal, colors }),
@@ -54,7 +54,7 @@ export const inspect: Verb<InspectOptions> = {
       }));
       return {
         document: { ...document, blocks },
-        text: text.filter((part) => part !== undefined && part !== '').join('\n'),
+        text: text.filter(Boolean).join('\n'),
         failure: damage,
       };
     } finally {
