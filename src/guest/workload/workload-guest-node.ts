@@ -202,7 +202,7 @@ export class WorkloadGuest {
     await this.#until((registers) => registers[Register.ready] === 1 || registers[Register.stepsLeft] === 0);
   }
 
-  /** Lets each writer of the stopped guest do this many more steps. */
+  /** Lets each writer of the stopped guest do this many more steps, or fewer if it runs out of work. */
   limitSteps(steps: number): void {
     for (const registers of this.#registers) {
       registers[Register.stepsLeft] = steps;

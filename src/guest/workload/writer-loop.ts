@@ -99,6 +99,10 @@ export function runWriter(shared: WorkloadShared, writer: number, receive: () =>
           return Number.POSITIVE_INFINITY;
         }
         if (!machine.step()) {
+          // Nothing will change any more: a limit on the steps left is reached as well.
+          if (registers[Register.stepsLeft] !== Number.POSITIVE_INFINITY) {
+            registers[Register.stepsLeft] = 0;
+          }
           machine.checkNext(CHECKS_PER_BURST);
           return IDLE_MS;
         }
