@@ -1,0 +1,12 @@
+// ramferry as a library for Node: what most programs need, from one place. The rooms have entry points of their own
+// (`ramferry/source`, `ramferry/destination`, `ramferry/format/stream`, …); of those, the ones that are pure run in a
+// browser too.
+
+export { listen, openChannel } from './channel/index.js';
+export { FileTarget, MemoryTarget, MigrationDestination } from './destination/index.js';
+export { deviceStates } from './format/stream/index.js';
+export { SnapshotGuest, WorkloadGuest } from './guest/index.js';
+export { openStreamFile } from './guest/open-stream-file-node.js';
+export { RamBlockList, RamferryError } from './memory/index.js';
+export { Migration, type MigrationEnd, type MigrationOptions } from './monitor/migration.js';
+export type { MigrationReport } from './source/index.js';

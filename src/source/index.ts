@@ -1,0 +1,11 @@
+// The source engine: migrates a guest into a sink.
+
+export type { Clock } from './clock.js';
+export type { SourceGuest } from './guest.js';
+export { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
+export { PageBatch, type PageSink } from './page-sink.js';
+export { changeParameters, defaultParameters, type MigrationParameters } from './parameters.js';
+export type { DowntimeBreakdown, Iteration, MigrationReport, RamStatistics } from './statistics.js';
+export type { MigrationStatus } from './status.js';
+export { StreamSink, type StreamSinkOptions } from './stream-sink.js';
+export { createTrace, type Trace, type TraceEvents, type TraceName, traceArguments } from './trace.js';
