@@ -1,0 +1,230 @@
+// Whole migrations: a workload guest whose threads write all the time, the engine in its own thread, a socket, the
+// destination engine. The oracle is demo's: original and migrated guest take the same number of further steps, and
+// then both memories must be equal to the byte.
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { listen } from '../channel/listen-node.js';
+import { MemoryTarget } from '../destination/memory-target.js';
+import { MigrationDestination } from '../destination/migration-destination.js';
+import { deviceStates } from '../format/stream/device-tail.js';
+import { digestBlocks } from '../guest/digest-node.js';
+import type { WorkloadOptions } from '../guest/workload/workload-guest-node.js';
+import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
+import { RamBlockList } from '../memory/ram-block-list.js';
+import type { MigrationParameters } from '../source/parameters.js';
+import type { MigrationReport } from '../source/statistics.js';
+import { Migration, type MigrationOptions } from './migration.js';
+
+const MIB = 2 ** 20;
+const STEPS_AFTER = 3000;
+
+const folder = mkdtempSync(join(tmpdir(), 'ramferry-test-'));
+after(() => rmSync(folder, { recursive: true, force: true }));
+let sockets = 0;
+const socketUri = (): string => `unix:${join(folder, `${(sockets += 1)}.sock`)}`;
+
+interface Received {
+  readonly status: string;
+  readonly error: Error | undefined;
+  readonly guest: WorkloadGuest | undefined;
+}
+
+/** A destination in this process. */
+async function receive(uri: string, segmentBytes?: number): Promise<Received> {
+  const listener = await listen(uri);
+  const channel = await listener.accept();
+  await listener.close();
+  const blocks = RamBlockList.create(segmentBytes === undefined ? {} : { segmentBytes });
+  let guest: WorkloadGuest | undefined;
+  const destination = new MigrationDestination({
+    channel,
+    target: new MemoryTarget({ blocks, memoryLimit: 2 ** 30 }),
+    commit: async ({ summary }) => {
+      guest = WorkloadGuest.restore(blocks, deviceStates(summary.tail, summary.devices));
+      await guest.boot();
+    },
+  });
+  const { status } = await destination.run();
+  return { status, error: destination.error, guest };
+}
+
+const busyGuest = (options: Partial<WorkloadOptions> = {}): WorkloadGuest =>
+  WorkloadGuest.create({
+    memoryBytes: 48 * MIB,
+    workingSetBytes: 24 * MIB,
+    rate: 200 * MIB,
+    segmentBytes: 16 * MIB,
+    ...options,
+  });
+
+const migration = (guest: WorkloadGuest, uri: string, options: Partial<MigrationOptions> = {}): Migration =>
+  new Migration({
+    guest: { kind: 'workload', shared: guest.share() },
+    blocks: guest.blocks,
+    uri,
+    retryMs: 5000,
+    ...options,
+  });
+
+/** Both guests go on for the same number of steps; then they must be the same. */
+async function assertTwins(original: WorkloadGuest, migrated: WorkloadGuest): Promise<void> {
+  for (const guest of [original, migrated]) {
+    guest.limitSteps(STEPS_AFTER);
+    await guest.resume();
+    await guest.finished();
+    await guest.stop();
+    assert.equal(guest.verify().bad + guest.counters().bad, 0);
+  }
+  assert.deepEqual(digestBlocks(migrated.blocks), digestBlocks(original.blocks));
+}
+
+async function migrateAndCompare(
+  options: Partial<WorkloadOptions>,
+  parameters: Partial<MigrationParameters>,
+): Promise<MigrationReport> {
+  const original = busyGuest(options);
+  await original.start();
+  const uri = socketUri();
+  const receiving = receive(uri);
+  // Slow enough for several passes.
+  const { report, error } = await migration(original, uri, {
+    parameters: { maxBandwidth: 300 * MIB, downtimeLimit: 30, ...parameters },
+  }).ended;
+  assert.equal(error, undefined);
+  assert.equal(report.status, 'completed');
+  const { guest: migrated, status } = await receiving;
+  assert.equal(status, 'completed');
+  await assertTwins(original, migrated!);
+  await original.shutdown();
+  await migrated!.shutdown();
+  return report;
+}
+
+// CB-15, CB-18: the shift changes how often the log is cleared, and nothing else
+test('shifts 3 to 40 and eager clearing: equal memory, fewer calls the larger the chunks', {
+  timeout: 120_000,
+}, async (t) => {
+  const calls: Record<string, number> = {};
+  for (const [requested, used] of [
+    [3, 6],
+    [6, 6],
+    [12, 12],
+    [18, 18],
+    [31, 31],
+    [40, 31],
+  ] as const) {
+    const report = await migrateAndCompare({}, { clearBitmapShift: requested });
+    const { logClears, iterations, parameters, warnings } = report.ramferry;
+    calls[requested] = logClears.calls / iterations.length;
+    assert.equal(parameters['clear-bitmap-shift'], used);
+    assert.equal(warnings.length, requested === used ? 0 : 1);
+    // CB-13: at most one call for each chunk of each block a pass; the blocks have 12288, 256 and 32 pages
+    const chunks = [12288, 256, 32].reduce((sum, pages) => sum + Math.ceil(pages / 2 ** used), 0);
+    assert.ok(logClears.calls <= chunks * iterations.length, `${logClears.calls} calls`);
+  }
+  const eager = await migrateAndCompare({}, { eagerClear: true });
+  calls['eager'] = eager.ramferry.logClears.calls / eager.ramferry.iterations.length;
+  t.diagnostic(`log clear calls a pass: ${JSON.stringify(calls)}`);
+  assert.ok(calls[6]! > calls[12]! && calls[12]! > calls[18]!);
+  assert.equal(Math.ceil(calls[18]!) <= 3, true);
+});
+
+for (const workload of ['idle', 'fillfree', 'build'] as const) {
+  test(`a guest that runs ${workload} arrives as it left`, { timeout: 60_000 }, async () => {
+    await migrateAndCompare({ workload }, {});
+  });
+}
+
+test('filtered marks carry a migration as well', { timeout: 60_000 }, async () => {
+  await migrateAndCompare({ barrier: 'filtered' }, { clearBitmapShift: 6 });
+});
+
+// TH-2, TH-3: a guest faster than the line converges when it is slowed down, and runs freely afterwards
+test('auto-converge ends what would not end', { timeout: 60_000 }, async () => {
+  const report = await migrateAndCompare(
+    { rate: 0 },
+    { maxBandwidth: 60 * MIB, downtimeLimit: 60, autoConverge: true, cpuThrottleInitial: 70, cpuThrottleIncrement: 15 },
+  );
+  assert.ok(report['total-time'] > 2000);
+});
+
+// PL-4, PL-36, G-10
+test('cancelled at any moment the guest runs on, and another attempt succeeds', { timeout: 120_000 }, async () => {
+  const guest = busyGuest();
+  await guest.start();
+  for (let attempt = 0; attempt < 12; attempt += 1) {
+    const uri = socketUri();
+    const receiving = receive(uri);
+    const running = migration(guest, uri, { parameters: { maxBandwidth: 500 * MIB } });
+    await sleep(attempt * 17);
+    running.cancel();
+    const end = await running.ended.catch((error: Error) => ({ report: undefined, error }));
+    const received = await receiving.catch(() => undefined);
+    if (end.report?.status === 'completed') {
+      assert.equal(received?.status, 'completed');
+      await received?.guest?.shutdown();
+      await guest.resume();
+      continue;
+    }
+    assert.notEqual(received?.status, 'completed');
+    const before = guest.counters().pagesWritten;
+    await sleep(50);
+    assert.ok(guest.counters().pagesWritten > before, 'the guest runs on');
+  }
+  await guest.stop();
+  assert.equal(guest.verify().bad, 0);
+  await guest.resume();
+  const uri = socketUri();
+  const receiving = receive(uri);
+  assert.equal((await migration(guest, uri).ended).report.status, 'completed');
+  const { guest: migrated } = await receiving;
+  await assertTwins(guest, migrated!);
+  await guest.shutdown();
+  await migrated!.shutdown();
+});
+
+// DM-23
+test('memory plugged before travels; a resize or an unplug during the migration ends it', {
+  timeout: 60_000,
+}, async () => {
+  const guest = busyGuest();
+  await guest.start();
+  const dimm = await guest.plug(8 * MIB);
+  const uri = socketUri();
+  const receiving = receive(uri);
+  const running = migration(guest, uri, { parameters: { maxBandwidth: 20 * MIB } });
+  await sleep(300);
+  guest.blocks.remove(dimm);
+  const { report, error } = await running.ended;
+  assert.equal(report.status, 'failed');
+  assert.equal(error?.code, 'GEOMETRY_CHANGED');
+  assert.match(error!.message, new RegExp(dimm.name));
+  assert.equal((await receiving).status, 'failed');
+  await guest.shutdown();
+});
+
+test('a destination that is not there, and one that dies, leave the guest running', { timeout: 60_000 }, async () => {
+  const guest = busyGuest();
+  await guest.start();
+  await assert.rejects(migration(guest, socketUri(), { retryMs: 0 }).ended, { code: 'NOT_FOUND' });
+  const uri = socketUri();
+  const listener = await listen(uri);
+  const accepted = listener.accept();
+  const running = migration(guest, uri, { parameters: { maxBandwidth: 50 * MIB } });
+  const channel = await accepted;
+  await sleep(100);
+  channel.destroy();
+  await listener.close();
+  const { report, error } = await running.ended;
+  assert.equal(report.status, 'failed');
+  assert.ok(error !== undefined);
+  const before = guest.counters().pagesWritten;
+  await sleep(50);
+  assert.ok(guest.counters().pagesWritten > before);
+  await guest.shutdown();
+});
