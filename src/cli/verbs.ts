@@ -4,6 +4,13 @@ import type { VerbEntry } from './verb.js';
 
 export const verbs: readonly VerbEntry[] = [
   {
+    name: 'demo',
+    operands: '',
+    summary: 'migrates a busy guest to a second process and compares the two',
+    example: 'demo',
+    load: async () => (await import('./demo.js')).demo,
+  },
+  {
     name: 'inspect',
     operands: '<file>',
     summary: 'says what a memory file is',
