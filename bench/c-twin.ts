@@ -59,7 +59,7 @@ export const startCTwin = (name: string, args: readonly string[]): CTwin | { rea
       return answer.value.split(' ').map(Number);
     },
     close() {
-      child.stdin.end();
+      child.kill();
     },
   };
 };

@@ -21,6 +21,8 @@ export interface Benchmark {
   readonly peer: { readonly name: string; readonly measure: Measure } | { readonly missing: string };
   /** Runs that count. */
   readonly runs?: number;
+  /** Runs before them. */
+  readonly warmUpRuns?: number;
 }
 
 export interface BenchmarkGroup {
@@ -42,7 +44,7 @@ export interface BenchmarkRow {
 }
 
 const DEFAULT_RUNS = 9;
-const WARM_UP_RUNS = 3;
+const DEFAULT_WARM_UP_RUNS = 3;
 
 const median = (values: readonly number[]): number => {
   const sorted = [...values].sort((a, b) => a - b);
@@ -52,10 +54,10 @@ const median = (values: readonly number[]): number => {
 
 /** Runs one benchmark. */
 export const measure = async (group: string, benchmark: Benchmark): Promise<BenchmarkRow> => {
-  const { name, unit, better, ours, peer, runs = DEFAULT_RUNS } = benchmark;
+  const { name, unit, better, ours, peer, runs = DEFAULT_RUNS, warmUpRuns = DEFAULT_WARM_UP_RUNS } = benchmark;
   const theirs = 'missing' in peer ? undefined : peer.measure;
   const figures = { ours: [] as number[], peer: [] as number[] };
-  for (let run = 1 - WARM_UP_RUNS; run <= runs; run++) {
+  for (let run = 1 - warmUpRuns; run <= runs; run++) {
     // Whoever comes second finds the caches as the other left them; take turns.
     const order = run % 2 === 0 ? (['ours', 'peer'] as const) : (['peer', 'ours'] as const);
     for (const side of order) {

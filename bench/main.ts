@@ -8,6 +8,7 @@ import { type BenchmarkGroup, type BenchmarkRow, measure, table } from './harnes
 /** In the order of the table. Imported when asked for, so that one group's needs are not everybody's. */
 const groups: Readonly<Record<string, () => Promise<{ readonly group: BenchmarkGroup }>>> = {
   kernels: () => import('./kernels.js'),
+  stream: () => import('./stream.js'),
 };
 
 const usage = (message: string): never => {
@@ -28,6 +29,10 @@ const commandLine = (): { readonly names: readonly string[]; readonly json: stri
     return usage((error as Error).message);
   }
 };
+
+// Through `exit`, so that what must not outlive this process is cleared away there.
+process.once('SIGINT', () => process.exit(130));
+process.once('SIGTERM', () => process.exit(143));
 
 const { names, json } = commandLine();
 const rows: BenchmarkRow[] = [];
