@@ -38,10 +38,10 @@ interface DemoOptions extends MigrationVerbOptions {
  * What the migration is shown with, unless told otherwise: on a local socket 1 GiB would be over before one can look, so
  * the bandwidth is limited; and a limit of 100 ms leaves several passes to be seen.
  */
-const DEFAULTS = { maxBandwidth: 512 * 2 ** 20, downtimeLimit: 100 } as const;
+const DEFAULTS = { maxBandwidth: 256 * 2 ** 20, downtimeLimit: 100 } as const;
 
 /** How much each writer does after the switchover before the memories are compared. */
-const STEPS_AFTER = 20_000;
+const STEPS_AFTER = 10_000;
 
 export const demo: Verb<DemoOptions> = {
   configure: (command: Command) => {
@@ -54,7 +54,7 @@ export const demo: Verb<DemoOptions> = {
           .default('churn'),
       )
       .option('--writers <n>', 'threads of the guest', parseInteger(1, 64), 2)
-      .option('--rate <bytes>', 'bytes the guest writes per second; 0 for as fast as it can', parseSize, 160 * 2 ** 20)
+      .option('--rate <bytes>', 'bytes the guest writes per second; 0 for as fast as it can', parseSize, 96 * 2 ** 20)
       .option('--working-set <bytes>', 'memory the guest works on', parseSize, 384 * 2 ** 20)
       .addOption(
         new Option('--barrier <variant>', 'how stores are marked')

@@ -172,6 +172,7 @@ test('cancelled at any moment the guest runs on, and another attempt succeeds', 
       continue;
     }
     assert.notEqual(received?.status, 'completed');
+    await received?.guest?.shutdown();
     const before = guest.counters().pagesWritten;
     await sleep(50);
     assert.ok(guest.counters().pagesWritten > before, 'the guest runs on');
