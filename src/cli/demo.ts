@@ -16,11 +16,11 @@ import { RamferryError } from '../memory/errors.js';
 import { Migration } from '../monitor/migration.js';
 import { ramferryError } from '../monitor/source-messages.js';
 import type { MigrationReport } from '../source/statistics.js';
-import { parseInteger, parseSize } from './arguments.js';
+import { parseInteger } from './arguments.js';
 import type { FromDemoDestination, ToDemoDestination } from './demo-destination.js';
 import { type Judgement, judge } from './demo-judgement.js';
 import { formatBytes, formatCount, formatRate } from './format.js';
-import { addLiveOptions, type MigrationVerbOptions, parametersOf, traceOf } from './migration-options.js';
+import { addLiveOptions, type MigrationVerbOptions, parametersOf, sizeOption, traceOf } from './migration-options.js';
 import { downtimeTable, iterationTable, parameterTable, progressOf, totalsTable } from './migration-report.js';
 import type { Invocation, Verb } from './verb.js';
 
@@ -45,8 +45,8 @@ const STEPS_AFTER = 10_000;
 
 export const demo: Verb<DemoOptions> = {
   configure: (command: Command) => {
-    addLiveOptions(command)
-      .option('--memory <bytes>', 'guest memory', parseSize, 2 ** 30)
+    addLiveOptions(command, DEFAULTS)
+      .addOption(sizeOption('--memory <bytes>', 'guest memory', 2 ** 30))
       .addOption(new Option('--guest <kind>', 'what runs inside').choices(['workload']).default('workload'))
       .addOption(
         new Option('--workload <kind>', 'what the guest does')
@@ -54,8 +54,10 @@ export const demo: Verb<DemoOptions> = {
           .default('churn'),
       )
       .option('--writers <n>', 'threads of the guest', parseInteger(1, 64), 2)
-      .option('--rate <bytes>', 'bytes the guest writes per second; 0 for as fast as it can', parseSize, 96 * 2 ** 20)
-      .option('--working-set <bytes>', 'memory the guest works on', parseSize, 384 * 2 ** 20)
+      .addOption(
+        sizeOption('--rate <bytes>', 'bytes the guest writes per second; 0 for as fast as it can', 96 * 2 ** 20),
+      )
+      .addOption(sizeOption('--working-set <bytes>', 'memory the guest works on', 384 * 2 ** 20))
       .addOption(
         new Option('--barrier <variant>', 'how stores are marked')
           .choices(['unconditional', 'filtered'])
@@ -159,7 +161,7 @@ async function migrateAndCompare(
     guest: { kind: 'workload', shared: guest.share() },
     blocks: guest.blocks,
     uri,
-    parameters: { ...DEFAULTS, ...parametersOf(options) },
+    parameters: parametersOf(options),
     onProgress: (report) => progress.update(progressOf(report)),
     ...traceOf(options.trace, progress),
   });

@@ -1,6 +1,7 @@
 // The options that every verb has which is the source of a migration, and the trace they print.
 
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
+import { CLEAR_BITMAP_SHIFT_DEFAULT } from '../dirty-log/clear-bitmap.js';
 import type { MigrationOptions } from '../monitor/migration.js';
 import type { MigrationParameters } from '../source/parameters.js';
 import { traceArguments } from '../source/trace.js';
@@ -17,21 +18,44 @@ export interface MigrationVerbOptions {
   readonly verbose?: boolean;
 }
 
+/** What a verb sends with unless told otherwise. */
+export interface SendingDefaults {
+  readonly maxBandwidth: number;
+  readonly downtimeLimit: number;
+}
+
+/** An option that takes a size; the help shows the default as it would be typed. */
+export const sizeOption = (flags: string, description: string, defaultValue: number): Option =>
+  new Option(flags, description).argParser(parseSize).default(defaultValue, typedSize(defaultValue));
+
+const typedSize = (byteCount: number): string => {
+  const exponent = [30, 20, 10].find((bits) => byteCount > 0 && byteCount % 2 ** bits === 0);
+  return exponent === undefined
+    ? String(byteCount)
+    : `${byteCount / 2 ** exponent}${{ 30: 'G', 20: 'M', 10: 'K' }[exponent]}`;
+};
+
 /** `--max-bandwidth` and what else goes for any source. */
-export const addSendingOptions = (command: Command): Command =>
+export const addSendingOptions = (command: Command, defaults: Pick<SendingDefaults, 'maxBandwidth'>): Command =>
   command
-    .option('--max-bandwidth <bytes>', 'bytes per second at most, such as 512M; 0 is unlimited', parseSize)
+    .addOption(sizeOption('--max-bandwidth <bytes>', 'bytes per second at most; 0 is unlimited', defaults.maxBandwidth))
     .option('--trace <pattern>', 'print trace events, as QEMU names them: migration_bitmap_*,migrate_set_state')
     .option('--verbose', 'print the parameters in effect');
 
 /** Those that only matter for a guest that runs meanwhile. */
-export const addLiveOptions = (command: Command): Command =>
-  addSendingOptions(command)
-    .option('--downtime-limit <ms>', 'the longest time the guest may stand still', parseInteger(0, 2_000_000))
+export const addLiveOptions = (command: Command, defaults: SendingDefaults): Command =>
+  addSendingOptions(command, defaults)
+    .option(
+      '--downtime-limit <ms>',
+      'the longest time the guest may stand still',
+      parseInteger(0, 2_000_000),
+      defaults.downtimeLimit,
+    )
     .option(
       '--clear-bitmap-shift <n>',
       'log2 of the guest pages whose dirty log is cleared together; clamped to 6..31',
       parseInteger(0, 255),
+      CLEAR_BITMAP_SHIFT_DEFAULT,
     )
     .option('--no-clear-bitmap', 'clear the whole dirty log right at every sync')
     .option('--auto-converge', 'slow the guest down if it dirties memory faster than it travels');

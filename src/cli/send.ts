@@ -16,7 +16,7 @@ interface SendOptions extends MigrationVerbOptions {
 
 export const send: Verb<SendOptions> = {
   configure: (command: Command) => {
-    addSendingOptions(command)
+    addSendingOptions(command, { maxBandwidth: 0 })
       .option('--no-return-path', 'do not have the destination confirm; always so for exec:')
       .option(
         '--retry <seconds>',

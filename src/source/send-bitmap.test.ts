@@ -191,6 +191,21 @@ test('excluded pages are not sent, count once, and do not come back', () => {
   assert.equal(send.sync(false), 0);
 });
 
+// spec/algorithms.md 16, number 17
+test('with the guest stopped nothing is cleared any more', () => {
+  const world = setup([2 * CHUNK]);
+  const { guest, send } = world;
+  const [block] = guest.blocks.blocks;
+  sendAll(world);
+  guest.store(block!, 5, 1);
+  send.sync(false);
+  guest.store(block!, CHUNK + 5, 1);
+  send.sync(true);
+  const { calls } = send.logClears;
+  assert.deepEqual(sendAll(world), ['block0:5', `block0:${CHUNK + 5}`]);
+  assert.equal(send.logClears.calls, calls);
+});
+
 // G-10
 test('nothing is left in the send bitmap after a release', () => {
   const { guest, send } = setup([100]);

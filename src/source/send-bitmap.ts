@@ -52,6 +52,9 @@ export class SendBitmap {
   /** Page list of the batch, in the bitmaps' memory so that kernels reach it. */
   readonly #list: number;
 
+  /** After the last sync the guest does not write: what is still owed does not matter, and costs downtime. */
+  #guestStopped = false;
+
   // The search cursor: next page to look at (spec/algorithms.md 7.7).
   #blockIndex = 0;
   #page = 0;
@@ -98,6 +101,7 @@ export class SendBitmap {
     if (log === undefined) {
       return 0;
     }
+    this.#guestStopped = last;
     let added = 0;
     for (const { block, clears } of this.#blocks) {
       log.sync(block, last);
@@ -170,7 +174,7 @@ export class SendBitmap {
   payDebts(): void {
     const { block, pages, count } = this.batch;
     const clears = this.#blocks[this.#blockIndex]?.clears;
-    if (clears === undefined) {
+    if (clears === undefined || this.#guestStopped) {
       return;
     }
     let paidUpTo = 0;
