@@ -1,0 +1,3 @@
+// QEMU's mapped-ram files (package subpath `ramferry/format/mapped-ram`).
+
+export * from './layout.js';
