@@ -76,3 +76,16 @@ test('0 is unlimited, and so is what rounds to it; a limit can be lifted within 
   rate.setLimit(0);
   assert.equal(rate.exceededFor(1), 0);
 });
+
+test('says how much room the window has, so that the last unit can be made to fit', () => {
+  const limit = new RateLimit(10_000, 0);
+  assert.equal(limit.left, 1000);
+  limit.spent(700);
+  assert.equal(limit.left, 300);
+  limit.spent(700);
+  assert.equal(limit.left, 0);
+  assert.equal(limit.exceededFor(100), 0);
+  assert.equal(limit.left, 1000);
+  limit.setLimit(0);
+  assert.equal(limit.left, Number.POSITIVE_INFINITY);
+});

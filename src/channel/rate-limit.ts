@@ -29,6 +29,11 @@ export class RateLimit {
     this.#used += byteCount;
   }
 
+  /** Bytes that the current window still has room for; a sender that can choose its unit makes it no larger. */
+  get left(): number {
+    return this.#budget === 0 ? Number.POSITIVE_INFINITY : Math.max(0, this.#budget - this.#used);
+  }
+
   /**
    * How many milliseconds the sender has to pause: 0, or the rest of the window, in whole ones as timers take them. Ask
    * again after the pause: what is spent before the next question counts for the old window.

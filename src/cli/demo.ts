@@ -9,6 +9,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
+import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { BarrierChoice } from '../guest/workload/control.js';
 import type { WorkloadKind } from '../guest/workload/programs.js';
 import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
@@ -21,7 +22,14 @@ import type { FromDemoDestination, ToDemoDestination } from './demo-destination.
 import { type Judgement, judge } from './demo-judgement.js';
 import { formatBytes, formatCount, formatRate } from './format.js';
 import { addLiveOptions, type MigrationVerbOptions, parametersOf, sizeOption, traceOf } from './migration-options.js';
-import { downtimeTable, iterationTable, parameterTable, progressOf, totalsTable } from './migration-report.js';
+import {
+  divergence,
+  downtimeTable,
+  iterationTable,
+  parameterTable,
+  progressOf,
+  totalsTable,
+} from './migration-report.js';
 import type { Invocation, Verb } from './verb.js';
 
 interface DemoOptions extends MigrationVerbOptions {
@@ -39,6 +47,9 @@ interface DemoOptions extends MigrationVerbOptions {
  * the bandwidth is limited; and a limit of 100 ms leaves several passes to be seen.
  */
 const DEFAULTS = { maxBandwidth: 256 * 2 ** 20, downtimeLimit: 100 } as const;
+
+/** Below this the writers have no pages to share. */
+const MEMORY_MIN = 2 ** 20;
 
 /** How much each writer does after the switchover before the memories are compared. */
 const STEPS_AFTER = 10_000;
@@ -72,16 +83,22 @@ export const demo: Verb<DemoOptions> = {
   ],
 
   async run(invocation) {
-    const folder = mkdtempSync(join(tmpdir(), 'ramferry-demo-'));
     const { memory, workload, writers, rate, workingSet, barrier } = invocation.options;
+    if (memory < MEMORY_MIN || memory % GUEST_PAGE_SIZE !== 0) {
+      throw new RamferryError('usage', 'INVALID_VALUE', `A guest cannot have ${memory} bytes of memory.`, {
+        value: memory,
+        hint: `--memory takes whole pages of ${GUEST_PAGE_SIZE} bytes, at least ${formatBytes(MEMORY_MIN)}`,
+      });
+    }
     const guest = WorkloadGuest.create({
       memoryBytes: memory,
       workload,
       writers,
       rate,
-      workingSetBytes: workingSet,
+      workingSetBytes: Math.max(workingSet, GUEST_PAGE_SIZE),
       barrier,
     });
+    const folder = mkdtempSync(join(tmpdir(), 'ramferry-demo-'));
     const destination = new DemoDestination();
     try {
       return await migrateAndCompare(invocation, guest, destination, `unix:${join(folder, 'migration.sock')}`);
@@ -157,12 +174,20 @@ async function migrateAndCompare(
   const running = destination.next('running');
   // It is awaited below; if the migration fails first, that is the failure to report.
   running.catch(() => {});
+  let warned = false;
   const migration = new Migration({
     guest: { kind: 'workload', shared: guest.share() },
     blocks: guest.blocks,
     uri,
     parameters: parametersOf(options),
-    onProgress: (report) => progress.update(progressOf(report)),
+    onProgress: (report) => {
+      const warning = warned ? undefined : divergence(report);
+      if (warning !== undefined) {
+        warned = true;
+        progress.note(`warning: ${warning}`);
+      }
+      progress.update(progressOf(report));
+    },
     ...traceOf(options.trace, progress),
   });
   signal.addEventListener('abort', () => migration.cancel());

@@ -14,6 +14,19 @@ export const progressOf = (report: MigrationReport): ProgressState => ({
   ...(report.ram['dirty-pages-rate'] > 0 && { dirtyBytesPerSecond: report.ram['dirty-pages-rate'] * GUEST_PAGE_SIZE }),
 });
 
+/**
+ * A sentence if the migration will not end by itself: what the guest dirties in a second is as much as travels in one.
+ * Undefined while it may, and while neither rate is known.
+ */
+export const divergence = ({ ram, ramferry }: MigrationReport): string | undefined => {
+  const dirtied = ram['dirty-pages-rate'] * GUEST_PAGE_SIZE;
+  const sent = (ram.mbps * 1e6) / 8;
+  if (sent === 0 || dirtied < sent * 0.95 || ramferry.parameters['auto-converge'] === true) {
+    return undefined;
+  }
+  return `The guest dirties ${formatRate(dirtied)} and ${formatRate(sent)} travel: this will not end by itself. More bandwidth, a longer --downtime-limit or --auto-converge help.`;
+};
+
 /** One line for each pass over memory. */
 export const iterationTable = ({ ramferry }: MigrationReport): string =>
   formatTable(

@@ -177,6 +177,51 @@ test('progress is reported with increasing figures', async () => {
   }
 });
 
+// PL-27, PL-30
+test('the bandwidth limit holds to within a page a window, and not in the stop-and-copy', async () => {
+  const guest = new ScriptedGuest([4000]);
+  for (let page = 0; page < 4000; page += 1) {
+    guest.store(guest.blocks.blocks[0]!, page, 1);
+  }
+  const sink = new RecordingSink();
+  let now = 0;
+  let windowStart = 0;
+  let windowBytes = 0;
+  let largest = 0;
+  let stopped = false;
+  guest.beforeStop = () => {
+    stopped = true;
+    for (let page = 0; page < 1000; page += 1) {
+      guest.store(guest.blocks.blocks[0]!, page, 2);
+    }
+  };
+  sink.afterRead = ({ count }) => {
+    if (!stopped) {
+      windowBytes = now - windowStart >= 100 ? 0 : windowBytes;
+      windowStart = now - windowStart >= 100 ? now : windowStart;
+      windowBytes += count * 4104;
+      largest = Math.max(largest, windowBytes);
+    }
+  };
+  const limit = 10 * 1024 * 1024;
+  const report = await source(guest, sink, {
+    parameters: changeParameters(defaultParameters, { maxBandwidth: limit }),
+    clock: {
+      now: () => now,
+      sleep: async (milliseconds) => {
+        now += milliseconds;
+      },
+      yield: async () => {
+        now += 0.01;
+      },
+    },
+  }).run();
+  assert.equal(report.status, 'completed');
+  assert.ok(largest <= limit / 10 + 2 * 4104, `${largest} bytes in a window`);
+  assert.ok(report['total-time'] >= 1000, `${report['total-time']} ms for 16 MB at 10 MiB/s`);
+  assertDelivered(guest, sink);
+});
+
 test('trace events come with their arguments, and only those asked for', async () => {
   const seen: [TraceName, readonly (string | number)[]][] = [];
   await source(new ScriptedGuest([64]), new RecordingSink(), {

@@ -1,6 +1,6 @@
 // The source engine: one loop for every guest and every sink.
 
-import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import { GUEST_PAGE_SIZE, NORMAL_RECORD_BYTES } from '../../kernels/kernels.js';
 import { RateLimit } from '../channel/rate-limit.js';
 import { clampClearBitmapShift } from '../dirty-log/clear-bitmap.js';
 import { RamferryError } from '../memory/errors.js';
@@ -228,7 +228,10 @@ export class MigrationSource {
     let queued = queuedAtStart;
     let batches = 0;
     this.#sink.beginIteration(last);
-    while (this.#send.next((extent) => this.#sink.batchLimit(extent))) {
+    // Close to the end of the budget batches get smaller: a whole one would overshoot a low limit by half.
+    const room = (): number =>
+      last ? Number.POSITIVE_INFINITY : Math.max(1, Math.floor(this.#rateLimit.left / NORMAL_RECORD_BYTES));
+    while (this.#send.next((extent) => Math.min(this.#sink.batchLimit(extent), room()))) {
       const zeroPages = this.transferBatch(this.#send, this.#sink);
       this.#counters.normalPages += batch.count - zeroPages;
       this.#counters.zeroPages += zeroPages;
