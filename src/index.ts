@@ -6,7 +6,7 @@ export { listen, openChannel } from './channel/index.js';
 export { FileTarget, MemoryTarget, MigrationDestination } from './destination/index.js';
 export { deviceStates } from './format/stream/index.js';
 export { SnapshotGuest, WorkloadGuest } from './guest/index.js';
-export { openStreamFile } from './guest/open-stream-file-node.js';
+export { openSnapshotFile } from './guest/open-snapshot-file-node.js';
 export { RamBlockList, RamferryError } from './memory/index.js';
 export { Migration, type MigrationEnd, type MigrationOptions } from './monitor/migration.js';
 export type { MigrationReport } from './source/index.js';

@@ -1,8 +1,8 @@
 // What people read of `inspect`.
 
-import type { PageCounts } from '../format/stream/record-index.js';
+import type { PageCounts } from '../format/snapshot.js';
 import { type Align, formatBytes, formatCount, formatTable } from './format.js';
-import type { BlockDocument, StreamDocument } from './stream-document.js';
+import type { BlockDocument, MemoryDocument } from './memory-document.js';
 import type { Colors } from './terminal.js';
 
 /** A table with a heading that stands out. Coloured after it is aligned: escape sequences have no width. */
@@ -19,12 +19,17 @@ const table = (
 export const plural = (count: number, noun: string): string => `${formatCount(count)} ${noun}${count === 1 ? '' : 's'}`;
 
 /** The file in a few lines. */
-export const headText = (document: StreamDocument, fileBytes: number, colors: Colors): string => {
-  const { file, format, streamVersion, complete, machine, uuid, capabilities, ram, blocks, devices } = document;
+export const headText = (document: MemoryDocument, fileBytes: number, colors: Colors): string => {
+  const { file, libvirt, format, streamVersion, complete, machine, uuid, capabilities, ram, blocks, devices } =
+    document;
   const kind = format === 'stream' ? 'migration stream' : `${format} file`;
   const state = complete ? 'complete' : colors.red('not complete');
   const deviceBytes = devices.reduce((sum, { bytes }) => sum + bytes, 0);
   const rows: (string[] | undefined)[] = [
+    libvirt && [
+      'libvirt',
+      `save image, ${libvirt.format}, of a guest that was ${libvirt.wasRunning ? 'running' : 'paused'}`,
+    ],
     ['machine', machine],
     uuid === undefined ? undefined : ['uuid', uuid],
     ['capabilities', capabilities.length === 0 ? 'none' : capabilities.join(', ')],
@@ -69,7 +74,7 @@ export const digestText = (blocks: readonly BlockDocument[], digests: readonly s
     colors,
   );
 
-export const deviceText = ({ devices }: StreamDocument, colors: Colors): string =>
+export const deviceText = ({ devices }: MemoryDocument, colors: Colors): string =>
   devices.length === 0
     ? ''
     : table(

@@ -1,12 +1,12 @@
 // `ramferry inspect FILE`: what a memory file is.
 
 import { createHash } from 'node:crypto';
-import type { StreamSnapshot } from '../format/stream/snapshot.js';
+import type { Snapshot } from '../format/index.js';
 import { pageIndex } from '../memory/units.js';
 import { blockText, deviceText, digestText, headText } from './inspect-text.js';
-import { type PageMap, pageMap, pageMapText } from './page-map.js';
-import { INDEX_HELP, inSlices, readStreamFile } from './read-stream-file.js';
-import { streamDocument } from './stream-document.js';
+import { memoryDocument } from './memory-document.js';
+import { type PageMap, pageMap, pageMapText, withStalePages } from './page-map.js';
+import { INDEX_HELP, inSlices, readMemoryFile } from './read-memory-file.js';
 import { hasUnicode, terminalColors, terminalColumns } from './terminal.js';
 import type { Invocation, Verb } from './verb.js';
 
@@ -22,7 +22,7 @@ export const inspect: Verb<InspectOptions> = {
   configure: (command) =>
     command
       .option('--digest', 'SHA-256 of the content of each RAM block, absent and zero pages as zero bytes')
-      .option('--pages', 'a map of where pages are present, zero and absent')
+      .option('--pages', 'a map of where pages are present, zero, absent, and stale')
       .addHelpText('after', INDEX_HELP),
   examples: [
     ['guest.mig', 'machine, RAM blocks, page counts and device sections'],
@@ -31,13 +31,13 @@ export const inspect: Verb<InspectOptions> = {
   ],
 
   async run({ operands, options, signal, progress }) {
-    const opened = await readStreamFile(operands[0]!, { signal, progress });
+    const opened = await readMemoryFile(operands[0]!, { signal, progress });
     try {
       const { snapshot, damage } = opened;
-      const document = streamDocument(opened);
+      const document = memoryDocument(opened);
       const digests = options.digest && snapshot && (await digestsOf(snapshot, { signal, progress }));
       const terminal = { columns: terminalColumns(process.stdout), unicode: hasUnicode() };
-      const map = options.pages && snapshot && pageMap(snapshot, terminal.columns);
+      const map = options.pages && snapshot && (await pageMapOf(snapshot, terminal.columns, { signal, progress }));
       const colors = terminalColors(process.stdout);
       const text = [
         headText(document, opened.sizeBytes, colors),
@@ -70,12 +70,42 @@ const cellsDocument = ({ pagesPerCell, blocks }: PageMap, index: number): object
     pagesPerCell,
     presentPages: cells.map(({ presentPages }) => presentPages),
     zeroPages: cells.map(({ zeroPages }) => zeroPages),
+    stalePages: cells[0]?.stalePages === undefined ? undefined : cells.map(({ stalePages }) => stalePages),
   };
+};
+
+/** The page map; where the format has stale pages, with those, for which the places of absent pages are read. */
+const pageMapOf = async (
+  snapshot: Snapshot,
+  columns: number,
+  surroundings: Pick<Invocation<unknown>, 'signal' | 'progress'>,
+): Promise<PageMap> => {
+  const map = pageMap(snapshot, columns);
+  if (snapshot.stalePages === undefined) {
+    return map;
+  }
+  const { targetPageSize, totalBytes, blocks } = snapshot.setup;
+  const stale = map.blocks.map(({ cells }) => new Float64Array(cells.length));
+  const stepPages = Math.min(map.pagesPerCell, DIGEST_BYTES / targetPageSize);
+  let block = 0;
+  let page = 0;
+  await inSlices(surroundings, 'looking for stale pages', totalBytes, () => {
+    const pageCount = blocks[block]!.usedLength / targetPageSize;
+    const pages = Math.min(stepPages, pageCount - page);
+    stale[block]![Math.floor(page / map.pagesPerCell)]! += snapshot.stalePages!(block, pageIndex(page), pages);
+    page += pages;
+    if (page === pageCount) {
+      block += 1;
+      page = 0;
+    }
+    return pages * targetPageSize;
+  });
+  return withStalePages(map, stale);
 };
 
 /** One SHA-256 a block, over its whole used length. */
 const digestsOf = async (
-  snapshot: StreamSnapshot,
+  snapshot: Snapshot,
   surroundings: Pick<Invocation<unknown>, 'signal' | 'progress'>,
 ): Promise<string[]> => {
   const { blocks, targetPageSize, totalBytes } = snapshot.setup;

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import picocolors from 'picocolors';
 import { patternPage, StreamBuilder, type TestRecord } from '../../test/streams.js';
-import { openStream, type StreamSnapshot } from '../format/stream/snapshot.js';
+import { openSnapshot, type Snapshot } from '../format/index.js';
 import { pageMap, pageMapText } from './page-map.js';
 
 const PAGE = 4096;
@@ -10,9 +10,9 @@ const MIB = 2 ** 20;
 const plain = picocolors.createColors(false);
 const content = patternPage(1);
 
-const snapshotOf = (blocks: { name: string; usedLength: number }[], records: TestRecord[]): StreamSnapshot => {
+const snapshotOf = (blocks: { name: string; usedLength: number }[], records: TestRecord[]): Snapshot => {
   const { bytes } = new StreamBuilder().header().ramStart(blocks).end(records).devices([]);
-  return openStream((at, target) => target.set(bytes.subarray(at, at + target.length)), bytes.length);
+  return openSnapshot((at, target) => target.set(bytes.subarray(at, at + target.length)), bytes.length);
 };
 
 /** Pages [first, end) of a block. */

@@ -7,9 +7,9 @@
 //   pc.bios               █
 //   /rom@etc/acpi/tables  ▒
 
-import type { PageCounts } from '../format/stream/record-index.js';
-import type { StreamSnapshot } from '../format/stream/snapshot.js';
+import type { PageCounts, Snapshot } from '../format/snapshot.js';
 import { formatBytes } from './format.js';
+import { plural } from './inspect-text.js';
 import type { Colors } from './terminal.js';
 
 /** Lines of the largest block, so that the map of any guest fits a terminal. */
@@ -22,11 +22,17 @@ const OFFSET_WIDTH = 10;
 /** What a line has besides its cells: the offset, two spaces, the last column. */
 const MARGIN = OFFSET_WIDTH + 3;
 
-/** By how much of a cell is present, from little to all; then zero marks, then nothing. */
+/** By how much of a cell is present, from little to all; then zero marks, then nothing; then nothing that counts. */
 const characters = {
-  unicode: { present: ['░', '▒', '▓', '█'], zero: '·', absent: ' ' },
-  ascii: { present: ['-', '+', 'x', '#'], zero: '.', absent: ' ' },
+  unicode: { present: ['░', '▒', '▓', '█'], zero: '·', absent: ' ', stale: '×' },
+  ascii: { present: ['-', '+', 'x', '#'], zero: '.', absent: ' ', stale: '!' },
 } as const;
+
+/** The pages behind a character. */
+export interface PageMapCell extends PageCounts {
+  /** Of the absent pages, those of which the file still holds an earlier state; unset where there are none by design. */
+  readonly stalePages?: number;
+}
 
 export interface PageMap {
   readonly pagesPerCell: number;
@@ -35,12 +41,12 @@ export interface PageMap {
   readonly blocks: readonly {
     readonly name: string;
     readonly usedLength: number;
-    readonly cells: readonly PageCounts[];
+    readonly cells: readonly PageMapCell[];
   }[];
 }
 
 /** Counts the pages behind every character, for a terminal so many columns wide. */
-export const pageMap = (snapshot: StreamSnapshot, columns: number): PageMap => {
+export const pageMap = (snapshot: Snapshot, columns: number): PageMap => {
   const { blocks, targetPageSize } = snapshot.setup;
   const { narrow, usual, wide } = CELLS_OF_LINE;
   const cellsPerLine = columns >= wide + MARGIN ? wide : columns >= usual + MARGIN ? usual : narrow;
@@ -59,6 +65,15 @@ export const pageMap = (snapshot: StreamSnapshot, columns: number): PageMap => {
   };
 };
 
+/** The map with the numbers of stale pages, by block and cell. */
+export const withStalePages = (map: PageMap, stale: readonly ArrayLike<number>[]): PageMap => ({
+  ...map,
+  blocks: map.blocks.map((block, index) => ({
+    ...block,
+    cells: block.cells.map((counts, cell) => ({ ...counts, stalePages: stale[index]![cell]! })),
+  })),
+});
+
 export interface PageMapLook {
   readonly unicode: boolean;
   readonly colors: Colors;
@@ -69,23 +84,27 @@ export const pageMapText = (map: PageMap, { unicode, colors }: PageMapLook): str
   const marks = unicode ? characters.unicode : characters.ascii;
   const zeroRun = new RegExp(`[${marks.zero}]+`, 'g');
 
-  const mark = ({ presentPages, zeroPages, absentPages }: PageCounts): string => {
+  const mark = ({ presentPages, zeroPages, absentPages, stalePages = 0 }: PageMapCell): string => {
     if (presentPages === 0) {
+      if (stalePages > 0) {
+        return marks.stale;
+      }
       return absentPages > zeroPages ? marks.absent : marks.zero;
     }
     const share = presentPages / (presentPages + zeroPages + absentPages);
     return marks.present[Math.ceil(share * marks.present.length) - 1]!;
   };
-  const line = (cells: readonly PageCounts[]): string =>
+  const line = (cells: readonly PageMapCell[]): string =>
     colors.cyan(cells.map(mark).join('').trimEnd().replaceAll(zeroRun, colors.dim));
 
   /** For a block that would be a picture of nothing. */
-  const inWords = (cells: readonly PageCounts[]): string | undefined => {
+  const inWords = (cells: readonly PageMapCell[]): string | undefined => {
     const [first, ...others] = new Set(cells.map(mark));
     const words = { [marks.absent]: 'nothing in the file', [marks.zero]: 'zero marks only' };
     return others.length === 0 && cells.length > 1 ? words[first!] : undefined;
   };
-  const isLarge = (cells: readonly PageCounts[]): boolean => cells.length > perLine / 4 && inWords(cells) === undefined;
+  const isLarge = (cells: readonly PageMapCell[]): boolean =>
+    cells.length > perLine / 4 && inWords(cells) === undefined;
 
   const large = blocks.filter(({ cells }) => isLarge(cells));
   const small = blocks.filter(({ cells }) => !isLarge(cells));
@@ -102,6 +121,13 @@ export const pageMapText = (map: PageMap, { unicode, colors }: PageMapLook): str
   }
   const legend =
     `A character is ${formatBytes(cellBytes)}: ${colors.cyan(marks.present.join(''))} present, by share; ` +
-    `${colors.dim(marks.zero)} zero marks; blank: not in the file.`;
+    `${colors.dim(marks.zero)} zero marks; blank: not in the file.${staleLegend(blocks, marks.stale)}`;
   return `${parts.join('\n')}\n${legend}\n`;
+};
+
+const staleLegend = (blocks: PageMap['blocks'], mark: string): string => {
+  const stale = blocks.flatMap(({ cells }) => cells).reduce((sum, { stalePages = 0 }) => sum + stalePages, 0);
+  return stale === 0
+    ? ''
+    : ` ${plural(stale, 'page')} stale (${mark} where nothing is present): absent, but the file still holds earlier bytes.`;
 };

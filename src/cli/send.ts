@@ -42,12 +42,12 @@ export const send: Verb<SendOptions> = {
         `${uri} is not a destination that a guest can be sent to.`,
         {
           value: uri,
-          hint: 'send goes to tcp:, unix:, exec: or fd:; a stream file is copied with cp',
+          hint: 'send goes to tcp:, unix:, exec: or fd:; a memory file is copied with cp',
         },
       );
     }
     const migration = new Migration({
-      guest: { kind: 'stream-file', file },
+      guest: { kind: 'snapshot-file', file },
       uri,
       parameters: parametersOf(options),
       returnPath: options.returnPath && kind !== 'exec',

@@ -2,15 +2,20 @@
 // section while it reads; here its verdict is put together with what only shows at the end: pages that nobody wrote,
 // bytes that nobody reads.
 
+import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
 import { Capability } from '../format/stream/constants.js';
 import type { StreamSummary } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
+import { pageIndex } from '../memory/units.js';
 import { formatCount, formatTable } from './format.js';
 import { pagesText, plural } from './inspect-text.js';
-import { INDEX_HELP, readStreamFile, type StreamFile } from './read-stream-file.js';
-import { type StreamDocument, streamDocument } from './stream-document.js';
+import { type MemoryDocument, memoryDocument } from './memory-document.js';
+import { INDEX_HELP, inSlices, type MemoryFile, readMemoryFile, type Surroundings } from './read-memory-file.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
+
+/** Bytes of one read; with pages of up to 64 KiB, whole pages. */
+const READ_BYTES = 1024 * 1024;
 
 export interface Finding {
   /** An `error` makes the file invalid; a `warning` is odd, but QEMU loads it; a `note` is explained. */
@@ -28,9 +33,13 @@ export const verify: Verb = {
   ],
 
   async run({ operands, signal, progress }) {
-    const opened = await readStreamFile(operands[0]!, { signal, progress });
-    opened.close();
-    const document = streamDocument(opened);
+    const opened = await readMemoryFile(operands[0]!, { signal, progress });
+    try {
+      await readMappedPages(opened, { signal, progress });
+    } finally {
+      opened.close();
+    }
+    const document = memoryDocument(opened);
     const failure = opened.damage ?? cutDescription(opened);
     const findings = [
       ...(failure === undefined ? [] : [errorFinding(failure)]),
@@ -41,7 +50,7 @@ export const verify: Verb = {
     const { file, container, format, streamVersion, machine, ram } = document;
     const checked = {
       bytes: opened.readBytes,
-      ofBytes: opened.sizeBytes,
+      ofBytes: opened.streamBytes,
       ramSections: opened.soFar.ramSections,
       pageRecords: opened.soFar.pageRecords,
       deviceSections: document.devices.length,
@@ -64,20 +73,50 @@ export const verify: Verb = {
   },
 };
 
+/**
+ * A stream was read to its last byte by now, of a mapped-ram file hardly any page. Their content is not checked by
+ * anything, but a disk that cannot read them should not be found out by a guest.
+ */
+const readMappedPages = async ({ snapshot }: MemoryFile, surroundings: Surroundings): Promise<void> => {
+  if (!(snapshot instanceof MappedRamSnapshot)) {
+    return;
+  }
+  const { blocks, targetPageSize } = snapshot.setup;
+  const presentBytes = blocks.reduce((sum, { index }) => sum + snapshot.counts(index).presentPages, 0) * targetPageSize;
+  const buffer = new Uint8Array(READ_BYTES);
+  let block = 0;
+  let page = 0;
+  await inSlices(surroundings, 'reading', presentBytes, () => {
+    let run = snapshot.presentRun(block, pageIndex(page));
+    while (run === undefined) {
+      block += 1;
+      page = 0;
+      run = snapshot.presentRun(block, pageIndex(0));
+    }
+    const pages = Math.min(run.pageCount, READ_BYTES / targetPageSize);
+    snapshot.readPages(block, run.firstPage, pages, buffer.subarray(0, pages * targetPageSize));
+    page = run.firstPage + pages;
+    return pages * targetPageSize;
+  });
+};
+
 /** The reader takes a stream that ends inside its description, as QEMU does; but it was longer once. */
-const cutDescription = ({ file, sizeBytes, snapshot }: StreamFile): RamferryError | undefined =>
-  snapshot === undefined || snapshot.summary.complete
-    ? undefined
-    : new RamferryError(
-        'invalid',
-        'STREAM_INCOMPLETE',
-        `The stream ends inside its VM description, at byte ${sizeBytes}.`,
-        {
-          file,
-          offset: sizeBytes,
-          hint: 'RAM and device state are whole, and QEMU loads them; the file is cut all the same.',
-        },
-      );
+const cutDescription = ({ file, startOffset, streamBytes, snapshot }: MemoryFile): RamferryError | undefined => {
+  if (snapshot === undefined || snapshot.summary.complete) {
+    return undefined;
+  }
+  const end = startOffset + streamBytes;
+  return new RamferryError(
+    'invalid',
+    'STREAM_INCOMPLETE',
+    `The stream ends inside its VM description, at byte ${end}.`,
+    {
+      file,
+      offset: end,
+      hint: 'RAM and device state are whole, and QEMU loads them; the file is cut all the same.',
+    },
+  );
+};
 
 const errorFinding = ({ code, message, offset }: RamferryError): Finding => ({
   severity: 'error',
@@ -86,15 +125,18 @@ const errorFinding = ({ code, message, offset }: RamferryError): Finding => ({
   offset,
 });
 
-const warnings = ({ snapshot }: StreamFile): Finding[] =>
+const warnings = ({ snapshot }: MemoryFile): Finding[] =>
   snapshot!.summary.warnings.map((message) => ({ severity: 'warning', code: 'UNUSUAL_STREAM', message }));
 
 /**
- * A source writes every page at least once, as content or as a zero mark, except where it may leave pages out: RAM that
+ * In a mapped-ram file absent pages are as good as zero marks. Into a stream a source writes every page at least once, as content or as a zero mark, except where it may leave pages out: RAM that
  * is shared with the destination, RAM that virtio-mem has not plugged in, and what the guest hints as free through
  * virtio-balloon. Anywhere else a page without a record was lost, or is left to the destination.
  */
-const unwrittenPages = ({ blocks, capabilities }: StreamDocument, { devices }: StreamSummary): Finding[] => {
+const unwrittenPages = ({ format, blocks, capabilities }: MemoryDocument, { devices }: StreamSummary): Finding[] => {
+  if (format === 'mapped-ram') {
+    return [];
+  }
   const hasDevice = (part: string): boolean => devices.some(({ name }) => name.includes(part));
   const reasonFor = (block: string): string | undefined => {
     if (capabilities.includes(Capability.IGNORE_SHARED)) {
@@ -120,7 +162,7 @@ const unwrittenPages = ({ blocks, capabilities }: StreamDocument, { devices }: S
 };
 
 const verdict = (
-  { file, ram, devices }: StreamDocument,
+  { file, ram, devices }: MemoryDocument,
   checked: {
     readonly bytes: number;
     readonly ofBytes: number;

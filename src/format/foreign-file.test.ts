@@ -37,30 +37,3 @@ test('streams, and what nobody knows, are left to the stream reader', () => {
   // Cut magic.
   assert.equal(foreignFile(hex('1f'), 'x'), undefined);
 });
-
-const libvirtHead = (magic: string, format: number, dataLength: number, bigEndian = false): Uint8Array => {
-  const head = Buffer.alloc(4096);
-  head.write(magic, 'latin1');
-  const numbers = [2, dataLength, 1, format, 0];
-  for (const [index, number] of numbers.entries()) {
-    head[bigEndian ? 'writeUInt32BE' : 'writeUInt32LE'](number, 16 + 4 * index);
-  }
-  return head;
-};
-
-test('a libvirt save image: where its stream begins, and how to get it', () => {
-  const hintOf = (head: Uint8Array): string | undefined => {
-    const error = foreignFile(head, 'x.save');
-    assert.equal(error?.code, 'LIBVIRT_IMAGE');
-    return error?.hint;
-  };
-  const at = 92 + 6789;
-  const plain = `The QEMU stream begins at byte ${at}: tail -c +${at + 1} x.save > guest.mig`;
-  assert.equal(hintOf(libvirtHead('LibvirtQemudSave', 0, 6789)), plain);
-  assert.equal(hintOf(libvirtHead('LibvirtQemudSave', 0, 6789, true)), plain);
-  assert.match(hintOf(libvirtHead('LibvirtQemudSave', 5, 6789))!, /tail -c \+6882 x\.save \| zstd -dc > guest\.mig$/);
-  assert.match(hintOf(libvirtHead('LibvirtQemudSave', 6, 6789))!, /format "sparse", which is not read/);
-  assert.match(hintOf(libvirtHead('LibvirtQemudSave', 999, 6789))!, /format "unknown"/);
-  assert.match(hintOf(libvirtHead('LibvirtQemudSave', 0, 6789).subarray(0, 91))!, /cut/);
-  assert.equal(foreignFile(libvirtHead('LibvirtQemudPart', 0, 6789), 'x')?.code, 'LIBVIRT_INCOMPLETE');
-});

@@ -77,9 +77,6 @@ const recognise = (head: Uint8Array): Finding | undefined => {
     return ['EMPTY_FILE', 'empty', 'The save did not get far, or did not begin.'];
   }
   const startsWith = (magic: string): boolean => latin1(head, 0, magic.length) === magic;
-  if (startsWith('LibvirtQemud')) {
-    return libvirtFile(head);
-  }
   if (startsWith(ELF_MAGIC) && head.length > ELF_TYPE_OFFSET + 1) {
     // The type is 16 bits in the byte order of the file; the types that exist are small.
     return head[ELF_TYPE_OFFSET] + head[ELF_TYPE_OFFSET + 1] === ELF_TYPE_CORE
@@ -91,39 +88,4 @@ const recognise = (head: Uint8Array): Finding | undefined => {
     return [found.code, found.what, found.hint];
   }
   return /^[\t\n\r -~]*$/.test(latin1(head, 0, TEXT_BYTES)) ? ['TEXT_FILE', 'text', WRONG_FILE_HINT] : undefined;
-};
-
-// libvirt's save image: 16 bytes of magic, u32s in the byte order of the host that wrote it, the domain's XML, the stream.
-//
-//   | LibvirtQemudSave | version | data_len | was_running | format | cookieOffset | unused[14] | XML … | stream |
-//   0                  16        20         24            28                                   92      92 + data_len
-
-const LIBVIRT_MAGIC_BYTES = 16;
-const LIBVIRT_HEADER_BYTES = 92;
-const LIBVIRT_INCOMPLETE = 'LibvirtQemudPart';
-
-/** By libvirt's number. */
-const libvirtFormats = ['raw', 'gzip', 'bzip2', 'xz', 'lzop', 'zstd', 'sparse'];
-
-const libvirtFile = (head: Uint8Array): Finding => {
-  if (latin1(head, 0, LIBVIRT_MAGIC_BYTES) === LIBVIRT_INCOMPLETE) {
-    const hint = 'libvirt marks a save so until it is complete: this one was interrupted.';
-    return ['LIBVIRT_INCOMPLETE', 'an incomplete libvirt save image', hint];
-  }
-  const found = (hint: string): Finding => ['LIBVIRT_IMAGE', 'a libvirt save image, as virsh save writes it', hint];
-  if (head.length < LIBVIRT_HEADER_BYTES) {
-    return found('Its header is cut.');
-  }
-  const view = new DataView(head.buffer, head.byteOffset, head.length);
-  // Versions are 1 and 2: the byte order in which this one is small is the right one.
-  const littleEndian = view.getUint32(16, true) < 0x1_0000;
-  const streamOffset = LIBVIRT_HEADER_BYTES + view.getUint32(20, littleEndian);
-  const format = libvirtFormats[view.getUint32(28, littleEndian)] ?? 'unknown';
-  if (format === 'sparse' || format === 'unknown') {
-    return found(`Its memory is stored from byte ${streamOffset} on in format "${format}", which is not read.`);
-  }
-  const decompress = format === 'raw' ? '' : ` | ${format} -dc`;
-  return found(
-    `The QEMU stream begins at byte ${streamOffset}: tail -c +${streamOffset + 1} FILE${decompress} > guest.mig`,
-  );
 };

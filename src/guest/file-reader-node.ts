@@ -2,7 +2,7 @@
 
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { channelError } from '../channel/channel-error.js';
-import type { ReadAt } from '../format/stream/snapshot.js';
+import type { ReadAt } from '../format/snapshot.js';
 import { RamferryError } from '../memory/errors.js';
 
 export interface FileReader {
@@ -12,41 +12,42 @@ export interface FileReader {
   close(): void;
 }
 
+const guarded = <Result>(file: string, activity: string, call: () => Result): Result => {
+  try {
+    return call();
+  } catch (error) {
+    throw channelError(error, activity, file);
+  }
+};
+
 /** @throws RamferryError `failed` if it cannot be opened, `usage` if it is not a regular file */
 export const openFileReader = (file: string): FileReader => {
-  const guarded = <Result>(activity: string, call: () => Result): Result => {
-    try {
-      return call();
-    } catch (error) {
-      throw channelError(error, activity, file);
-    }
-  };
-  const descriptor = guarded('open', () => openSync(file, 'r'));
-  const stat = fstatSync(descriptor);
-  if (!stat.isFile()) {
+  const descriptor = guarded(file, 'open', () => openSync(file, 'r'));
+  if (!fstatSync(descriptor).isFile()) {
     closeSync(descriptor);
     throw new RamferryError('usage', 'NOT_A_FILE', `${file} is not a regular file.`, {
       file,
       hint: 'Memory files are read by position, which pipes and devices do not allow: make a copy.',
     });
   }
-  return {
-    readAt: (position, target) => {
-      for (let done = 0; done < target.length; ) {
-        const at = position + done;
-        const count = guarded('read', () => readSync(descriptor, target, done, target.length - done, at));
-        if (count === 0) {
-          throw new RamferryError(
-            'failed',
-            'FILE_CHANGED',
-            `${file} became shorter while it was read, at byte ${at}.`,
-            { file, offset: at },
-          );
-        }
-        done += count;
-      }
-    },
-    sizeBytes: stat.size,
-    close: () => closeSync(descriptor),
-  };
+  return readerOf(descriptor, file);
 };
+
+/** Reads an open regular file, and closes it in the end; `file` is its name in errors. */
+export const readerOf = (descriptor: number, file: string): FileReader => ({
+  readAt: (position, target) => {
+    for (let done = 0; done < target.length; ) {
+      const at = position + done;
+      const count = guarded(file, 'read', () => readSync(descriptor, target, done, target.length - done, at));
+      if (count === 0) {
+        throw new RamferryError('failed', 'FILE_CHANGED', `${file} became shorter while it was read, at byte ${at}.`, {
+          file,
+          offset: at,
+        });
+      }
+      done += count;
+    }
+  },
+  sizeBytes: fstatSync(descriptor).size,
+  close: () => closeSync(descriptor),
+});

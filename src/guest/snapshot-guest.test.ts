@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { MemoryChannel, PAGE, ScriptedGuest } from '../../test/source-kit.js';
-import { openStream, type StreamSnapshot } from '../format/stream/snapshot.js';
+import { openSnapshot, type Snapshot } from '../format/index.js';
 import { pageIndex } from '../memory/units.js';
 import type { SourceGuest } from '../source/guest.js';
 import { MigrationSource } from '../source/migration-source.js';
@@ -9,13 +9,16 @@ import { defaultParameters } from '../source/parameters.js';
 import { StreamSink } from '../source/stream-sink.js';
 import { SnapshotGuest } from './snapshot-guest.js';
 
-const save = async (guest: SourceGuest): Promise<StreamSnapshot> => {
+const save = async (guest: SourceGuest): Promise<Snapshot> => {
   const channel = new MemoryChannel();
   const sink = new StreamSink(channel, { returnPath: false });
   const report = await new MigrationSource({ guest, sink, parameters: defaultParameters }).run();
   assert.equal(report.status, 'completed', report['error-desc']);
   const bytes = Buffer.concat(channel.chunks);
-  return openStream((position, target) => target.set(bytes.subarray(position, position + target.length)), bytes.length);
+  return openSnapshot(
+    (position, target) => target.set(bytes.subarray(position, position + target.length)),
+    bytes.length,
+  );
 };
 
 test('a snapshot sent on has the same machine, devices and memory', async () => {

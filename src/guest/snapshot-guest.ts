@@ -1,9 +1,10 @@
-// An opened stream file as a guest that never runs: what `send` migrates. Its RAM stays in the file; the engine gets a
+// An opened memory file as a guest that never runs: what `send` migrates. Its RAM stays in the file; the engine gets a
 // window of it at a time, so that sending needs a few MiB however large the guest is.
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import type { Snapshot } from '../format/snapshot.js';
+import { Capability } from '../format/stream/constants.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
-import type { StreamSnapshot } from '../format/stream/snapshot.js';
 import { pickRamSectionId } from '../format/stream/write.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
@@ -21,7 +22,7 @@ export class SnapshotGuest implements SourceGuest {
   readonly blocks: RamBlockList;
   readonly log = undefined;
 
-  readonly #snapshot: StreamSnapshot;
+  readonly #snapshot: Snapshot;
   readonly #devices: DeviceTail;
   /** Position of each block in the snapshot. */
   readonly #indexes = new Map<RamBlock, number>();
@@ -29,7 +30,7 @@ export class SnapshotGuest implements SourceGuest {
   #loaded: { readonly block: RamBlock; readonly extent: Extent } | undefined;
 
   /** @throws RamferryError `invalid`, if the file has what cannot be sent on as a plain stream */
-  constructor(snapshot: StreamSnapshot, file?: string) {
+  constructor(snapshot: Snapshot, file?: string) {
     const { configuration, setup, summary } = snapshot;
     const refuse = (what: string, value: number | string): never => {
       throw new RamferryError('invalid', 'NOT_SENDABLE', `The snapshot ${what}; it cannot be sent.`, {
@@ -43,8 +44,10 @@ export class SnapshotGuest implements SourceGuest {
         setup.targetPageSize,
       );
     }
-    if (configuration.capabilities.length > 0) {
-      refuse(`needs the capability ${configuration.capabilities.join(', ')}`, configuration.capabilities.join(','));
+    // Which capabilities the receiver has is its own matter, and mapped-ram is about the file (1.10 item 1).
+    const needed = configuration.capabilities.filter((capability) => capability !== Capability.MAPPED_RAM);
+    if (needed.length > 0) {
+      refuse(`needs the capability ${needed.join(', ')}`, needed.join(','));
     }
     this.machine = configuration.machine;
     this.uuid = configuration.uuid;

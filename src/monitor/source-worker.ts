@@ -35,7 +35,7 @@ port.on('message', (message: ToSource) => {
 try {
   const trace =
     start.trace === undefined ? {} : createTrace(start.trace, (name, values) => post({ type: 'trace', name, values }));
-  const guest = attachGuest(start.guest);
+  const guest = await attachGuest(start.guest);
   const channel = await openChannel(start.uri, {
     direction: start.returnPath ? 'both' : 'write',
     retryMs: start.retryMs,

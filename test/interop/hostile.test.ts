@@ -3,7 +3,8 @@
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { openStream, StreamReader, type StreamSnapshot } from '../../src/format/stream/index.js';
+import { openSnapshot, type Snapshot } from '../../src/format/index.js';
+import { StreamReader } from '../../src/format/stream/index.js';
 import { pageIndex, RamferryError } from '../../src/memory/index.js';
 import { type CorpusKind, corpusStream } from './corpus.js';
 import { interopTest, type QemuRelease } from './lab.js';
@@ -28,8 +29,8 @@ const random = (seed: number): ((limit: number) => number) => {
   };
 };
 
-const open = (bytes: Uint8Array): StreamSnapshot =>
-  openStream((position, target) => target.set(bytes.subarray(position, position + target.length)), bytes.length, {
+const open = (bytes: Uint8Array): Snapshot =>
+  openSnapshot((position, target) => target.set(bytes.subarray(position, position + target.length)), bytes.length, {
     indexLimitBytes: INDEX_LIMIT,
   });
 

@@ -12,7 +12,12 @@ export class Cursor {
   /** Index behind the last byte that is there. */
   limit = 0;
   /** Stream offset of `bytes[0]`; negative where the buffer has more in front than the stream. */
-  #base = 0;
+  #base: number;
+
+  /** @param position stream offset of the first byte that will be loaded. */
+  constructor(position = 0) {
+    this.#base = position;
+  }
 
   /** Stream offset of the next byte to consume. */
   get position(): number {
@@ -25,6 +30,13 @@ export class Cursor {
     this.bytes = bytes;
     this.at = start;
     this.limit = end;
+  }
+
+  /** Goes on at a later position, of which the bytes may not be there yet. */
+  jump(position: number): void {
+    const ahead = position - this.position;
+    this.at += Math.min(ahead, this.limit - this.at);
+    this.#base += position - this.position;
   }
 
   has(byteCount: number): boolean {

@@ -6,9 +6,10 @@ import { describe, test } from 'node:test';
 import { patternPage, richStream, StreamBuilder } from '../../../test/streams.js';
 import { RamferryError } from '../../memory/errors.js';
 import { ByteWriter } from '../byte-writer.js';
+import { openSnapshot } from '../open-snapshot.js';
+import type { Snapshot } from '../snapshot.js';
 import type { DeviceTail } from './device-tail.js';
 import { StreamReader } from './read.js';
-import { openStream, type StreamSnapshot } from './snapshot.js';
 import type { StreamHandler, StreamSummary } from './stream-handler.js';
 import { footer, ramPart, sectionHeader, streamEnd, zeroRecord } from './write.js';
 
@@ -141,9 +142,9 @@ test('a mutated stream is refused with an offset, or read to its end', () => {
   const heapBefore = process.memoryUsage().rss;
   for (let run = 0; run < runs; run += 1) {
     const bytes = mutate();
-    let snapshot: StreamSnapshot;
+    let snapshot: Snapshot;
     try {
-      snapshot = openStream((at, target) => target.set(bytes.subarray(at, at + target.length)), bytes.length, {
+      snapshot = openSnapshot((at, target) => target.set(bytes.subarray(at, at + target.length)), bytes.length, {
         indexLimitBytes: 2 ** 20,
       });
     } catch (error) {

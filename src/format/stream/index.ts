@@ -6,16 +6,8 @@ export type { DeviceSection } from './device-sections.js';
 export { buildDeviceTail, type DeviceState, type DeviceTail, deviceStates } from './device-tail.js';
 export { DEVICE_TAIL_LIMIT_BYTES } from './device-tail-collector.js';
 export { LONGEST_UNIT_BYTES, StreamReader, type StreamReaderOptions } from './read.js';
-export { type PageCounts, PageKind } from './record-index.js';
 export * from './return-path.js';
-export {
-  type IndexedSoFar,
-  openStream,
-  type ReadAt,
-  type SnapshotOptions,
-  StreamIndexer,
-  StreamSnapshot,
-} from './snapshot.js';
+export { StreamSnapshot } from './snapshot.js';
 export type { RamSetup, ReadRamBlock, StreamHandler, StreamSummary } from './stream-handler.js';
 export * from './write.js';
 export { decodeXbzrle, encodeXbzrle, XBZRLE_OVERFLOW } from './xbzrle.js';

@@ -1,7 +1,10 @@
-// Reads the setup record of RAM START: which blocks there are, and how long (spec/qemu-wire-format.md 2.3).
+// Reads the setup record of RAM START: which blocks there are, and how long (spec/qemu-wire-format.md 2.3). In a mapped-ram
+// file also where their pages are; the stream then goes on behind those (3.2).
 
 import { be32, be64 } from '../bytes.js';
 import { hex } from '../invalid.js';
+import { MAPPED_RAM_HEADER_BYTES } from '../mapped-ram/layout.js';
+import { readLayout } from '../mapped-ram/read-layout.js';
 import { RecordFlag } from './constants.js';
 import type { Cursor } from './cursor.js';
 import type { RamSetup, ReadRamBlock } from './stream-handler.js';
@@ -14,12 +17,15 @@ export class RamSetupReader {
   readonly #pageSize: number;
   /** The blocks carry addresses (capability `x-ignore-shared`). */
   readonly #withAddresses: boolean;
+  /** Size of the mapped-ram file that this is; undefined for a stream with page records. */
+  readonly #mappedFileBytes: number | undefined;
   readonly #blocks: ReadRamBlock[] = [];
   readonly #names = new Set<string>();
   #total: number | undefined;
   #left = 0;
 
-  constructor(sectionId: number, pageSize: number, withAddresses: boolean) {
+  constructor(sectionId: number, pageSize: number, withAddresses: boolean, mappedFileBytes?: number) {
+    this.#mappedFileBytes = mappedFileBytes;
     this.#sectionId = sectionId;
     this.#pageSize = pageSize;
     this.#withAddresses = withAddresses;
@@ -60,10 +66,15 @@ export class RamSetupReader {
   }
 
   #readBlock(cursor: Cursor): boolean {
-    if (!cursor.has(1) || !cursor.has(9 + cursor.peek() + (this.#withAddresses ? 8 : 0))) {
+    if (!cursor.has(1)) {
       return false;
     }
     const nameLength = cursor.peek();
+    const mappedAhead = 9 + nameLength + (this.#withAddresses ? 8 : 0);
+    const headBytes = mappedAhead + (this.#mappedFileBytes === undefined ? 0 : MAPPED_RAM_HEADER_BYTES);
+    if (!cursor.has(headBytes)) {
+      return false;
+    }
     const name = cursor.name(1, nameLength, 'name of a RAM block');
     if (nameLength === 0 || this.#names.has(name)) {
       const statement = nameLength === 0 ? 'A RAM block has no name' : `RAM block "${name}" is listed twice`;
@@ -91,10 +102,27 @@ export class RamSetupReader {
       throw cursor.invalid('RAM_BLOCK_COUNT', `The stream lists more than ${BLOCK_LIMIT} RAM blocks`, 0, BLOCK_LIMIT);
     }
     const lengthOffset = cursor.position + lengthAhead;
-    this.#blocks.push({ index: this.#blocks.length, name, usedLength, address, lengthOffset });
+    const mapped =
+      this.#mappedFileBytes === undefined
+        ? undefined
+        : readLayout(cursor, mappedAhead, {
+            name,
+            usedLength,
+            pageSize: this.#pageSize,
+            fileBytes: this.#mappedFileBytes,
+            mayBeIgnored: this.#withAddresses,
+          });
+    this.#blocks.push({
+      index: this.#blocks.length,
+      name,
+      usedLength,
+      address,
+      lengthOffset,
+      ...(mapped && { mapped }),
+    });
     this.#names.add(name);
     this.#left -= usedLength;
-    cursor.at += lengthAhead + (this.#withAddresses ? 16 : 8);
+    cursor.jump(mapped?.end ?? cursor.position + headBytes);
     return true;
   }
 }

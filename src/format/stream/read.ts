@@ -12,9 +12,8 @@
 // nothing otherwise. It checks what QEMU's loader checks, and what that leaves unchecked: duplicate blocks, the total,
 // the order of sections.
 
-import { RamferryError } from '../../memory/errors.js';
 import { be32 } from '../bytes.js';
-import { hex, invalid } from '../invalid.js';
+import { hex, invalid, withFile } from '../invalid.js';
 import { CommandReader } from './command-reader.js';
 import { ConfigurationReader } from './configuration-reader.js';
 import {
@@ -22,6 +21,7 @@ import {
   DEFAULT_TARGET_PAGE_SIZE,
   ElementType,
   RAM_SECTION_VERSION,
+  RecordFlag,
   STREAM_MAGIC,
   STREAM_VERSION,
 } from './constants.js';
@@ -47,13 +47,22 @@ export interface StreamReaderOptions {
   readonly targetPageSize?: number;
   /** Most bytes of device state; default 256 MiB. The reader needs up to three times that while its buffer grows. */
   readonly deviceTailLimit?: number;
+  /** File position of the stream's first byte; default 0. All offsets count from the start of the file. */
+  readonly startOffset?: number;
+  /**
+   * Size of the file, where it is read by position: permits mapped-ram. Its stream jumps over bitmaps and pages, so
+   * that after a push `position` may be far behind what was pushed, but is never beyond the end of the file.
+   */
+  readonly fileBytes?: number;
 }
 
 export class StreamReader {
   readonly #handler: StreamHandler;
   readonly #file: string | undefined;
   readonly #tailLimit: number;
-  readonly #cursor = new Cursor();
+  readonly #cursor: Cursor;
+  readonly #startOffset: number;
+  readonly #fileBytes: number | undefined;
 
   /** Takes one unit; false if more bytes are needed. */
   #step: () => boolean = this.#header;
@@ -66,6 +75,7 @@ export class StreamReader {
   readonly #commands: CommandReader;
   #pageSize: number;
   #withAddresses = false;
+  #mapped = false;
   #ram: 'before' | 'started' | 'iterating' | 'ended' = 'before';
   #ramSectionId = 0;
   #ramSectionType: number = ElementType.SECTION_START;
@@ -78,6 +88,9 @@ export class StreamReader {
     this.#handler = handler;
     this.#commands = new CommandReader(handler);
     this.#file = options.file;
+    this.#startOffset = options.startOffset ?? 0;
+    this.#cursor = new Cursor(this.#startOffset);
+    this.#fileBytes = options.fileBytes;
     this.#tailLimit = options.deviceTailLimit ?? DEVICE_TAIL_LIMIT_BYTES;
     this.#pageSize = options.targetPageSize ?? DEFAULT_TARGET_PAGE_SIZE;
   }
@@ -135,23 +148,9 @@ export class StreamReader {
     try {
       body();
     } catch (error) {
-      this.#error = error instanceof RamferryError ? this.#withFile(error) : error;
+      this.#error = withFile(error, this.#file);
       throw this.#error;
     }
-  }
-
-  #withFile(error: RamferryError): RamferryError {
-    const { kind, code, message, offset, value, hint, cause } = error;
-    if (this.#file === undefined || error.file !== undefined) {
-      return error;
-    }
-    return new RamferryError(kind, code, message, {
-      file: this.#file,
-      ...(offset !== undefined && { offset }),
-      ...(value !== undefined && { value }),
-      ...(hint !== undefined && { hint }),
-      ...(cause !== undefined && { cause }),
-    });
   }
 
   #next(step: () => boolean, inside: string): true {
@@ -192,8 +191,9 @@ export class StreamReader {
     const { capabilities, targetPageBits } = configuration;
     this.#pageSize = targetPageBits === undefined ? this.#pageSize : 2 ** targetPageBits;
     this.#withAddresses = capabilities.includes(Capability.IGNORE_SHARED);
+    this.#mapped = capabilities.includes(Capability.MAPPED_RAM);
     this.#handler.configuration?.(configuration);
-    if (capabilities.includes(Capability.MAPPED_RAM)) {
+    if (this.#mapped && this.#fileBytes === undefined) {
       throw this.#cursor.invalid(
         'MAPPED_RAM_NOT_STREAM',
         'This is a mapped-ram file, which is not read in sequence',
@@ -253,7 +253,12 @@ export class StreamReader {
     }
     this.#ram = 'started';
     this.#ramSectionId = section;
-    this.#setup = new RamSetupReader(section, this.#pageSize, this.#withAddresses);
+    this.#setup = new RamSetupReader(
+      section,
+      this.#pageSize,
+      this.#withAddresses,
+      this.#mapped ? this.#fileBytes : undefined,
+    );
     this.#early = new EarlySectionReader(section, this.#tailLimit);
     cursor.at += bytes;
     return this.#next(this.#ramSetup, 'RAM setup');
@@ -288,7 +293,23 @@ export class StreamReader {
   }
 
   #records(): boolean {
+    if (this.#mapped) {
+      this.#refuseRecords();
+    }
     return this.#pages!.read(this.#cursor) && this.#next(this.#ramFooter, 'RAM section');
+  }
+
+  /** Pages of a mapped-ram file have their places; its RAM sections hold nothing but EOS (MR-14). */
+  #refuseRecords(): void {
+    const cursor = this.#cursor;
+    if (!cursor.has(8)) {
+      return;
+    }
+    const flags = be32(cursor.bytes, cursor.at + 4) % this.#pageSize;
+    if (flags !== RecordFlag.EOS) {
+      const statement = `A RAM section of a mapped-ram file has a record with flags ${hex(flags)}`;
+      throw cursor.invalid('MAPPED_RAM_RECORD', statement, 0, flags);
+    }
   }
 
   #ramFooter(): boolean {
@@ -349,7 +370,7 @@ export class StreamReader {
     this.#done = true;
     this.#tail = undefined;
     this.#handler.end({
-      bytes: this.position,
+      bytes: this.position - this.#startOffset,
       tail: { early: early.bytes.slice(), sections: tail.sections, description: tail.description },
       devices,
       backgroundSnapshot: this.#ram !== 'ended',

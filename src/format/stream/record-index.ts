@@ -10,24 +10,7 @@
 //   delta k: offset and length of the data, and the page's entry before it, which may be a delta again
 
 import { RamferryError } from '../../memory/errors.js';
-
-/** What a stream holds of a page; by the page's last record. */
-export const PageKind = {
-  /** No record: the page reads as zero. */
-  absent: 0,
-  /** Stored as a zero mark. */
-  zero: 1,
-  /** Content is stored, whole or as deltas. */
-  present: 2,
-} as const;
-export type PageKind = (typeof PageKind)[keyof typeof PageKind];
-
-/** Page counts of a block; they add up to its number of pages. */
-export interface PageCounts {
-  readonly presentPages: number;
-  readonly zeroPages: number;
-  readonly absentPages: number;
-}
+import { type PageCounts, PageKind } from '../snapshot.js';
 
 const ABSENT = 0;
 const ZERO = 1;
@@ -57,7 +40,7 @@ export class IndexBudget {
       throw new RamferryError(
         'failed',
         'INDEX_TOO_LARGE',
-        `The index of this stream's pages takes more than ${this.#limit} bytes.`,
+        `The index of this file's pages takes more than ${this.#limit} bytes.`,
         {
           value: this.#limit,
           hint: 'Raise the limit to 1/256 of the guest memory, or convert the stream to mapped-ram.',

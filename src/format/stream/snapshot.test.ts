@@ -6,25 +6,25 @@ import fc from 'fast-check';
 import { patternPage, richStream, StreamBuilder, type TestRecord } from '../../../test/streams.js';
 import { pageIndex } from '../../memory/units.js';
 import { ByteWriter } from '../byte-writer.js';
-import { PageKind } from './record-index.js';
-import { openStream, type ReadAt, type SnapshotOptions, type StreamSnapshot } from './snapshot.js';
+import { openSnapshot, type SnapshotOptions } from '../open-snapshot.js';
+import { PageKind, type ReadAt, type Snapshot } from '../snapshot.js';
 import { normalRecord, ramBodyEnd, ramPart, ramStart, xbzrleRecord, zeroRecord } from './write.js';
 
 /** Opens a stream in memory; `reads` counts what it asked for since opening. */
-const open = (bytes: Uint8Array, options: SnapshotOptions = {}): { snapshot: StreamSnapshot; reads: () => number } => {
+const open = (bytes: Uint8Array, options: SnapshotOptions = {}): { snapshot: Snapshot; reads: () => number } => {
   let reads = 0;
   const readAt: ReadAt = (position, target) => {
     reads += 1;
     assert.ok(position + target.length <= bytes.length);
     target.set(bytes.subarray(position, position + target.length));
   };
-  const snapshot = openStream(readAt, bytes.length, options);
+  const snapshot = openSnapshot(readAt, bytes.length, options);
   reads = 0;
   return { snapshot, reads: () => reads };
 };
 
 /** The whole content of each block, read into memory that was not clean. */
-const contents = (snapshot: StreamSnapshot, pagesPerRead = 1000): Map<string, Uint8Array> =>
+const contents = (snapshot: Snapshot, pagesPerRead = 1000): Map<string, Uint8Array> =>
   new Map(
     snapshot.setup.blocks.map(({ index, name, usedLength }) => {
       const pageCount = usedLength / snapshot.setup.targetPageSize;

@@ -1,190 +1,21 @@
-// A stream file as random access. One pass over the file notes where the last record of every page is; after that any
-// page can be read. RAM itself is never held: a 1 GiB guest costs 2 MiB of index.
-//
-//   openStream ─▶ StreamIndexer ─(StreamReader)─▶ RecordIndex per block ─▶ StreamSnapshot.readPages
-//
-// No I/O here: the caller lends a `ReadAt`.
+// A stream file as random access: open-snapshot.ts noted where the last record of every page is. RAM itself is never
+// held: a 1 GiB guest costs 2 MiB of index.
 
-import { RamferryError } from '../../memory/errors.js';
 import type { PageIndex } from '../../memory/units.js';
+import { checkPageRange, type PageCounts, PageKind, type ReadAt, type Snapshot } from '../snapshot.js';
 import type { StreamConfiguration } from './configuration.js';
-import { StreamReader } from './read.js';
-import { DeltaList, IndexBudget, kindOfEntry, type PageCounts, PageKind, RecordIndex } from './record-index.js';
-import type { RamSetup, ReadRamBlock, StreamHandler, StreamSummary } from './stream-handler.js';
+import { type DeltaList, kindOfEntry, type RecordIndex } from './record-index.js';
+import type { RamSetup, StreamSummary } from './stream-handler.js';
 import { decodeXbzrle } from './xbzrle.js';
 
-/** Fills `target` with the bytes of the file from `position` on, synchronously; throws if it cannot fill all of it. */
-export type ReadAt = (position: number, target: Uint8Array) => void;
-
-export interface SnapshotOptions {
-  /** File name, for errors. */
-  readonly file?: string;
-  /** Page size of streams that do not carry it; default 4096. */
-  readonly targetPageSize?: number;
-  /** Most bytes the index may take; default 512 MiB, enough for 240 GiB of guest memory that is all in the stream. */
-  readonly indexLimitBytes?: number;
-}
-
-const INDEX_LIMIT_BYTES = 512 * 1024 * 1024;
-
-/** Bytes of one read while indexing and while gathering pages: large enough that the system call does not matter. */
+/** Bytes of one read while gathering pages: large enough that the system call does not matter. */
 const READ_BYTES = 1024 * 1024;
 
 /** Records and bytes between two wanted pages that are read along rather than skipped with another read. */
 const GAP_BYTES = 16 * 1024;
 
-/** Indexes a file of `sizeBytes` bytes. Bytes after the stream's end are a warning. */
-export const openStream = (readAt: ReadAt, sizeBytes: number, options: SnapshotOptions = {}): StreamSnapshot => {
-  const indexer = new StreamIndexer(options);
-  const buffer = new Uint8Array(READ_BYTES);
-  // What a push leaves over is read again with the next piece: with 4 KiB pages, less than half a percent.
-  for (let end = 0; !indexer.done && end < sizeBytes; ) {
-    const piece = buffer.subarray(0, Math.min(READ_BYTES, sizeBytes - indexer.position));
-    end = indexer.position + piece.length;
-    readAt(indexer.position, piece);
-    indexer.push(piece);
-  }
-  return indexer.finish(readAt, sizeBytes - indexer.position);
-};
-
-/** What an unfinished indexer knows: of a damaged file, everything up to the damage. */
-export interface IndexedSoFar {
-  readonly configuration: StreamConfiguration | undefined;
-  readonly setup: RamSetup | undefined;
-  /** By block, in the order of `setup.blocks`. What was not reached counts as absent. */
-  readonly counts: readonly PageCounts[];
-  /** RAM sections that ended, and page records in all of them. */
-  readonly ramSections: number;
-  readonly pageRecords: number;
-}
-
-/** Builds the index from bytes that are pushed, for callers that read the file in their own way. */
-export class StreamIndexer {
-  readonly #handler: IndexHandler;
-  readonly #reader: StreamReader;
-
-  constructor(options: SnapshotOptions = {}) {
-    this.#handler = new IndexHandler(options.indexLimitBytes ?? INDEX_LIMIT_BYTES);
-    this.#reader = new StreamReader(this.#handler, options);
-  }
-
-  /** Offset in the file of the next byte to push. */
-  get position(): number {
-    return this.#reader.position;
-  }
-
-  /** Whether the stream's end was reached. */
-  get done(): boolean {
-    return this.#reader.done;
-  }
-
-  /** Also after a `push` or `finish` that threw. */
-  get soFar(): IndexedSoFar {
-    return this.#handler.soFar;
-  }
-
-  /** Takes the bytes [start, end) at `position`; returns how many it consumed, the rest must be pushed again. */
-  push(bytes: Uint8Array, start = 0, end = bytes.length): number {
-    return this.#reader.push(bytes, start, end);
-  }
-
-  /** The file has no more bytes, and `trailingBytes` of them follow the stream. Throws if the stream is incomplete. */
-  finish(readAt: ReadAt, trailingBytes = 0): StreamSnapshot {
-    this.#reader.end();
-    return this.#handler.snapshot(readAt, trailingBytes);
-  }
-}
-
-class IndexHandler implements StreamHandler {
-  readonly #budget: IndexBudget;
-  readonly #deltas: DeltaList;
-  readonly #indexes: RecordIndex[] = [];
-  #scratch = new Uint8Array(0);
-  #configuration: StreamConfiguration | undefined;
-  #setup: RamSetup | undefined;
-  #summary: StreamSummary | undefined;
-  #ramSections = 0;
-  #pageRecords = 0;
-
-  constructor(indexLimitBytes: number) {
-    this.#budget = new IndexBudget(indexLimitBytes);
-    this.#deltas = new DeltaList(this.#budget);
-  }
-
-  get soFar(): IndexedSoFar {
-    return {
-      configuration: this.#configuration,
-      setup: this.#setup,
-      counts: this.#indexes.map(({ counts }) => counts),
-      ramSections: this.#ramSections,
-      pageRecords: this.#pageRecords,
-    };
-  }
-
-  configuration(configuration: StreamConfiguration): void {
-    this.#configuration = configuration;
-  }
-
-  ramSetup(setup: RamSetup): void {
-    this.#setup = setup;
-    this.#scratch = new Uint8Array(setup.targetPageSize);
-    for (const { usedLength } of setup.blocks) {
-      this.#indexes.push(new RecordIndex(usedLength / setup.targetPageSize, this.#budget, this.#deltas));
-    }
-  }
-
-  zeroPage(block: ReadRamBlock, page: PageIndex): void {
-    this.#indexes[block.index].setZero(page);
-    this.#pageRecords += 1;
-  }
-
-  page(block: ReadRamBlock, page: PageIndex, _bytes: Uint8Array, _at: number, offset: number): void {
-    this.#indexes[block.index].setContent(page, offset);
-    this.#pageRecords += 1;
-  }
-
-  xbzrlePage(
-    block: ReadRamBlock,
-    page: PageIndex,
-    bytes: Uint8Array,
-    at: number,
-    length: number,
-    offset: number,
-  ): void {
-    // Whether data is well formed does not depend on the old content, so a broken record is found now, on any page.
-    decodeXbzrle(bytes, at, length, this.#scratch, offset);
-    this.#indexes[block.index].addDelta(page, offset, length);
-    this.#pageRecords += 1;
-  }
-
-  ramSectionEnd(): void {
-    this.#ramSections += 1;
-  }
-
-  end(summary: StreamSummary): void {
-    this.#summary = summary;
-  }
-
-  snapshot(readAt: ReadAt, trailingBytes: number): StreamSnapshot {
-    const summary = this.#summary!;
-    const warnings =
-      trailingBytes === 0
-        ? summary.warnings
-        : [...summary.warnings, `${trailingBytes} bytes follow the stream, from byte ${summary.bytes} on.`];
-    return new StreamSnapshot(
-      readAt,
-      this.#configuration!,
-      this.#setup!,
-      { ...summary, warnings },
-      this.#indexes,
-      this.#deltas,
-      this.#budget.usedBytes,
-    );
-  }
-}
-
 /** An opened stream file. Blocks are addressed by their position in `setup.blocks`. */
-export class StreamSnapshot {
+export class StreamSnapshot implements Snapshot {
   readonly configuration: StreamConfiguration;
   readonly setup: RamSetup;
   /** Device state, warnings, and what else is known at the end of the stream. */
@@ -238,14 +69,8 @@ export class StreamSnapshot {
    * Pages whose records lie near each other in the file, in the order of the pages, come with one read.
    */
   readPages(block: number, firstPage: PageIndex, pageCount: number, target: Uint8Array): void {
-    const { targetPageSize: pageSize, blocks } = this.setup;
-    if ((firstPage + pageCount) * pageSize > blocks[block].usedLength || target.length !== pageCount * pageSize) {
-      throw new RamferryError(
-        'usage',
-        'USAGE_PAGE_RANGE',
-        `${pageCount} pages from page ${firstPage} of "${blocks[block].name}" do not fit the block or the target.`,
-      );
-    }
+    checkPageRange(this.setup, block, firstPage, pageCount, target.length);
+    const { targetPageSize: pageSize } = this.setup;
     const index = this.#indexes[block];
     const slot = (page: number): Uint8Array =>
       target.subarray((page - firstPage) * pageSize, (page - firstPage + 1) * pageSize);

@@ -1,6 +1,7 @@
 // What a consumer of a stream implements, and what it is told (read.ts calls it).
 
 import type { PageIndex } from '../../memory/units.js';
+import type { MappedRamLayout } from '../mapped-ram/layout.js';
 import type { StreamConfiguration } from './configuration.js';
 import type { DeviceSection } from './device-sections.js';
 import type { DeviceTail } from './device-tail.js';
@@ -16,6 +17,8 @@ export interface ReadRamBlock {
   readonly address: number | undefined;
   /** Stream offset at which its length stands, for whoever cannot take it. */
   readonly lengthOffset: number;
+  /** Where bitmap and pages are in the file; only of a mapped-ram file. */
+  readonly mapped?: MappedRamLayout | undefined;
 }
 
 /** The RAM START section. */
@@ -28,7 +31,7 @@ export interface RamSetup {
 
 /** What is known at the end of the stream. */
 export interface StreamSummary {
-  /** Bytes of the stream. */
+  /** Bytes of the stream, from its header on. */
   readonly bytes: number;
   readonly tail: DeviceTail;
   /** Every device section, early ones first. */

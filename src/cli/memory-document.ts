@@ -1,9 +1,10 @@
-// What `inspect` says about a stream file, by the names of DESIGN section 4, which `verify` and `receive` use as well.
+// What `inspect` says about a memory file, by the names of DESIGN section 4, which `verify` and `receive` use as well.
 
+import type { LibvirtFormat } from '../format/libvirt/save-image.js';
+import type { PageCounts } from '../format/snapshot.js';
 import { Capability, STREAM_VERSION } from '../format/stream/constants.js';
 import type { DeviceSection } from '../format/stream/device-sections.js';
-import type { PageCounts } from '../format/stream/record-index.js';
-import type { StreamFile } from './read-stream-file.js';
+import type { MemoryFile } from './read-memory-file.js';
 
 export interface BlockDocument extends PageCounts {
   readonly name: string;
@@ -11,10 +12,20 @@ export interface BlockDocument extends PageCounts {
   readonly pageSize: number;
 }
 
-export interface StreamDocument {
+/** What the head of a libvirt save image says. */
+export interface LibvirtDocument {
+  readonly format: LibvirtFormat;
+  readonly wasRunning: boolean;
+  /** Where the stream, packed or not, begins in the file. */
+  readonly dataOffset: number;
+}
+
+export interface MemoryDocument {
   readonly file: string;
-  readonly container: 'qemu';
+  readonly container: 'qemu' | 'libvirt';
   readonly format: 'stream' | 'mapped-ram';
+  /** Of a libvirt save image. */
+  readonly libvirt?: LibvirtDocument | undefined;
   readonly streamVersion: number;
   readonly machine: string;
   readonly uuid?: string | undefined;
@@ -28,21 +39,26 @@ export interface StreamDocument {
 }
 
 /** Of a damaged file, what is there up to the damage. */
-export const streamDocument = ({ file, soFar, snapshot }: StreamFile): StreamDocument => {
+export const memoryDocument = ({ file, libvirt, soFar, snapshot, damage }: MemoryFile): MemoryDocument => {
   const { configuration, setup, counts } = soFar;
   const { machine, uuid, capabilities } = configuration!;
   const pageSize = setup?.targetPageSize;
   const sum = (field: keyof PageCounts): number => counts.reduce((total, block) => total + block[field], 0);
   return {
     file,
-    container: 'qemu',
+    container: libvirt === undefined ? 'qemu' : 'libvirt',
     format: capabilities.includes(Capability.MAPPED_RAM) ? 'mapped-ram' : 'stream',
+    libvirt: libvirt && {
+      format: libvirt.format,
+      wasRunning: libvirt.wasRunning,
+      dataOffset: libvirt.dataOffset,
+    },
     streamVersion: STREAM_VERSION,
     machine,
     uuid,
     targetPageSize: pageSize,
     capabilities,
-    complete: snapshot?.summary.complete ?? false,
+    complete: damage === undefined && (snapshot?.summary.complete ?? false),
     warnings: snapshot?.summary.warnings ?? [],
     ram: setup && {
       totalBytes: setup.totalBytes,

@@ -1,0 +1,122 @@
+// Reads a memory file through, for the verbs that tell about one: with a progress line, in slices that leave room for
+// Ctrl-C, and so that of a damaged file there is something to tell as well.
+
+import { totalmem } from 'node:os';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { type IndexedSoFar, type Snapshot, SnapshotIndexer } from '../format/index.js';
+import type { LibvirtImage } from '../format/libvirt/save-image.js';
+import { openContainer, unfinishedImage } from '../guest/open-snapshot-file-node.js';
+import { RamferryError } from '../memory/errors.js';
+import type { Invocation } from './verb.js';
+
+/** Work that is over sooner needs no progress line. */
+const SILENT_MS = 300;
+
+/** Longest time in which nobody else gets a turn. */
+const SLICE_MS = 30;
+
+/** The file says how large the index gets; what a machine can spare decides how large it may. */
+const INDEX_LIMIT_BYTES = totalmem() / 4;
+
+export const INDEX_HELP =
+  "\nMemory: 8 bytes for each page in a stream, a bit in a mapped-ram file, at most a quarter of this machine's.";
+
+/** What long work needs of a verb's invocation. */
+export type Surroundings = Pick<Invocation<unknown>, 'signal' | 'progress'>;
+
+/**
+ * Calls `step`, which returns how many bytes it did, until `totalBytes` are done or it returns 0.
+ * Rejects with the reason of the signal.
+ */
+export const inSlices = async (
+  { signal, progress }: Surroundings,
+  phase: string,
+  totalBytes: number,
+  step: () => number,
+): Promise<void> => {
+  const start = performance.now();
+  let sliceEnd = start + SLICE_MS;
+  for (let done = 0; done < totalBytes; ) {
+    const bytes = step();
+    if (bytes === 0) {
+      return;
+    }
+    done += bytes;
+    const now = performance.now();
+    if (now >= sliceEnd) {
+      if (now - start > SILENT_MS) {
+        const bytesPerSecond = (done * 1000) / (now - start);
+        progress.update({ phase, totalBytes, remainingBytes: totalBytes - done, bytesPerSecond });
+      }
+      await nextTurn();
+      signal.throwIfAborted();
+      sliceEnd = performance.now() + SLICE_MS;
+    }
+  }
+};
+
+export interface MemoryFile {
+  /** Path. */
+  readonly file: string;
+  /** Bytes of the file. */
+  readonly sizeBytes: number;
+  /** Set for a libvirt save image. */
+  readonly libvirt: LibvirtImage | undefined;
+  /** Where the stream begins: in the file, or in what was unpacked from it. */
+  readonly startOffset: number;
+  /** What the file says of itself; of a damaged one, up to the damage. */
+  readonly soFar: IndexedSoFar;
+  /** Bytes of the stream, and how far it was read; of a mapped-ram file's pages, most only passed by. */
+  readonly streamBytes: number;
+  readonly readBytes: number;
+  /** Undefined if the file is damaged. Readable until `close`. */
+  readonly snapshot: Snapshot | undefined;
+  /** What is wrong with it. */
+  readonly damage: RamferryError | undefined;
+  close(): void;
+}
+
+/** @throws RamferryError if the file cannot be read, or does not even begin as a memory file */
+export const readMemoryFile = async (operand: string, surroundings: Surroundings): Promise<MemoryFile> => {
+  const container = await openContainer(operand, {
+    signal: surroundings.signal,
+    onProgress: unpackingProgress(surroundings),
+  });
+  const { file, fileBytes, libvirt, readAt, sizeBytes, startOffset, close } = container;
+  try {
+    const indexer = new SnapshotIndexer(readAt, sizeBytes, { file, startOffset, indexLimitBytes: INDEX_LIMIT_BYTES });
+    const streamBytes = sizeBytes - startOffset;
+    let snapshot: Snapshot | undefined;
+    let damage = unfinishedImage(container);
+    try {
+      await inSlices(surroundings, 'reading', streamBytes, () => indexer.advance());
+      snapshot = indexer.finish();
+    } catch (error) {
+      if (!(error instanceof RamferryError && error.kind === 'invalid') || indexer.soFar.configuration === undefined) {
+        throw damage ?? error;
+      }
+      damage ??= error;
+    }
+    const readBytes = indexer.position - startOffset;
+    const { soFar } = indexer;
+    return { file, sizeBytes: fileBytes, libvirt, startOffset, soFar, streamBytes, readBytes, snapshot, damage, close };
+  } catch (error) {
+    close();
+    throw error;
+  }
+};
+
+/** Says how far unpacking is, now and then. */
+const unpackingProgress = ({ progress }: Surroundings): ((packedBytes: number) => void) => {
+  const start = performance.now();
+  let last = start;
+  let done = 0;
+  return (packedBytes) => {
+    done += packedBytes;
+    const now = performance.now();
+    if (now - last > SILENT_MS) {
+      last = now;
+      progress.update({ phase: 'unpacking', bytesPerSecond: (done * 1000) / (now - start) });
+    }
+  };
+};

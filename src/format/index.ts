@@ -1,0 +1,4 @@
+// Saved guests, whatever their format (package subpath `ramferry/format`).
+
+export { type IndexedSoFar, openSnapshot, SnapshotIndexer, type SnapshotOptions } from './open-snapshot.js';
+export { type PageCounts, PageKind, type ReadAt, type Snapshot } from './snapshot.js';

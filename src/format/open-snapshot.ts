@@ -1,0 +1,214 @@
+// Opens a saved guest for reading by page, whatever its format. One pass over the stream notes where pages are:
+//
+//   SnapshotIndexer ─(StreamReader)─▶ stream:     RecordIndex per block,  from every page record  ─▶ StreamSnapshot
+//                                  └▶ mapped-ram: bitmap per block,       the pass jumps over all ─▶ MappedRamSnapshot
+//
+// No I/O here: the caller lends a `ReadAt`.
+
+import type { PageIndex } from '../memory/units.js';
+import { withFile } from './invalid.js';
+import { MappedRamBlockIndex, MappedRamSnapshot } from './mapped-ram/snapshot.js';
+import type { PageCounts, ReadAt, Snapshot } from './snapshot.js';
+import type { StreamConfiguration } from './stream/configuration.js';
+import { Capability } from './stream/constants.js';
+import { StreamReader } from './stream/read.js';
+import { DeltaList, IndexBudget, RecordIndex } from './stream/record-index.js';
+import { StreamSnapshot } from './stream/snapshot.js';
+import type { RamSetup, ReadRamBlock, StreamHandler, StreamSummary } from './stream/stream-handler.js';
+import { decodeXbzrle } from './stream/xbzrle.js';
+
+export interface SnapshotOptions {
+  /** File name, for errors. */
+  readonly file?: string;
+  /** File position of the stream's first byte, in a container or with `offset=`; default 0. */
+  readonly startOffset?: number;
+  /** Page size of streams that do not carry it; default 4096. */
+  readonly targetPageSize?: number;
+  /** Most bytes the index may take; default 512 MiB, enough for 240 GiB of guest memory that is all in a stream. */
+  readonly indexLimitBytes?: number;
+}
+
+const INDEX_LIMIT_BYTES = 512 * 1024 * 1024;
+
+/** Bytes of one read: large enough that the system call does not matter. */
+const READ_BYTES = 1024 * 1024;
+
+/** The same where the next thing to read is mostly a block head of some 60 bytes; larger than LONGEST_UNIT_BYTES. */
+const MAPPED_READ_BYTES = 128 * 1024;
+
+/** Indexes a file of `sizeBytes` bytes. Bytes after the stream's end are a warning. */
+export const openSnapshot = (readAt: ReadAt, sizeBytes: number, options: SnapshotOptions = {}): Snapshot => {
+  const indexer = new SnapshotIndexer(readAt, sizeBytes, options);
+  while (indexer.advance() > 0) {}
+  return indexer.finish();
+};
+
+/** What an unfinished indexer knows: of a damaged file, everything up to the damage. */
+export interface IndexedSoFar {
+  readonly configuration: StreamConfiguration | undefined;
+  readonly setup: RamSetup | undefined;
+  /** By block, in the order of `setup.blocks`. What was not reached counts as absent. */
+  readonly counts: readonly PageCounts[];
+  /** RAM sections that ended, and page records in all of them. */
+  readonly ramSections: number;
+  readonly pageRecords: number;
+}
+
+/** Builds the index step by step, for callers that have more to do. */
+export class SnapshotIndexer {
+  readonly #readAt: ReadAt;
+  readonly #sizeBytes: number;
+  readonly #handler: IndexHandler;
+  readonly #reader: StreamReader;
+  readonly #file: string | undefined;
+  readonly #buffer = new Uint8Array(READ_BYTES);
+
+  constructor(readAt: ReadAt, sizeBytes: number, options: SnapshotOptions = {}) {
+    this.#readAt = readAt;
+    this.#sizeBytes = sizeBytes;
+    this.#file = options.file;
+    this.#handler = new IndexHandler(readAt, options.indexLimitBytes ?? INDEX_LIMIT_BYTES);
+    this.#reader = new StreamReader(this.#handler, { ...options, fileBytes: sizeBytes });
+  }
+
+  /** File position up to which everything was looked at, or jumped over. */
+  get position(): number {
+    return this.#reader.position;
+  }
+
+  /** Also after an `advance` or `finish` that threw. */
+  get soFar(): IndexedSoFar {
+    return this.#handler.soFar;
+  }
+
+  /** Reads on; returns by how many bytes the position moved, 0 at the end of the stream or of the file. */
+  advance(): number {
+    const start = this.#reader.position;
+    // What a push leaves over is read again with the next piece: with 4 KiB pages, less than half a percent.
+    const most = this.#handler.isMapped ? MAPPED_READ_BYTES : READ_BYTES;
+    const piece = this.#buffer.subarray(0, Math.max(0, Math.min(most, this.#sizeBytes - start)));
+    if (this.#reader.done || piece.length === 0) {
+      return 0;
+    }
+    this.#readAt(start, piece);
+    this.#reader.push(piece);
+    return this.#reader.position - start;
+  }
+
+  /** Called once `advance` returns 0. Throws if the stream is incomplete. */
+  finish(): Snapshot {
+    this.#reader.end();
+    try {
+      return this.#handler.snapshot(this.#reader.position, this.#sizeBytes);
+    } catch (error) {
+      throw withFile(error, this.#file);
+    }
+  }
+}
+
+class IndexHandler implements StreamHandler {
+  isMapped = false;
+  readonly #readAt: ReadAt;
+  readonly #budget: IndexBudget;
+  readonly #deltas: DeltaList;
+  /** Of a stream; empty for a mapped-ram file. */
+  readonly #records: RecordIndex[] = [];
+  /** Of a mapped-ram file; empty for a stream. */
+  readonly #bitmaps: MappedRamBlockIndex[] = [];
+  #scratch = new Uint8Array(0);
+  #configuration: StreamConfiguration | undefined;
+  #setup: RamSetup | undefined;
+  #summary: StreamSummary | undefined;
+  #ramSections = 0;
+  #pageRecords = 0;
+
+  constructor(readAt: ReadAt, indexLimitBytes: number) {
+    this.#readAt = readAt;
+    this.#budget = new IndexBudget(indexLimitBytes);
+    this.#deltas = new DeltaList(this.#budget);
+  }
+
+  get soFar(): IndexedSoFar {
+    return {
+      configuration: this.#configuration,
+      setup: this.#setup,
+      counts: [...this.#records, ...this.#bitmaps].map(({ counts }) => counts),
+      ramSections: this.#ramSections,
+      pageRecords: this.#pageRecords,
+    };
+  }
+
+  configuration(configuration: StreamConfiguration): void {
+    this.#configuration = configuration;
+    this.isMapped = configuration.capabilities.includes(Capability.MAPPED_RAM);
+  }
+
+  ramSetup(setup: RamSetup): void {
+    const { blocks, targetPageSize } = setup;
+    if (this.isMapped) {
+      for (const block of blocks) {
+        this.#budget.take(block.mapped!.bitmapBytes);
+        this.#bitmaps.push(new MappedRamBlockIndex(this.#readAt, block, targetPageSize));
+      }
+    } else {
+      this.#scratch = new Uint8Array(targetPageSize);
+      for (const { usedLength } of blocks) {
+        this.#records.push(new RecordIndex(usedLength / targetPageSize, this.#budget, this.#deltas));
+      }
+    }
+    this.#setup = setup;
+  }
+
+  zeroPage(block: ReadRamBlock, page: PageIndex): void {
+    this.#records[block.index].setZero(page);
+    this.#pageRecords += 1;
+  }
+
+  page(block: ReadRamBlock, page: PageIndex, _bytes: Uint8Array, _at: number, offset: number): void {
+    this.#records[block.index].setContent(page, offset);
+    this.#pageRecords += 1;
+  }
+
+  xbzrlePage(
+    block: ReadRamBlock,
+    page: PageIndex,
+    bytes: Uint8Array,
+    at: number,
+    length: number,
+    offset: number,
+  ): void {
+    // Whether data is well formed does not depend on the old content, so a broken record is found now, on any page.
+    decodeXbzrle(bytes, at, length, this.#scratch, offset);
+    this.#records[block.index].addDelta(page, offset, length);
+    this.#pageRecords += 1;
+  }
+
+  ramSectionEnd(): void {
+    this.#ramSections += 1;
+  }
+
+  end(summary: StreamSummary): void {
+    this.#summary = summary;
+  }
+
+  /** @param end file position behind the stream */
+  snapshot(end: number, sizeBytes: number): Snapshot {
+    const warnings = [...this.#summary!.warnings];
+    if (end < sizeBytes) {
+      warnings.push(`${sizeBytes - end} bytes follow the stream, from byte ${end} on.`);
+    }
+    const summary = { ...this.#summary!, warnings };
+    if (this.isMapped) {
+      return new MappedRamSnapshot(this.#readAt, this.#configuration!, this.#setup!, summary, this.#bitmaps);
+    }
+    return new StreamSnapshot(
+      this.#readAt,
+      this.#configuration!,
+      this.#setup!,
+      summary,
+      this.#records,
+      this.#deltas,
+      this.#budget.usedBytes,
+    );
+  }
+}
