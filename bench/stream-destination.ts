@@ -1,17 +1,24 @@
-// Our receiving process of the stream benchmarks: one migration from the socket of argument 1 into memory of its own.
+// Our receiving process of the stream benchmarks: one migration from the socket of argument 1 into the file of argument 2,
+// as `ramferry receive` does it, or without one into memory of its own.
 
-import { listen } from '../src/channel/index.js';
-import { MemoryTarget, MigrationDestination } from '../src/destination/index.js';
+import { listen, openChannel } from '../src/channel/index.js';
+import { FileTarget, MemoryTarget, MigrationDestination } from '../src/destination/index.js';
 import { RamBlockList } from '../src/memory/index.js';
 import { MEMORY_LIMIT } from './loaded-guest.js';
 import { tellParent } from './node-child.js';
 
-const listener = await listen(process.argv[2]!);
+const [uri, file] = process.argv.slice(2);
+const listener = await listen(uri!);
 tellParent('listening');
 const channel = await listener.accept();
+const output = file === undefined ? undefined : await openChannel(`file:${file}`, { direction: 'write' });
 const destination = new MigrationDestination({
   channel,
-  target: new MemoryTarget({ blocks: RamBlockList.create(), memoryLimit: MEMORY_LIMIT }),
+  target:
+    output === undefined
+      ? new MemoryTarget({ blocks: RamBlockList.create(), memoryLimit: MEMORY_LIMIT })
+      : new FileTarget(output),
+  commit: async () => output?.end(),
 });
 const { ram } = await destination.run();
 if (destination.error !== undefined) {

@@ -7,6 +7,9 @@
 //   receive  C sender (the file QEMU wrote) ─▶ unix ─┬▶ QEMU -incoming    time from the first byte until the receiver, done
 //                                                    └▶ ours, in memory   with loading, closes the connection
 //
+//   save     QEMU, stopped guest ─┬▶ file: (itself)                        time from the command until it is complete
+//                                 └▶ unix ─▶ ours ─▶ file
+//
 // A receiver is a fresh process in every run, on both sides: touching memory for the first time is part of receiving. QEMU
 // asks for huge pages there, which Node cannot: where the system gives them only on demand (`madvise` in
 // /sys/kernel/mm/transparent_hugepage/enabled), our side pays a page fault for every 4 KiB.
@@ -23,13 +26,13 @@ import { patternContent, qemuContent, type StreamContent } from './stream-conten
 
 const SIZES_MB = [1024, 4096];
 
-/** The stream file and two guests, at most; and something for everybody else. */
+/** The stream file and a guest on either side, or a second file; and something for everybody else. */
 const memoryNeeded = (megabytes: number): number => (3.2 * megabytes + 1024) * 2 ** 20;
 
 /** Runs of a second and more: their spread is that of the machine, and more of them cost minutes. */
 const RUNS = { runs: 5, warmUpRuns: 1 };
 
-/** A folder for the stream file, in memory where there is room. Goes with this process. */
+/** A folder for the stream files, in memory where there is room. Goes with this process. */
 const scratchFolder = (bytes: number): string => {
   const { bavail, bsize } = statfsSync('/dev/shm');
   const folder = mkdtempSync(join(bavail * bsize > bytes ? '/dev/shm' : tmpdir(), 'ramferry-bench-'));
@@ -47,6 +50,12 @@ const second = async (measure: () => Promise<number>): Promise<number> => {
   return measure();
 };
 
+/** A guest that was migrated, into the file at first, must run before it can be migrated again (spec/qemu-lab.md B). */
+const wake = async (guest: LabGuest): Promise<void> => {
+  await guest.resume();
+  await guest.stop();
+};
+
 /** One size of guest. */
 class StreamBenchmarks {
   readonly #tool: CTwin;
@@ -55,6 +64,8 @@ class StreamBenchmarks {
   readonly #megabytes: number;
   readonly #file: string;
   readonly #socket: string;
+  /** Where saved guests go. */
+  readonly #saved: string;
   #content!: StreamContent;
 
   constructor(tool: CTwin, lab: Lab | string, megabytes: number, folder: string) {
@@ -63,6 +74,7 @@ class StreamBenchmarks {
     this.#megabytes = megabytes;
     this.#file = join(folder, 'stream');
     this.#socket = join(folder, 'socket');
+    this.#saved = join(folder, 'saved');
   }
 
   async *run(): AsyncGenerator<Benchmark> {
@@ -76,7 +88,14 @@ class StreamBenchmarks {
       yield this.#benchmark('send', () => this.#ourSend(source), guest && (() => this.#qemuSend(guest)));
     } finally {
       await source.close();
-      await guest?.qemu.quit();
+    }
+    if (guest !== undefined) {
+      yield this.#benchmark(
+        'save into a file',
+        () => this.#ourSave(guest),
+        () => this.#qemuSave(guest),
+      );
+      await guest.qemu.quit();
     }
     await this.#tool.ask(`open ${this.#file}`);
     const lab = this.#lab;
@@ -90,7 +109,7 @@ class StreamBenchmarks {
   #benchmark(what: string, ours: Measure, theirs: Measure | undefined): Benchmark {
     const version = this.#content.guest?.qemu.qmp.version;
     return {
-      name: `${what}, ${this.#megabytes / 1024} GiB guest, unix socket`,
+      name: `${what}, ${this.#megabytes / 1024} GiB guest`,
       unit: 'GB/s',
       better: 'higher',
       ours,
@@ -112,9 +131,7 @@ class StreamBenchmarks {
   }
 
   async #qemuSend(guest: LabGuest): Promise<number> {
-    // A guest that was migrated, into the file at first, must run before it can be migrated again (spec/qemu-lab.md B).
-    await guest.resume();
-    await guest.stop();
+    await wake(guest);
     await this.#tool.ask(`listen ${this.#socket}`);
     const migrate = async (): Promise<number> => {
       await guest.migrate(`unix:${this.#socket}`);
@@ -122,6 +139,33 @@ class StreamBenchmarks {
     };
     const [[nanoseconds], normalBytes] = await Promise.all([this.#tool.ask('drain'), migrate()]);
     return this.#rate(normalBytes, nanoseconds!);
+  }
+
+  /** A live migration out of QEMU into `ramferry receive`, which is a process more than QEMU alone needs. */
+  async #ourSave(guest: LabGuest): Promise<number> {
+    await wake(guest);
+    const destination = new NodeChild<unknown>('stream-destination', [`unix:${this.#socket}`, this.#saved]);
+    try {
+      await destination.next();
+      const started = performance.now();
+      await guest.migrate(`unix:${this.#socket}`);
+      const normalBytes = await destination.next();
+      return this.#rate(normalBytes as number, (performance.now() - started) * 1e6);
+    } finally {
+      await destination.close();
+      rmSync(this.#saved, { force: true });
+    }
+  }
+
+  async #qemuSave(guest: LabGuest): Promise<number> {
+    await wake(guest);
+    const started = performance.now();
+    try {
+      const { ram } = await guest.saveStream(this.#saved);
+      return this.#rate(ram!['normal-bytes'], (performance.now() - started) * 1e6);
+    } finally {
+      rmSync(this.#saved, { force: true });
+    }
   }
 
   async #ourReceive(): Promise<number> {
@@ -174,7 +218,7 @@ async function* run(): AsyncGenerator<Benchmark> {
         );
         continue;
       }
-      const folder = scratchFolder(megabytes * 2 ** 20 * 1.1);
+      const folder = scratchFolder(megabytes * 2 ** 20 * 2.2);
       yield* new StreamBenchmarks(tool, lab, megabytes, folder).run();
       rmSync(folder, { recursive: true, force: true });
     }
