@@ -106,6 +106,20 @@ export const readMemoryFile = async (operand: string, surroundings: Surroundings
   }
 };
 
+/** A memory file that is not damaged. */
+export type WholeMemoryFile = MemoryFile & { readonly snapshot: Snapshot };
+
+/** @throws RamferryError as `readMemoryFile`, and if the file is damaged */
+export const readWholeMemoryFile = async (operand: string, surroundings: Surroundings): Promise<WholeMemoryFile> => {
+  const opened = await readMemoryFile(operand, surroundings);
+  const { snapshot, damage } = opened;
+  if (snapshot === undefined || damage !== undefined) {
+    opened.close();
+    throw damage;
+  }
+  return { ...opened, snapshot };
+};
+
 /** Says how far unpacking is, now and then. */
 const unpackingProgress = ({ progress }: Surroundings): ((packedBytes: number) => void) => {
   const start = performance.now();

@@ -25,6 +25,13 @@ export const verbs: readonly VerbEntry[] = [
     load: async () => (await import('./verify.js')).verify,
   },
   {
+    name: 'diff',
+    operands: '<a> <b>',
+    summary: 'says which pages of two memory files differ',
+    example: 'diff before.mig after.mig',
+    load: async () => (await import('./diff.js')).diff,
+  },
+  {
     name: 'receive',
     operands: '<uri> <out>',
     summary: 'is the destination of a live migration and saves the guest',
