@@ -3,9 +3,9 @@
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
+import { OutputFile } from '../src/channel/output-file-node.js';
 import { parseSize } from '../src/cli/arguments.js';
 import { runCommandLine } from '../src/cli/command-line.js';
-import { OutputFile } from '../src/cli/output-file.js';
 import type { Verb } from '../src/cli/verb.js';
 import { RamferryError } from '../src/memory/errors.js';
 

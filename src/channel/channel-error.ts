@@ -41,6 +41,8 @@ const meanings: Readonly<Record<string, Meaning>> = {
   ENOSPC: { code: 'NO_SPACE', reason: 'no space is left on the device' },
   EDQUOT: { code: 'NO_SPACE', reason: 'the disk quota is exhausted' },
   EFBIG: { code: 'NO_SPACE', reason: 'the file would be larger than the limit allows' },
+  EIO: { code: 'IO_ERROR', reason: 'the device reports an input or output error' },
+  ESPIPE: { code: 'NOT_SEEKABLE', reason: 'it cannot be written at positions', hint: 'give the path of a file' },
   EROFS: { code: 'READ_ONLY', reason: 'the file system is read-only' },
 };
 

@@ -11,34 +11,41 @@ import type { ByteChannel } from '../channel/channel.js';
 import { channelError } from '../channel/channel-error.js';
 import { listen } from '../channel/listen-node.js';
 import { openChannel } from '../channel/open-channel-node.js';
+import { OutputFile } from '../channel/output-file-node.js';
+import type { PositionedFile } from '../channel/positioned-file.js';
+import { positionedFile } from '../channel/positioned-file-node.js';
 import { type Endpoint, parseUri } from '../channel/uri.js';
 import { FileTarget } from '../destination/file-target.js';
-import { MigrationDestination } from '../destination/migration-destination.js';
+import { MappedRamTarget } from '../destination/mapped-ram-target.js';
+import { type IncomingState, MigrationDestination } from '../destination/migration-destination.js';
 import type { IncomingReport } from '../destination/statistics.js';
+import type { MigrationTarget, PageCounts, ReceiveArea } from '../destination/target.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
 import { STREAM_VERSION } from '../format/stream/constants.js';
 import { DEVICE_TAIL_LIMIT_BYTES } from '../format/stream/device-tail-collector.js';
 import type { RamSetup, ReadRamBlock } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
+import type { PageIndex } from '../memory/units.js';
 import { parseSize } from './arguments.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
 import { totalsTable } from './migration-report.js';
-import { OutputFile } from './output-file.js';
 import type { Progress, ProgressState } from './progress.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
 const write = promisify(fs.write);
 
+type Format = 'mapped-ram' | 'stream';
+
 interface ReceiveOptions {
-  readonly to: 'stream';
+  readonly to: Format;
   readonly deviceStateLimit: number;
 }
 
 export const receive: Verb<ReceiveOptions> = {
   configure: (command: Command) => {
     command
-      .addOption(new Option('--to <format>', 'format of the file').choices(['stream']).default('stream'))
+      .addOption(new Option('--to <format>', 'format of the file').choices(['mapped-ram', 'stream']).default('stream'))
       .addOption(
         new Option('--device-state-limit <size>', 'most device state to accept')
           .argParser(parseSize)
@@ -47,30 +54,31 @@ export const receive: Verb<ReceiveOptions> = {
       .addHelpText(
         'after',
         '\nMemory: below 100 MiB plus three times the device state, however large the guest is.\n' +
-          'The file holds all that the source sends: a guest that is busy meanwhile makes it larger than its RAM.',
+          'A stream file holds all that the source sends: a guest that is busy meanwhile makes it larger than its RAM.\n' +
+          'A mapped-ram file has one place for each page, and none for zero pages; load it with capability mapped-ram.',
       );
   },
   examples: [
     ['tcp:0.0.0.0:4444 guest.mig', 'then, at the source: migrate -d tcp:HOST:4444'],
-    ['unix:/run/in.sock guest.mig --json', 'with a JSON report'],
+    ['unix:/run/in.sock guest.mig --to mapped-ram --json', 'never larger than RAM; with a JSON report'],
     ["'exec:ssh host2 cat guest.mig' guest.mig", 'checks and copies a file of another host'],
   ],
 
   async run({ operands, options, signal, progress }) {
     const [uri, out] = operands as [string, string];
     const endpoint = parseUri(uri);
-    const file = new ReceivedFile(OutputFile.open(out));
+    const file = openReceived[options.to](OutputFile.open(out));
     try {
       const channel = await connect(uri, endpoint, signal, progress);
-      const target = new PassTarget(file);
+      const target = new PassTarget(file.target);
       const destination = new MigrationDestination({
         channel,
         target,
         signal,
         deviceTailLimit: options.deviceStateLimit,
-        commit: () => {
+        commit: async (state) => {
           progress.update({ phase: 'syncing the file' });
-          return file.commit();
+          await file.commit(state);
         },
         onProgress: (report) => progress.update(progressOf(report, target)),
       });
@@ -120,8 +128,20 @@ const connect = async (
   }
 };
 
-/** The output file as the target's sink: bytes in order, and no descriptor closed while a thread still writes to it. */
-class ReceivedFile {
+/** The output file with what writes it. */
+interface Received {
+  readonly target: MigrationTarget;
+  /** Size of the file so far. */
+  readonly bytes: number;
+  readonly isCommitted: boolean;
+  commit(state: IncomingState): Promise<void>;
+  /** Does nothing after `commit`. */
+  abandon(): Promise<void>;
+}
+
+/** Bytes in order, and no descriptor closed while a thread still writes to it. */
+class ReceivedStream implements Received {
+  readonly target = new FileTarget(this);
   bytes = 0;
   isCommitted = false;
   readonly #file: OutputFile;
@@ -156,50 +176,128 @@ class ReceivedFile {
     this.isCommitted = true;
   }
 
-  /** Does nothing after `commit`. */
   async abandon(): Promise<void> {
     await this.#writes;
     this.#file.abort();
   }
 }
 
+class ReceivedMappedRam implements Received {
+  readonly target: MappedRamTarget;
+  isCommitted = false;
+  readonly #file: PositionedFile;
+
+  constructor(file: OutputFile) {
+    this.#file = positionedFile(file);
+    this.target = new MappedRamTarget(this.#file);
+  }
+
+  get bytes(): number {
+    return this.target.end;
+  }
+
+  async commit({ summary }: IncomingState): Promise<void> {
+    this.target.writeDevices(summary.tail);
+    await this.#file.commit();
+    this.isCommitted = true;
+  }
+
+  async abandon(): Promise<void> {
+    this.#file.abort();
+  }
+}
+
+const openReceived: Readonly<Record<Format, (file: OutputFile) => Received>> = {
+  'mapped-ram': (file) => new ReceivedMappedRam(file),
+  stream: (file) => new ReceivedStream(file),
+};
+
 /**
  * Knows how far the source is in its pass over memory. The stream does not say; but a source goes through its blocks in
  * the order in which it listed them, and so where the pages go backwards a new pass begins.
  */
-class PassTarget extends FileTarget {
+class PassTarget implements MigrationTarget {
   machine = '';
   passes = 0;
+  readonly #target: MigrationTarget;
   /** Of each block, in the memory of all of them. */
   #offsets: number[] = [];
   #targetPageSize = 0;
   #position = 0;
+
+  constructor(target: MigrationTarget) {
+    this.#target = target;
+  }
 
   /** Bytes of guest memory that the pass has left behind. */
   get position(): number {
     return this.#position;
   }
 
-  configuration({ machine }: StreamConfiguration): void {
-    this.machine = machine;
+  get pages(): Readonly<PageCounts> {
+    return this.#target.pages;
   }
 
-  override ramSetup(setup: RamSetup): void {
-    super.ramSetup(setup);
+  get warnings(): readonly string[] {
+    return this.#target.warnings;
+  }
+
+  get ready(): boolean {
+    return this.#target.ready;
+  }
+
+  whenReady(): Promise<void> {
+    return this.#target.whenReady();
+  }
+
+  area(): ReceiveArea {
+    return this.#target.area();
+  }
+
+  consumed(end: number): void {
+    this.#target.consumed(end);
+  }
+
+  finish(): Promise<void> {
+    return this.#target.finish();
+  }
+
+  configuration(configuration: StreamConfiguration): void {
+    this.machine = configuration.machine;
+    this.#target.configuration?.(configuration);
+  }
+
+  ramSetup(setup: RamSetup): void {
+    this.#target.ramSetup(setup);
     let offset = 0;
     this.#offsets = setup.blocks.map(({ usedLength }) => (offset += usedLength) - usedLength);
     this.#position = offset;
     this.#targetPageSize = setup.targetPageSize;
   }
 
-  override zeroPage(block: ReadRamBlock, page: number): void {
-    super.zeroPage(block, page);
+  zeroPage(block: ReadRamBlock, page: PageIndex): void {
+    this.#target.zeroPage(block, page);
     this.#reached(block, page);
   }
 
-  override page(block: ReadRamBlock, page: number): void {
-    super.page(block, page);
+  page(block: ReadRamBlock, page: PageIndex, bytes: Uint8Array, at: number, offset: number): void {
+    this.#target.page(block, page, bytes, at, offset);
     this.#reached(block, page);
+  }
+
+  xbzrlePage(
+    block: ReadRamBlock,
+    page: PageIndex,
+    bytes: Uint8Array,
+    at: number,
+    length: number,
+    offset: number,
+  ): void {
+    this.#target.xbzrlePage(block, page, bytes, at, length, offset);
+  }
+
+  command(command: number, payload: Uint8Array): void {
+    this.#target.command?.(command, payload);
   }
 
   #reached({ index }: ReadRamBlock, page: number): void {

@@ -1,6 +1,7 @@
 // `ramferry/destination`: receives a migration into guest memory or into a file.
 
 export { type ByteSink, FileTarget } from './file-target.js';
+export { MappedRamTarget } from './mapped-ram-target.js';
 export { MemoryTarget, type MemoryTargetOptions } from './memory-target.js';
 export {
   type IncomingState,

@@ -8,6 +8,7 @@ import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
 import type { GuestDescription } from './guests.js';
+import type { MappedRamOptions } from './open-sink.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
 
 export interface MigrationOptions {
@@ -19,6 +20,8 @@ export interface MigrationOptions {
   readonly parameters?: Partial<MigrationParameters>;
   /** Have the destination confirm, so that a failure there leaves the guest running here. Default true. */
   readonly returnPath?: boolean;
+  /** Save into a mapped-ram file, which `uri` must name: `file:PATH[,offset=N]`. Default: send a stream. */
+  readonly mappedRam?: MappedRamOptions;
   /** For how long a destination that does not listen yet is waited for; default 0. */
   readonly retryMs?: number;
   readonly onStatus?: (status: MigrationStatus) => void;
@@ -53,6 +56,7 @@ export class Migration {
       uri: options.uri,
       parameters: changeParameters(defaultParameters, options.parameters ?? {}),
       returnPath: options.returnPath ?? true,
+      mappedRam: options.mappedRam,
       trace: options.trace?.pattern,
       retryMs: options.retryMs ?? 0,
     };

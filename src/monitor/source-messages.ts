@@ -6,6 +6,7 @@ import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
 import type { GuestDescription } from './guests.js';
+import type { MappedRamOptions } from './open-sink.js';
 
 /** What the engine's thread is started with; structured-cloneable. */
 export interface SourceStart {
@@ -14,6 +15,8 @@ export interface SourceStart {
   readonly uri: string;
   readonly parameters: MigrationParameters;
   readonly returnPath: boolean;
+  /** Write a mapped-ram file instead of a stream. */
+  readonly mappedRam: MappedRamOptions | undefined;
   /** Pattern of the trace events wanted. */
   readonly trace: string | undefined;
   /** For how long a destination that does not listen yet is waited for. */

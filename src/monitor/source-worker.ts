@@ -1,11 +1,10 @@
-// The engine's thread: attaches the guest, opens the channel, runs one migration.
+// The engine's thread: attaches the guest, opens the sink, runs one migration.
 
 import { parentPort, workerData } from 'node:worker_threads';
-import { openChannel } from '../channel/open-channel-node.js';
 import { MigrationSource } from '../source/migration-source.js';
-import { StreamSink } from '../source/stream-sink.js';
 import { createTrace } from '../source/trace.js';
 import { attachGuest } from './guests.js';
+import { openSink } from './open-sink.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
 
 const start = workerData as SourceStart;
@@ -36,12 +35,7 @@ try {
   const trace =
     start.trace === undefined ? {} : createTrace(start.trace, (name, values) => post({ type: 'trace', name, values }));
   const guest = await attachGuest(start.guest);
-  const channel = await openChannel(start.uri, {
-    direction: start.returnPath ? 'both' : 'write',
-    retryMs: start.retryMs,
-    signal: connecting.signal,
-  });
-  const sink = new StreamSink(channel, { returnPath: start.returnPath, trace });
+  const sink = await openSink(start, connecting.signal, trace);
   source = new MigrationSource({
     guest,
     sink,

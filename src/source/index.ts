@@ -2,6 +2,7 @@
 
 export type { Clock } from './clock.js';
 export type { SourceGuest } from './guest.js';
+export { MappedRamSink, type MappedRamSinkOptions } from './mapped-ram-sink.js';
 export { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
 export { PageBatch, type PageSink } from './page-sink.js';
 export { changeParameters, defaultParameters, type MigrationParameters } from './parameters.js';

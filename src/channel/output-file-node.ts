@@ -8,8 +8,8 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { channelError } from '../channel/channel-error.js';
 import { RamferryError } from '../memory/errors.js';
+import { channelDestroyed, channelError } from './channel-error.js';
 
 const fsync = promisify(fs.fsync);
 
@@ -74,18 +74,34 @@ export class OutputFile {
     }
   }
 
-  /** Makes the file durable and gives it its name. Closes the descriptor. */
+  /** Where it is until `commit`, for who needs further descriptors. */
+  get currentPath(): string {
+    return this.#partial ?? this.#target;
+  }
+
+  /**
+   * Makes the file durable and gives it its name. Closes the descriptor. Rejects if `abort` is called while it waits for
+   * the disk; once the file has its name nothing waits any more, so that nobody can abort what is done.
+   */
   async commit(): Promise<void> {
     try {
       if (this.#partial !== undefined) {
         await fsync(this.descriptor);
+        this.#throwIfAborted();
         fs.renameSync(this.#partial, this.#target);
-        await syncFolder(path.dirname(this.#target));
+        syncFolder(path.dirname(this.#target));
       }
       this.#close();
     } catch (error) {
+      this.#throwIfAborted();
       this.abort();
       throw channelError(error, 'finish', this.path);
+    }
+  }
+
+  #throwIfAborted(): void {
+    if (!this.#isOpen) {
+      throw channelDestroyed(this.path);
     }
   }
 
@@ -117,10 +133,10 @@ const takeOver = (descriptor: number, { mode, uid, gid }: fs.Stats): void => {
 };
 
 /** Makes a rename durable. Some file systems cannot sync a folder; then there is nothing more to do. */
-const syncFolder = async (folder: string): Promise<void> => {
+const syncFolder = (folder: string): void => {
   const descriptor = fs.openSync(folder, 'r');
   try {
-    await fsync(descriptor);
+    fs.fsyncSync(descriptor);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EINVAL') {
       throw error;

@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, beforeEach, test } from 'node:test';
 import type { RamferryError } from '../memory/errors.js';
-import { OutputFile } from './output-file.js';
+import { OutputFile } from './output-file-node.js';
 
 const base = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-output-'));
 after(() => fs.rmSync(base, { recursive: true }));
@@ -45,6 +45,17 @@ test('a file that was there stays until commit, and after abort', async () => {
   await replaced.commit();
   assert.equal(fs.readFileSync(target, 'utf8'), 'new');
   assert.equal(fs.statSync(target).mode & 0o777, 0o640);
+});
+
+test('aborted while the disk is waited for: no file, and what was there stays', async () => {
+  fs.writeFileSync(target, 'precious');
+  const file = OutputFile.open(target);
+  fs.writeSync(file.descriptor, 'new');
+  const committing = file.commit();
+  file.abort();
+  await assert.rejects(committing, code('CHANNEL_DESTROYED'));
+  assert.deepEqual(fs.readdirSync(folder), ['out.mig']);
+  assert.equal(fs.readFileSync(target, 'utf8'), 'precious');
 });
 
 test('a link is followed: what it names is replaced', async () => {

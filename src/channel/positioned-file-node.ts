@@ -1,0 +1,266 @@
+// The positioned file on a disk.
+//
+//   engine's thread ──▶ headers, bitmaps, device state ──▶ descriptor of its own, buffered ─┐
+//           │                                                                               ├─▶ the unfinished file
+//           └──────────▶ pages ──▶ it, or queue n ──▶ writer thread n ──▶ a descriptor each ┘
+//                                                                         (O_DIRECT if wanted)
+
+import fs from 'node:fs';
+import { getSystemErrorName } from 'node:util';
+import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
+import { RamferryError } from '../memory/errors.js';
+import { type FileOffset, fileOffset } from '../memory/units.js';
+import { channelDestroyed, channelError } from './channel-error.js';
+import { OutputFile } from './output-file-node.js';
+import { allocatePageWriteQueue, PageWriteQueue } from './page-write-queue.js';
+import type { PageWriterData } from './page-writer-thread-node.js';
+import type { PositionedFile } from './positioned-file.js';
+import { punchHole } from './punch-hole-node.js';
+import { writeFully } from './write-fully-node.js';
+
+/** More threads than this only wait for each other. */
+const CHANNELS_MAX = 64;
+
+const COPY_BYTES = 1024 * 1024;
+
+export interface PositionedFileOptions {
+  /** The first byte to write; what the file holds before it stays. Default 0. */
+  readonly start?: number;
+  /** Writer threads for pages; 0, the default, writes them in the calling thread. Theirs is memory that is shared. */
+  readonly channels?: number;
+  /** Pages bypass the page cache: they must lie at multiples of a page in memory and in the file. Default false. */
+  readonly directIo?: boolean;
+}
+
+/** Starts a file that shall be `path`. Rejects with a `RamferryError`; then nothing was changed. */
+export const openPositionedFile = async (
+  path: string,
+  options: PositionedFileOptions = {},
+): Promise<PositionedFile> => {
+  const { start = 0, channels = 0, directIo = false } = options;
+  if (!(Number.isInteger(channels) && channels >= 0 && channels <= CHANNELS_MAX)) {
+    throw new RamferryError('usage', 'CHANNELS', `A file has 0 to ${CHANNELS_MAX} channels, not ${channels}.`, {
+      value: channels,
+    });
+  }
+  const output = OutputFile.open(path);
+  const writers: PageWriter[] = [];
+  let direct: number | undefined;
+  try {
+    if (start > 0) {
+      copyHead(path, output.descriptor, start);
+    }
+    const flags = fs.constants.O_WRONLY | (directIo ? fs.constants.O_DIRECT : 0);
+    const startWriter = (): Promise<PageWriter> => PageWriter.start(output.currentPath, flags);
+    const started = await Promise.allSettled(Array.from({ length: channels }, startWriter));
+    writers.push(...started.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : [])));
+    const failed = started.find((result) => result.status === 'rejected');
+    if (failed !== undefined) {
+      throw failed.reason;
+    }
+    if (directIo && channels === 0) {
+      direct = fs.openSync(output.currentPath, flags);
+    }
+  } catch (error) {
+    for (const writer of writers) {
+      writer.close();
+    }
+    output.abort();
+    throw directIo && (error as NodeJS.ErrnoException).code === 'EINVAL'
+      ? new RamferryError('failed', 'DIRECT_IO', `The file system of ${path} does not support direct I/O.`, {
+          file: path,
+          cause: error,
+        })
+      : channelError(error, 'write', path);
+  }
+  return new DiskFile(output, fileOffset(start), direct, writers);
+};
+
+/** The positioned file that an output file becomes; it owns it from now on. */
+export const positionedFile = (output: OutputFile): PositionedFile =>
+  new DiskFile(output, fileOffset(0), undefined, []);
+
+/** What the file at `path` holds before `start`, and zeros where it is shorter. */
+const copyHead = (path: string, target: number, start: number): void => {
+  fs.ftruncateSync(target, start);
+  if (!fs.existsSync(path)) {
+    return;
+  }
+  const source = fs.openSync(path, 'r');
+  try {
+    const buffer = new Uint8Array(Math.min(COPY_BYTES, start));
+    for (let at = 0; at < start; ) {
+      const count = fs.readSync(source, buffer, 0, Math.min(buffer.length, start - at), at);
+      if (count === 0) {
+        break;
+      }
+      writeFully(target, buffer, 0, count, at);
+      at += count;
+    }
+  } finally {
+    fs.closeSync(source);
+  }
+};
+
+/** A writer thread as the engine's thread sees it. */
+class PageWriter {
+  readonly queue: PageWriteQueue;
+  readonly #memories: MessagePort;
+
+  private constructor(queue: PageWriteQueue, memories: MessagePort) {
+    this.queue = queue;
+    this.#memories = memories;
+  }
+
+  static async start(path: string, flags: number): Promise<PageWriter> {
+    const shared = allocatePageWriteQueue();
+    const { port1, port2 } = new MessageChannel();
+    const workerData: PageWriterData = { path, flags, queue: shared, memories: port2 };
+    const worker = new Worker(new URL('./page-writer-thread-node.js', import.meta.url), {
+      workerData,
+      transferList: [port2],
+      name: 'page writer',
+    });
+    await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject));
+    worker.unref();
+    port1.unref();
+    return new PageWriter(new PageWriteQueue(shared), port1);
+  }
+
+  /** The next number goes to this memory. */
+  introduce(memory: ArrayBufferLike): void {
+    this.#memories.postMessage(memory);
+  }
+
+  close(): void {
+    this.queue.close();
+  }
+}
+
+class DiskFile implements PositionedFile {
+  readonly name: string;
+  readonly start: FileOffset;
+  readonly #output: OutputFile;
+  /** Bypasses the page cache; the engine's thread writes pages with it if there are no writer threads. */
+  readonly #direct: number | undefined;
+  readonly #writers: readonly PageWriter[];
+  /** Memories the writer threads know, and under which numbers. */
+  readonly #memories = new Map<ArrayBufferLike, number>();
+  #isOpen = true;
+  #writersClosed = false;
+
+  constructor(output: OutputFile, start: FileOffset, direct: number | undefined, writers: readonly PageWriter[]) {
+    this.name = output.path;
+    this.start = start;
+    this.#output = output;
+    this.#direct = direct;
+    this.#writers = writers;
+  }
+
+  get pendingBytes(): number {
+    return this.#writers.reduce((sum, { queue }) => sum + queue.pendingBytes, 0);
+  }
+
+  write(bytes: Uint8Array, position: number): void {
+    this.#write(this.#output.descriptor, bytes, 0, bytes.length, position);
+  }
+
+  writePages(bytes: Uint8Array, at: number, length: number, position: number): void {
+    if (this.#writers.length === 0) {
+      this.#write(this.#direct ?? this.#output.descriptor, bytes, at, length, position);
+      return;
+    }
+    this.#throwIfBroken();
+    const idlest = this.#writers.reduce((a, b) => (b.queue.length < a.queue.length ? b : a));
+    idlest.queue.push(this.#numberOf(bytes.buffer), bytes.byteOffset + at, length, position);
+  }
+
+  barrier(): void {
+    for (const { queue } of this.#writers) {
+      queue.drain();
+    }
+    this.#throwIfBroken();
+  }
+
+  read(target: Uint8Array, position: number): void {
+    this.#throwIfBroken();
+    try {
+      for (let done = 0; done < target.length; ) {
+        const count = fs.readSync(this.#output.descriptor, target, done, target.length - done, position + done);
+        if (count === 0) {
+          throw Object.assign(new Error('the file is shorter than what was written to it'), { code: 'EIO' });
+        }
+        done += count;
+      }
+    } catch (error) {
+      throw channelError(error, 'read back', this.name);
+    }
+  }
+
+  punchHole(position: number, length: number): void {
+    this.#throwIfBroken();
+    punchHole(this.#output.descriptor, position, length);
+  }
+
+  async commit(): Promise<void> {
+    this.barrier();
+    this.#closeWriters();
+    await this.#output.commit();
+    this.#isOpen = false;
+  }
+
+  abort(): void {
+    if (this.#isOpen) {
+      this.#isOpen = false;
+      this.#closeWriters();
+      this.#output.abort();
+    }
+  }
+
+  #closeWriters(): void {
+    if (this.#writersClosed) {
+      return;
+    }
+    this.#writersClosed = true;
+    for (const writer of this.#writers) {
+      writer.close();
+    }
+    if (this.#direct !== undefined) {
+      fs.closeSync(this.#direct);
+    }
+  }
+
+  #write(descriptor: number, bytes: Uint8Array, at: number, length: number, position: number): void {
+    this.#throwIfBroken();
+    try {
+      writeFully(descriptor, bytes, at, length, position);
+    } catch (error) {
+      throw channelError(error, 'write', this.name);
+    }
+  }
+
+  #numberOf(memory: ArrayBufferLike): number {
+    const known = this.#memories.get(memory);
+    if (known !== undefined) {
+      return known;
+    }
+    const number = this.#memories.size;
+    this.#memories.set(memory, number);
+    for (const writer of this.#writers) {
+      writer.introduce(memory);
+    }
+    return number;
+  }
+
+  #throwIfBroken(): void {
+    if (!this.#isOpen) {
+      throw channelDestroyed(this.name);
+    }
+    for (const { queue } of this.#writers) {
+      const { errno } = queue;
+      if (errno !== 0) {
+        throw channelError({ code: getSystemErrorName(errno) }, 'write', this.name);
+      }
+    }
+  }
+}

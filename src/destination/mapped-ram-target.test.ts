@@ -1,0 +1,149 @@
+// A stream received into a mapped-ram file: each page in its one place, whatever the source sent of it before.
+
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import fc from 'fast-check';
+import { type MappedFile, readMappedFile } from '../../test/mapped-ram-file.js';
+import { inPieces, ScriptedChannel } from '../../test/scripted-channel.js';
+import { StreamBuilder, testDevice } from '../../test/streams.js';
+import { openPositionedFile } from '../channel/positioned-file-node.js';
+import { ByteWriter } from '../format/byte-writer.js';
+import { Command, ElementType } from '../format/stream/constants.js';
+import { command, normalRecord, ping, ramBodyEnd, ramPart, xbzrleRecord, zeroRecord } from '../format/stream/write.js';
+import { encodeXbzrle, XBZRLE_OVERFLOW } from '../format/stream/xbzrle.js';
+import { MappedRamTarget } from './mapped-ram-target.js';
+import { MigrationDestination } from './migration-destination.js';
+
+const PAGE = 4096;
+const folder = fs.mkdtempSync(join(tmpdir(), 'ramferry-target-'));
+after(() => fs.rmSync(folder, { recursive: true }));
+const path = join(folder, 'out');
+
+const receive = async (
+  chunks: Iterable<Uint8Array>,
+): Promise<{ file: MappedFile; status: string; tail: Uint8Array }> => {
+  const file = await openPositionedFile(path);
+  const target = new MappedRamTarget(file);
+  let tail: Uint8Array = new Uint8Array();
+  const destination = new MigrationDestination({
+    channel: new ScriptedChannel().send(chunks),
+    target,
+    commit: async ({ summary }) => {
+      target.writeDevices(summary.tail);
+      tail = summary.tail.sections;
+      await file.commit();
+    },
+  });
+  const { status } = await destination.run();
+  file.abort();
+  assert.equal(destination.error, undefined);
+  return { file: readMappedFile(path), status, tail };
+};
+
+const PAGES = 600;
+type Kind = 'normal' | 'zero' | 'delta';
+const step = fc.record({
+  kind: fc.constantFrom<Kind>('normal', 'normal', 'zero', 'delta'),
+  block: fc.integer({ min: 0, max: 1 }),
+  first: fc.integer({ min: 0, max: PAGES - 1 }),
+  // Runs that end inside a write and runs that need more than one.
+  count: fc.constantFrom(1, 1, 2, 3, 60, 400),
+  value: fc.integer({ min: 1, max: 255 }),
+});
+
+const names = ['pc.ram', 'vga.vram'];
+
+/** The stream of these steps, and the memory that a guest has after them. */
+const play = (steps: readonly { kind: Kind; block: number; first: number; count: number; value: number }[]) => {
+  const memory = names.map(() => Buffer.alloc(PAGES * PAGE));
+  const builder = new StreamBuilder()
+    .header()
+    .raw(command(Command.OPEN_RETURN_PATH))
+    .raw(ping(1))
+    .ramStart(names.map((name) => ({ name, usedLength: PAGES * PAGE })));
+  const out = new ByteWriter();
+  const encoded = new Uint8Array(PAGE);
+  for (const { kind, block, first, count, value } of steps) {
+    for (let page = first; page < Math.min(PAGES, first + count); page += 1) {
+      const name = names[block]!;
+      const content = memory[block]!.subarray(page * PAGE, (page + 1) * PAGE);
+      const before = Buffer.from(content);
+      if (kind === 'zero') {
+        content.fill(0);
+        zeroRecord(out, page * PAGE, name);
+        continue;
+      }
+      if (kind === 'normal') {
+        content.fill(value);
+        normalRecord(out, page * PAGE, content, name);
+        continue;
+      }
+      content[page % PAGE] = value;
+      content[4000] = value;
+      const length = encodeXbzrle(before, content, encoded);
+      if (length !== XBZRLE_OVERFLOW && length > 0) {
+        xbzrleRecord(out, page * PAGE, encoded.subarray(0, length), name);
+      }
+    }
+  }
+  builder
+    .raw(ramPart(ElementType.SECTION_PART, builder.ramSectionId))
+    .raw(out.copy())
+    .raw(ramBodyEnd(builder.ramSectionId));
+  const { bytes } = builder
+    .raw(command(Command.SWITCHOVER_START))
+    .end()
+    .devices([testDevice('cpu', 300)]);
+  return { bytes, memory };
+};
+
+// MR-1, MR-2, MR-3, MR-8, MR-9, MR-11, MR-13, MR-14
+test('any order of pages, zero pages and deltas: the file holds the last version of each', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(step, { maxLength: 25 }),
+      fc.integer({ min: 100, max: 2 ** 20 }),
+      async (steps, piece) => {
+        const { bytes, memory } = play(steps);
+        const { file, status, tail } = await receive(inPieces(bytes, piece));
+        assert.equal(status, 'completed');
+        assert.deepEqual(file.capabilities, ['mapped-ram']);
+        assert.equal(file.totalBytes, 2 * PAGES * PAGE);
+        for (const [index, { name, content, has }] of file.blocks.entries()) {
+          assert.equal(name, names[index]);
+          assert.ok(content.equals(memory[index]!), name);
+          for (let page = 0; page < PAGES; page += 1) {
+            const zero = !memory[index]!.subarray(page * PAGE, (page + 1) * PAGE).some((byte) => byte !== 0);
+            // A delta or a normal record may make a page zero; only a zero record must clear the bit.
+            assert.ok(has(page) || zero);
+          }
+        }
+        // Device state as it came, no command, one END.
+        assert.ok(tail.length > 300);
+        assert.equal(file.tail.indexOf(Buffer.from(tail)), 13 + 5 + 13);
+      },
+    ),
+    { numRuns: 40 },
+  );
+});
+
+// MR-8
+test('a page that became zero has no bit, and a delta against it starts from zero', async () => {
+  const at = { block: 0, first: 5, count: 1 };
+  const { file } = await receive([
+    play([
+      { ...at, kind: 'normal', value: 7 },
+      { ...at, kind: 'zero', value: 0 },
+      { ...at, first: 9, kind: 'normal', value: 8 },
+      { ...at, first: 9, kind: 'zero', value: 0 },
+      { ...at, first: 9, kind: 'delta', value: 3 },
+    ]).bytes,
+  ]);
+  const [ram] = file.blocks;
+  assert.deepEqual([ram!.has(5), ram!.has(9), ram!.present], [false, true, 1]);
+  assert.equal(ram!.content[9 * PAGE], 0);
+  assert.equal(ram!.content[9 * PAGE + 4000], 3);
+});

@@ -1,0 +1,36 @@
+// Opens what a migration's URI names, as the sink of the engine.
+
+import { openChannel } from '../channel/open-channel-node.js';
+import { openPositionedFile, type PositionedFileOptions } from '../channel/positioned-file-node.js';
+import { parseUri } from '../channel/uri.js';
+import { RamferryError } from '../memory/errors.js';
+import { MappedRamSink } from '../source/mapped-ram-sink.js';
+import type { PageSink } from '../source/page-sink.js';
+import { StreamSink } from '../source/stream-sink.js';
+import type { Trace } from '../source/trace.js';
+import type { SourceStart } from './source-messages.js';
+
+export type MappedRamOptions = Pick<PositionedFileOptions, 'channels' | 'directIo'>;
+
+/** Rejects with a `RamferryError` that names the URI, or with the signal's reason. */
+export async function openSink(start: SourceStart, signal: AbortSignal, trace: Trace): Promise<PageSink> {
+  const { uri, returnPath, retryMs, mappedRam } = start;
+  if (mappedRam === undefined) {
+    const channel = await openChannel(uri, { direction: returnPath ? 'both' : 'write', retryMs, signal });
+    return new StreamSink(channel, { returnPath, trace });
+  }
+  const endpoint = parseUri(uri);
+  if (endpoint.kind !== 'file') {
+    // MR-18
+    throw new RamferryError('usage', 'NOT_SEEKABLE', `mapped-ram writes at positions, which "${uri}" does not allow.`, {
+      value: uri,
+      hint: 'use file:PATH[,offset=N]',
+    });
+  }
+  const file = await openPositionedFile(endpoint.path, { ...mappedRam, start: endpoint.offset });
+  if (signal.aborted) {
+    file.abort();
+    signal.throwIfAborted();
+  }
+  return new MappedRamSink(file, { trace });
+}

@@ -1,0 +1,275 @@
+// The mapped-ram sink into a file whose page writes happen as late as they may, and in the worst order. (Real files and
+// threads: src/monitor/mapped-ram.test.ts; QEMU as the reader: test/interop/mapped-ram.test.ts.)
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import fc from 'fast-check';
+import { type MappedFile, readMappedFile } from '../../test/mapped-ram-file.js';
+import { PAGE, ScriptedGuest } from '../../test/source-kit.js';
+import type { PositionedFile } from '../channel/positioned-file.js';
+import { type FileOffset, fileOffset } from '../memory/units.js';
+import { MappedRamSink } from './mapped-ram-sink.js';
+import { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
+import { defaultParameters } from './parameters.js';
+import type { MigrationReport } from './statistics.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'ramferry-test-'));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+interface PageWrite {
+  readonly bytes: Uint8Array;
+  readonly at: number;
+  readonly length: number;
+  readonly position: number;
+}
+
+/** Pages reach it only at a barrier, the last ones first. */
+class LateFile implements PositionedFile {
+  readonly name = 'late';
+  readonly start: FileOffset;
+  content = Buffer.alloc(0);
+  pageWrites: PageWrite[] = [];
+  readonly holes: { readonly position: number; readonly length: number }[] = [];
+  isCommitted = false;
+  isAborted = false;
+  /** Page writes until one fails. */
+  capacity = Number.POSITIVE_INFINITY;
+  #pending: PageWrite[] = [];
+
+  constructor(start = 0) {
+    this.start = fileOffset(start);
+    this.#grow(start);
+  }
+
+  get pendingBytes(): number {
+    return this.#pending.reduce((sum, { length }) => sum + length, 0);
+  }
+
+  write(bytes: Uint8Array, position: number): void {
+    assert.ok(position >= this.start);
+    this.#grow(position + bytes.length);
+    this.content.set(bytes, position);
+  }
+
+  writePages(bytes: Uint8Array, at: number, length: number, position: number): void {
+    // MR-26
+    assert.deepEqual([at % PAGE, length % PAGE, position % PAGE], [0, 0, 0]);
+    for (const { position: other, length: otherLength } of this.#pending) {
+      assert.ok(position + length <= other || position >= other + otherLength, 'MR-11: two versions race');
+    }
+    if (this.pageWrites.length >= this.capacity) {
+      throw new Error('no space');
+    }
+    this.#pending.push({ bytes, at, length, position });
+    this.pageWrites.push({ bytes, at, length, position });
+  }
+
+  barrier(): void {
+    for (const { bytes, at, length, position } of this.#pending.reverse()) {
+      this.#grow(position + length);
+      this.content.set(bytes.subarray(at, at + length), position);
+    }
+    this.#pending = [];
+  }
+
+  read(): void {
+    assert.fail('a source reads nothing back');
+  }
+
+  punchHole(position: number, length: number): void {
+    for (const { position: other, length: otherLength } of this.#pending) {
+      assert.ok(position + length <= other || position >= other + otherLength, 'a write would fill the hole');
+    }
+    this.holes.push({ position, length });
+    this.content.fill(0, position, position + length);
+  }
+
+  async commit(): Promise<void> {
+    // MR-13
+    assert.equal(this.pendingBytes, 0);
+    this.isCommitted = true;
+  }
+
+  abort(): void {
+    this.isAborted = true;
+  }
+
+  parsed(): MappedFile {
+    assert.ok(this.isCommitted);
+    const path = join(folder, 'file');
+    writeFileSync(path, this.content);
+    return readMappedFile(path, this.start);
+  }
+
+  #grow(length: number): void {
+    if (length > this.content.length) {
+      this.content = Buffer.concat([this.content, Buffer.alloc(length - this.content.length)]);
+    }
+  }
+}
+
+const save = (
+  guest: ScriptedGuest,
+  file: PositionedFile,
+  options: Partial<MigrationSourceOptions> = {},
+): Promise<MigrationReport> =>
+  new MigrationSource({ guest, sink: new MappedRamSink(file), parameters: defaultParameters, ...options }).run();
+
+const assertIsGuest = (file: MappedFile, guest: ScriptedGuest): void => {
+  assert.deepEqual(
+    file.blocks.map(({ name, usedLength }) => [name, usedLength]),
+    guest.blocks.blocks.map(({ name, usedLength }) => [name, usedLength]),
+  );
+  for (const { name, content, has, usedLength } of file.blocks) {
+    const block = guest.blocks.find(name)!;
+    assert.ok(content.equals(block.read(0, usedLength)), name);
+    for (let page = 0; page < block.usedPages; page += 1) {
+      // MR-2: nothing but zero detection decides here
+      assert.equal(has(page), guest.load(block, page) !== 0, `${name}:${page}`);
+    }
+  }
+};
+
+// MR-1, MR-3, MR-10, MR-14, MR-23, MR-24, MR-25, MR-27
+test('a guest at rest: each page in its place, one write for each run, no byte for zero pages', async () => {
+  const guest = new ScriptedGuest([900, 200, 3], 2 ** 20);
+  for (const block of guest.blocks.blocks) {
+    for (let page = 0; page < block.usedPages; page += 1) {
+      if (page % 5 !== 4) {
+        guest.store(block, page, (page % 255) + 1);
+      }
+    }
+  }
+  const file = new LateFile();
+  const { status, ram } = await save(guest, file);
+  assert.equal(status, 'completed');
+  const parsed = file.parsed();
+  assertIsGuest(parsed, guest);
+  assert.deepEqual(parsed.capabilities, ['mapped-ram']);
+  assert.equal(parsed.totalBytes, 1103 * PAGE);
+  const present = parsed.blocks.reduce((sum, block) => sum + block.present, 0);
+  assert.deepEqual([ram.normal, ram.duplicate], [present, 1103 - present]);
+  // Runs of four; three of them lie across the border of two batches (256, 512, 768: 256 % 5 = 1), and extents end at 256.
+  const runs = file.pageWrites.reduce((sum, { length }) => sum + length, 0);
+  assert.equal(runs, present * PAGE);
+  assert.ok(file.pageWrites.length <= 180 + 40 + 1 + 8, `${file.pageWrites.length} writes`);
+  assert.equal(file.holes.length, 0);
+  // What follows the pages: EOS and footer of START, one END, EOF, an empty description.
+  assert.equal(
+    parsed.tail.toString('hex'),
+    `${'0000000000000010'}7e00000001${'03'}00000001${'0000000000000010'}7e00000001${'0006'}00000000`,
+  );
+});
+
+// MR-29
+test('no RAM at all, and a block that is zero from end to end', async () => {
+  for (const pages of [[], [64], [1, 1]]) {
+    const file = new LateFile();
+    assert.equal((await save(new ScriptedGuest(pages), file)).status, 'completed');
+    const { blocks } = file.parsed();
+    assert.deepEqual(
+      blocks.map(({ present }) => present),
+      pages.map(() => 0),
+    );
+    assert.equal(file.pageWrites.length, 0);
+  }
+});
+
+/** Pages that the guest writes while it is saved: after batch `when`, and what. */
+const stores = fc.array(
+  fc.record({
+    when: fc.integer({ min: 0, max: 12 }),
+    block: fc.integer({ min: 0, max: 1 }),
+    page: fc.integer({ min: 0, max: 69 }),
+    value: fc.constantFrom(0, 0, 1, 2, 3),
+  }),
+  { maxLength: 60 },
+);
+
+// MR-2, MR-3, MR-7, MR-8, MR-9, MR-11, MR-13: pages go zero and back, scan after scan, while writes are late
+test('whatever a guest writes while it is saved, the file is the guest at the switchover', async () => {
+  let scansSeen = 0;
+  let holesSeen = 0;
+  await fc.assert(
+    fc.asyncProperty(stores, fc.integer({ min: 0, max: 3 }), async (plan, fill) => {
+      const guest = new ScriptedGuest([70, 70], 2 ** 20);
+      const blocks = guest.blocks.blocks;
+      for (const block of blocks) {
+        for (let page = 0; page < 70; page += 1) {
+          guest.store(block, page, page % 4 < fill ? page + 1 : 0);
+        }
+      }
+      const file = new LateFile();
+      let batches = 0;
+      const sink = new (class extends MappedRamSink {
+        override batchLimit(): number {
+          return 16;
+        }
+
+        override writePages(batch: Parameters<MappedRamSink['writePages']>[0]): number {
+          const zeroPages = super.writePages(batch);
+          if (guest.running) {
+            for (const { block, page, value } of plan.filter(({ when }) => when === batches)) {
+              guest.store(blocks[block]!, page, value);
+            }
+            batches += 1;
+          }
+          return zeroPages;
+        }
+      })(file);
+      const report = await save(guest, file, {
+        sink,
+        parameters: { ...defaultParameters, downtimeLimit: 0 },
+      });
+      assert.equal(report.status, 'completed');
+      assertIsGuest(file.parsed(), guest);
+      scansSeen = Math.max(scansSeen, report.ramferry.iterations.length);
+      holesSeen += file.holes.length;
+      // MR-7: headers, three aligned areas at most, and the end
+      assert.ok(file.content.length <= 140 * PAGE + 3 * 2 ** 20);
+    }),
+    { numRuns: 60 },
+  );
+  assert.ok(scansSeen >= 2 && holesSeen > 0, `${scansSeen} scans, ${holesSeen} holes`);
+});
+
+// MR-20
+test('at an offset: positions are those of the file, nothing before it is touched', async () => {
+  const guest = new ScriptedGuest([10]);
+  guest.store(guest.blocks.blocks[0]!, 7, 42);
+  const file = new LateFile(0x1234);
+  file.content.fill(0xee);
+  await save(guest, file);
+  const [block] = file.parsed().blocks;
+  assert.equal(block!.pagesOffset, 2 ** 20);
+  assert.ok(file.content.subarray(0, 0x1234).every((byte) => byte === 0xee));
+  assertIsGuest(file.parsed(), guest);
+});
+
+// MR-19, MR-21
+test('a write that fails at any page fails the migration: the guest runs on, the file is dropped', async () => {
+  for (const capacity of [0, 1, 4]) {
+    const guest = new ScriptedGuest([40]);
+    for (let page = 0; page < 40; page += 2) {
+      guest.store(guest.blocks.blocks[0]!, page, 1);
+    }
+    const file = new LateFile();
+    file.capacity = capacity;
+    const report = await save(guest, file);
+    assert.deepEqual([report.status, report['error-desc']], ['failed', 'no space']);
+    assert.ok(guest.running && file.isAborted && !file.isCommitted);
+  }
+});
+
+// MR-22
+test('a guest with a block that is not moved is refused before a byte is written', async () => {
+  const guest = new ScriptedGuest([10]);
+  guest.blocks.add({ name: 'shared', usedLength: PAGE, ignored: true });
+  const file = new LateFile();
+  const report = await save(guest, file);
+  assert.match(report['error-desc']!, /"shared" is left out/);
+  assert.equal(file.content.length, 0);
+});
