@@ -8,6 +8,8 @@ import path from 'node:path';
 import { after, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { type CommandResult, RunningCommand, runCommand } from '../../test/command.js';
+import { libvirtHead } from '../../test/libvirt-images.js';
+import { richMappedRamFile } from '../../test/mapped-ram-files.js';
 import { patternPage, richStream, StreamBuilder, testConfiguration } from '../../test/streams.js';
 import { ByteWriter } from '../format/byte-writer.js';
 import { ElementType } from '../format/stream/constants.js';
@@ -83,6 +85,39 @@ test('--pages: a map, as text and as numbers', async () => {
     ram?.map.presentPages.flatMap((count, page) => (count === 0 ? [] : [page])),
     [1, 2, 5],
   );
+});
+
+test('mapped-ram: counts, digests, and stale pages in the map', async () => {
+  const { bytes, memory } = richMappedRamFile();
+  const file = save('rich.mapped', bytes);
+  const { result, document } = await inspectJson(file, '--digest', '--pages');
+  assert.deepEqual([result.status, result.stderr], [0, '']);
+  const { container, format, complete, capabilities, ram, blocks } = document as Record<string, unknown> & {
+    blocks: { name: string; sha256: string; map: { stalePages: number[] } }[];
+  };
+  assert.deepEqual([container, format, complete, capabilities], ['qemu', 'mapped-ram', true, ['mapped-ram']]);
+  assert.deepEqual(ram, { totalBytes: 366 * 4096, pageSize: 4096, presentPages: 12, zeroPages: 0, absentPages: 354 });
+  for (const { name, sha256 } of blocks) {
+    assert.equal(sha256, createHash('sha256').update(memory.get(name)!).digest('hex'));
+  }
+  const stale = blocks[0]!.map.stalePages.flatMap((count, cell) => (count === 0 ? [] : [cell]));
+  assert.deepEqual(stale, [5, 100]);
+  const { stdout } = await runCommand('inspect', file, '--pages');
+  assert.match(stdout, /: QEMU mapped-ram file, version 3, complete$/m);
+  assert.match(stdout, /3 pages stale/);
+});
+
+test('a libvirt image; one that was not finished tells what is there, with status 3', async () => {
+  const { bytes } = richStream();
+  const whole = await inspectJson(save('whole.save', Buffer.concat([libvirtHead({ format: 0 }), bytes])));
+  assert.deepEqual(
+    [whole.result.status, whole.document['container'], whole.document['format'], whole.document['libvirt']],
+    [0, 'libvirt', 'stream', { format: 'raw', wasRunning: false, dataOffset: 5092 }],
+  );
+  const head = libvirtHead({ format: 0, magic: 'LibvirtQemudPart' });
+  const { result, document } = await inspectJson(save('part.save', Buffer.concat([head, bytes])));
+  assert.deepEqual([result.status, document['machine'], document['complete']], [3, 'pc-i440fx-10.0', false]);
+  assert.equal((document['error'] as { code: string }).code, 'LIBVIRT_INCOMPLETE');
 });
 
 test('a cut file: what there was up to the cut, and status 3', async () => {

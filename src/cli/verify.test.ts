@@ -6,6 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
 import { type CommandResult, runCommand } from '../../test/command.js';
+import { headerOffset, richMappedRamFile } from '../../test/mapped-ram-files.js';
 import { patternPage, richStream, StreamBuilder, type TestRecord, testDevice } from '../../test/streams.js';
 import type { DeviceState } from '../format/stream/device-tail.js';
 import type { Finding } from './verify.js';
@@ -133,4 +134,21 @@ test('a damaged record: where, what, and how far it got', async () => {
   assert.ok(Math.abs(verdict.error!.offset - at) <= 8);
   assert.deepEqual([verdict.checked['ramSections'], verdict.checked['pageRecords']], [2, 4]);
   assert.equal(verdict.checked['bytes'], at);
+});
+
+test('mapped-ram: whole, damaged, and one that is not complete', async () => {
+  const whole = richMappedRamFile();
+  const { result, verdict } = await verify(whole.bytes);
+  assert.deepEqual([result.status, verdict.valid, verdict.findings], [0, true, []]);
+  // Its VM description is cut, then all of its device state too.
+  assert.equal((await verify(whole.bytes.subarray(0, -1))).result.status, 3);
+  const cut = await verify(whole.bytes.subarray(0, whole.streamOffset));
+  assert.deepEqual([cut.result.status, cut.verdict.error?.code], [3, 'STREAM_INCOMPLETE']);
+  const offset = headerOffset(whole, 1);
+  whole.bytes[offset + 3] = 2;
+  const damaged = await verify(whole.bytes);
+  assert.deepEqual(
+    [damaged.result.status, damaged.verdict.error?.code, damaged.verdict.error?.offset],
+    [3, 'MAPPED_RAM_VERSION', offset],
+  );
 });

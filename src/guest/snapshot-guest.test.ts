@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { richMappedRamFile } from '../../test/mapped-ram-files.js';
 import { MemoryChannel, PAGE, ScriptedGuest } from '../../test/source-kit.js';
-import { openSnapshot, type Snapshot } from '../format/index.js';
+import { openSnapshot, type ReadAt, type Snapshot } from '../format/index.js';
 import { pageIndex } from '../memory/units.js';
 import type { SourceGuest } from '../source/guest.js';
 import { MigrationSource } from '../source/migration-source.js';
@@ -41,5 +42,17 @@ test('a snapshot sent on has the same machine, devices and memory', async () => 
     });
     assert.ok(content[0]!.equals(content[1]!), name);
     assert.deepEqual(second.counts(index), first.counts(index));
+  }
+});
+
+test('a mapped-ram file is sent as a stream', async () => {
+  const { bytes, memory } = richMappedRamFile();
+  const readAt: ReadAt = (at, target) => target.set(bytes.subarray(at, at + target.length));
+  const sent = await save(new SnapshotGuest(openSnapshot(readAt, bytes.length)));
+  assert.deepEqual(sent.configuration.capabilities, []);
+  for (const { index, name, usedLength } of sent.setup.blocks) {
+    const content = new Uint8Array(usedLength);
+    sent.readPages(index, pageIndex(0), usedLength / PAGE, content);
+    assert.deepEqual(content, memory.get(name));
   }
 });

@@ -6,6 +6,7 @@ import { closeSync, fstatSync, openSync, readFileSync, readSync, writeFileSync, 
 import { gzipSync } from 'node:zlib';
 import { openSnapshot, type Snapshot } from '../../src/format/index.js';
 import { pageIndex, RamferryError } from '../../src/memory/index.js';
+import { libvirtHead } from '../libvirt-images.js';
 import { corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
 import { interopTest, type Lab, type MigrateOptions } from './lab.js';
 import { Ramferry, type RamferryExit } from './ramferry.js';
@@ -86,28 +87,17 @@ for (const [mode, options, offset] of [
   });
 }
 
-/** A libvirt save image's head: raw is 0, gzip 1, sparse 6. */
-const libvirtHead = (format: number, bytes: number): Buffer => {
-  const head = Buffer.alloc(bytes, ' ');
-  head.write('LibvirtQemudSave', 'latin1');
-  head.fill(0, 16, 92);
-  for (const [index, number] of [2, bytes - 92, 1, format, 0].entries()) {
-    head.writeUInt32LE(number, 16 + 4 * index);
-  }
-  return head;
-};
-
 interopTest('libvirt save images, raw, gzip and sparse: the same digests', async (lab) => {
   const { file, truth } = await corpusStream(lab, 'plain', '10');
   const stream = readFileSync(file);
   const raw = lab.path('raw.save');
-  writeFileSync(raw, Buffer.concat([libvirtHead(0, 5000), stream]));
+  writeFileSync(raw, Buffer.concat([libvirtHead({ format: 0 }), stream]));
   const gzip = lab.path('gzip.save');
-  writeFileSync(gzip, Buffer.concat([libvirtHead(1, 5000), gzipSync(stream, { level: 1 })]));
+  writeFileSync(gzip, Buffer.concat([libvirtHead({ format: 1 }), gzipSync(stream, { level: 1 })]));
   const sparse = lab.path('sparse.save');
   await savePlain(lab, sparse, mappedRam, 8192);
   const descriptor = openSync(sparse, 'r+');
-  writeSync(descriptor, libvirtHead(6, 8192), 0, 8192, 0);
+  writeSync(descriptor, libvirtHead({ format: 6, xmlBytes: 8192 - 92 }), 0, 8192, 0);
   closeSync(descriptor);
   for (const image of [raw, gzip, sparse]) {
     const shown = await inspect(lab, image, '--digest');

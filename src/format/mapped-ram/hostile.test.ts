@@ -43,6 +43,7 @@ const cases: readonly [
   ['pages over the bitmap', 'MAPPED_RAM_PAGES_OFFSET', (file) => field64(file, 20, 0n)],
   ['pages not aligned', 'MAPPED_RAM_PAGES_OFFSET', (file) => field64(file, 20, 2n ** 20n + 512n)],
   ['block of 2^63 bytes', 'LENGTH_TOO_LARGE', (file) => field64(file, -8, 2n ** 63n)],
+  ['a total of 2^63', 'LENGTH_TOO_LARGE', (file) => field64(file, -23, 2n ** 63n + 4n)],
   ['block longer than the total', 'RAM_TOTAL', (file) => field64(file, -8, 2n ** 40n)],
   [
     'a bit behind the last page',
@@ -109,7 +110,7 @@ for (const [what, code, spoil] of cases) {
 }
 
 test('block names are printable: slashes, as QEMU’s ROMs have them, are nothing special', () => {
-  const { snapshot } = { snapshot: open(mappedRamFile([{ name: '/rom@../../etc/passwd', pages: 1 }]).bytes) };
+  const snapshot = open(mappedRamFile([{ name: '/rom@../../etc/passwd', pages: 1 }]).bytes);
   assert.equal(snapshot.setup.blocks[0]!.name, '/rom@../../etc/passwd');
 });
 
