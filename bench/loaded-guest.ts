@@ -4,6 +4,7 @@
 import { openChannel } from '../src/channel/index.js';
 import { type IncomingState, MemoryTarget, MigrationDestination } from '../src/destination/index.js';
 import { pickRamSectionId } from '../src/format/stream/index.js';
+import { adviseHugePages } from '../src/memory/huge-pages-node.js';
 import { RamBlockList } from '../src/memory/index.js';
 import type { SourceGuest } from '../src/source/guest.js';
 
@@ -11,7 +12,7 @@ import type { SourceGuest } from '../src/source/guest.js';
 export const MEMORY_LIMIT = 2 ** 36;
 
 export const loadGuest = async (file: string): Promise<SourceGuest> => {
-  const blocks = RamBlockList.create();
+  const blocks = RamBlockList.create({ onSegment: adviseHugePages });
   let state: IncomingState | undefined;
   const destination = new MigrationDestination({
     channel: await openChannel(`file:${file}`, { direction: 'read' }),

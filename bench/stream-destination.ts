@@ -3,6 +3,7 @@
 
 import { listen, openChannel } from '../src/channel/index.js';
 import { FileTarget, MemoryTarget, MigrationDestination } from '../src/destination/index.js';
+import { adviseHugePages } from '../src/memory/huge-pages-node.js';
 import { RamBlockList } from '../src/memory/index.js';
 import { MEMORY_LIMIT } from './loaded-guest.js';
 import { tellParent } from './node-child.js';
@@ -16,7 +17,7 @@ const destination = new MigrationDestination({
   channel,
   target:
     output === undefined
-      ? new MemoryTarget({ blocks: RamBlockList.create(), memoryLimit: MEMORY_LIMIT })
+      ? new MemoryTarget({ blocks: RamBlockList.create({ onSegment: adviseHugePages }), memoryLimit: MEMORY_LIMIT })
       : new FileTarget(output),
   commit: async () => output?.end(),
 });

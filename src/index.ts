@@ -7,6 +7,7 @@ export { FileTarget, MemoryTarget, MigrationDestination } from './destination/in
 export { deviceStates } from './format/stream/index.js';
 export { SnapshotGuest, WorkloadGuest } from './guest/index.js';
 export { openSnapshotFile } from './guest/open-snapshot-file-node.js';
+export { adviseHugePages } from './memory/huge-pages-node.js';
 export { RamBlockList, RamferryError } from './memory/index.js';
 export { Migration, type MigrationEnd, type MigrationOptions } from './monitor/migration.js';
 export type { MigrationReport } from './source/index.js';

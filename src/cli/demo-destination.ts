@@ -14,6 +14,7 @@ import { MigrationDestination } from '../destination/migration-destination.js';
 import { deviceStates } from '../format/stream/device-tail.js';
 import type { BarrierChoice } from '../guest/workload/control.js';
 import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
+import { adviseHugePages } from '../memory/huge-pages-node.js';
 import { RamBlockList } from '../memory/ram-block-list.js';
 import { type PlainError, plainError } from '../monitor/source-messages.js';
 import { type Judgement, judge } from './demo-judgement.js';
@@ -44,7 +45,7 @@ async function receive(request: Extract<ToDemoDestination, { type: 'prepare' }>)
   post({ type: 'listening', uri: listener.uri });
   const channel = await listener.accept();
   await listener.close();
-  const blocks = RamBlockList.create();
+  const blocks = RamBlockList.create({ onSegment: adviseHugePages });
   const target = new MemoryTarget({ blocks, memoryLimit: request.memoryLimit });
   let guest: WorkloadGuest | undefined;
   let threads: Promise<void> | undefined;

@@ -13,11 +13,13 @@ export class GuestRamAllocator {
   readonly #segmentBytes: number;
   /** All segments in one line: byte `n` of segment `id` is at `id * segmentBytes + n`; no run crosses a segment's end. */
   readonly #free: RunAllocator;
+  readonly #onSegment: (segment: Segment) => void;
   #nextId = 0;
 
   /** `segments` is the caller's, by id; it starts empty and is kept up to date. Ids are never used twice. */
-  constructor(segments: Map<number, Segment>, segmentBytes: number) {
+  constructor(segments: Map<number, Segment>, segmentBytes: number, onSegment: (segment: Segment) => void) {
     this.#segments = segments;
+    this.#onSegment = onSegment;
     this.#segmentBytes = segmentBytes;
     this.#free = new RunAllocator(segmentBytes);
   }
@@ -65,6 +67,7 @@ export class GuestRamAllocator {
       return start;
     }
     const segment = Segment.create({ ramBytes: this.#segmentBytes });
+    this.#onSegment(segment);
     this.#segments.set(this.#nextId, segment);
     this.#free.free(this.#nextId * this.#segmentBytes, this.#segmentBytes);
     this.#nextId += 1;

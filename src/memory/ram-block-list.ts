@@ -70,6 +70,8 @@ export interface RamBlockListOptions {
   readonly bitmaps?: BitmapMemory;
   /** Guest RAM of one segment; tests make it small. Default 1 GiB. */
   readonly segmentBytes?: number;
+  /** Called with every segment before it is used: to ask the system for huge pages (huge-pages-node.ts), say. */
+  readonly onSegment?: (segment: Segment) => void;
 }
 
 /** What only the owner has. */
@@ -104,11 +106,12 @@ export class RamBlockList {
   static create({
     bitmaps = BitmapMemory.create(),
     segmentBytes = SEGMENT_RAM_BYTES,
+    onSegment = () => {},
   }: RamBlockListOptions = {}): RamBlockList {
     const list = new RamBlockList(bitmaps, DirtyMemory.create(bitmaps), segmentBytes);
     const flat = new RunAllocator();
     flat.free(0, FLAT_SPACE_PAGES);
-    const ram = new GuestRamAllocator(list.#segments, segmentBytes);
+    const ram = new GuestRamAllocator(list.#segments, segmentBytes, onSegment);
     list.#ownership = { flat, ram, nextId: 1, isShared: false, retired: [] };
     return list;
   }

@@ -12,6 +12,7 @@ import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
 import { allocateStoreBarrier, releaseWriter } from '../../dirty-log/index.js';
 import type { DeviceState } from '../../format/stream/index.js';
+import { adviseHugePages } from '../../memory/huge-pages-node.js';
 import { type RamBlock, RamBlockList, RamferryError } from '../../memory/index.js';
 import {
   allocateControl,
@@ -121,9 +122,10 @@ export class WorkloadGuest {
     checkOption('workingSetBytes', workingSetBytes, workingSetBytes >= GUEST_PAGE_SIZE);
     checkOption('steps', steps, steps >= 0);
 
-    const blocks = RamBlockList.create(
-      options.segmentBytes === undefined ? {} : { segmentBytes: options.segmentBytes },
-    );
+    const blocks = RamBlockList.create({
+      onSegment: adviseHugePages,
+      ...(options.segmentBytes !== undefined && { segmentBytes: options.segmentBytes }),
+    });
     addBlocks(blocks, memoryBytes);
     const guest = new WorkloadGuest(blocks, options.barrier ?? 'unconditional', writers);
     for (const [writer, registers] of guest.#registers.entries()) {
