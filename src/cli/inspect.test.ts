@@ -9,7 +9,7 @@ import { after, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { type CommandResult, RunningCommand, runCommand } from '../../test/command.js';
 import { libvirtHead } from '../../test/libvirt-images.js';
-import { richMappedRamFile } from '../../test/mapped-ram-files.js';
+import { richMappedRamFile } from '../../test/mapped-ram-builder.js';
 import { patternPage, richStream, StreamBuilder, testConfiguration } from '../../test/streams.js';
 import { ByteWriter } from '../format/byte-writer.js';
 import { ElementType } from '../format/stream/constants.js';

@@ -6,7 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
 import { type CommandResult, runCommand } from '../../test/command.js';
-import { headerOffset, richMappedRamFile } from '../../test/mapped-ram-files.js';
+import { headerOffset, richMappedRamFile } from '../../test/mapped-ram-builder.js';
 import { patternPage, richStream, StreamBuilder, type TestRecord, testDevice } from '../../test/streams.js';
 import type { DeviceState } from '../format/stream/device-tail.js';
 import type { Finding } from './verify.js';

@@ -7,7 +7,7 @@ import path from 'node:path';
 import { after, test } from 'node:test';
 import * as zlib from 'node:zlib';
 import { libvirtHead } from '../../test/libvirt-images.js';
-import { richMappedRamFile } from '../../test/mapped-ram-files.js';
+import { richMappedRamFile } from '../../test/mapped-ram-builder.js';
 import { richStream, testConfiguration } from '../../test/streams.js';
 import { mappedRamStart } from '../format/mapped-ram/layout.js';
 import { ramBodyEnd, ramPart, streamEnd, streamHeader } from '../format/stream/write.js';

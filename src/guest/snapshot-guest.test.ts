@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { richMappedRamFile } from '../../test/mapped-ram-files.js';
+import { richMappedRamFile } from '../../test/mapped-ram-builder.js';
 import { MemoryChannel, PAGE, ScriptedGuest } from '../../test/source-kit.js';
 import { openSnapshot, type ReadAt, type Snapshot } from '../format/index.js';
 import { pageIndex } from '../memory/units.js';

@@ -107,6 +107,19 @@ interopTest('libvirt save images, raw, gzip and sparse: the same digests', async
   }
 });
 
+// Sink and reader against each other, and against the digests of QEMU's own copy.
+interopTest('a stream of QEMU sent to `receive --to mapped-ram`: the same digests, and valid', async (lab) => {
+  const { file, truth } = await corpusStream(lab, 'devices', '10');
+  const out = lab.path('received.mapped');
+  const receiving = Ramferry.start(lab, 'receive', `unix:${lab.path('receive')}`, out, '--to', 'mapped-ram', '--json');
+  document(await Ramferry.run(lab, 'send', file, await receiving.listening(), '--json'));
+  document(await receiving.exited);
+  const shown = await inspect(lab, out, '--digest');
+  assert.deepEqual([shown['format'], shown['warnings']], ['mapped-ram', []]);
+  assert.deepEqual(digests(shown.blocks), digests(truth.blocks));
+  assert.equal(document(await Ramferry.run(lab, 'verify', out, '--json'))['valid'], true);
+});
+
 interopTest('send: a mapped-ram file of a live guest into QEMU, memory equal, the guest runs on', async (lab) => {
   const source = await startFromCorpus(lab, 'busy', '10');
   await source.verifyAll();

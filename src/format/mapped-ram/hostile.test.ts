@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { headerOffset, mappedRamFile, richMappedRamFile, type TestFile } from '../../../test/mapped-ram-files.js';
+import { headerOffset, mappedRamFile, richMappedRamFile, type TestFile } from '../../../test/mapped-ram-builder.js';
 import { RamferryError } from '../../memory/errors.js';
 import { ByteWriter } from '../byte-writer.js';
 import { openSnapshot } from '../open-snapshot.js';

@@ -3,10 +3,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { mappedRamFile, richMappedRamFile, type TestFile } from '../../../test/mapped-ram-files.js';
+import { mappedRamFile, richMappedRamFile, type TestFile } from '../../../test/mapped-ram-builder.js';
+import { testConfiguration } from '../../../test/streams.js';
 import { pageIndex } from '../../memory/units.js';
+import { ByteWriter } from '../byte-writer.js';
 import { openSnapshot, type SnapshotOptions } from '../open-snapshot.js';
 import { PageKind, type Snapshot } from '../snapshot.js';
+import { ElementType, RecordFlag } from '../stream/constants.js';
+import { ramBodyEnd, ramPart, sectionHeader, streamEnd, streamHeader } from '../stream/write.js';
 import { PageBitmap } from './page-bitmap.js';
 import { MappedRamSnapshot } from './snapshot.js';
 
@@ -112,6 +116,26 @@ test('stale pages are those that hold bytes without a bit', () => {
   assert.equal(snapshot.stalePages(0, pageIndex(6), 94), 0);
   assert.equal(snapshot.stalePages(1, pageIndex(0), 1), 0);
   assert.equal(snapshot.stalePages(2, pageIndex(0), 65), 1);
+});
+
+// MR-22: as QEMU 11.0 writes blocks that x-ignore-shared leaves out, however long they are.
+test('a block that was left out takes no room in the file, and reads as absent', () => {
+  const capabilities = ['x-ignore-shared', 'mapped-ram'];
+  const usedLength = 2 ** 46;
+  const out = new ByteWriter().bytes(streamHeader(testConfiguration({ capabilities })));
+  sectionHeader(out, ElementType.SECTION_START, 1, 'ram', 0, 4).be64(usedLength + RecordFlag.MEM_SIZE);
+  out.str8('shared').be64(usedLength).be64(0).be32(1).be64(4096).be64(0).be64(0);
+  out.bytes(ramBodyEnd(1)).bytes(ramPart(ElementType.SECTION_END, 1)).bytes(ramBodyEnd(1)).bytes(streamEnd(''));
+  const { snapshot } = open({ bytes: out.copy() });
+  assert.deepEqual(snapshot.counts(0), { presentPages: 0, zeroPages: 0, absentPages: 2 ** 34 });
+  assert.equal(snapshot.nextPresent(0, pageIndex(0)), 2 ** 34);
+  assert.equal(snapshot.kindOf(0, pageIndex(2 ** 33)), PageKind.absent);
+  assert.equal(snapshot.stalePages(0, pageIndex(5), 2 ** 33), 0);
+  assert.deepEqual(snapshot.cells(0, 2 ** 33)[1], { presentPages: 0, zeroPages: 0, absentPages: 2 ** 33 });
+  const page = new Uint8Array(4096).fill(1);
+  snapshot.readPages(0, pageIndex(2 ** 34 - 1), 1, page);
+  assert.deepEqual(page, new Uint8Array(4096));
+  assert.equal(snapshot.indexBytes, 0);
 });
 
 test('the bitmaps have a limit', () => {
