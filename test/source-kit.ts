@@ -52,6 +52,9 @@ export class ScriptedGuest implements SourceGuest {
     return block.read(page * PAGE, 1)[0]!;
   }
 
+  /** What the engine orders, if a test wants to know. */
+  throttle?: (percentage: number) => void;
+
   isRunning(): boolean {
     return this.running;
   }

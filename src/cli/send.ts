@@ -59,7 +59,10 @@ export const send: Verb<SendOptions> = {
     const { report, error } = await migration.ended;
     return {
       document: { file, uri, ...report },
-      text: `${options.verbose === true ? `${parameterTable(report)}\n` : ''}${totalsTable(report)}`,
+      text:
+        error !== undefined
+          ? ''
+          : `${options.verbose === true ? `${parameterTable(report)}\n` : ''}${totalsTable(report)}`,
       failure: error,
     };
   },

@@ -88,6 +88,31 @@ for (const [name, parameters] of Object.entries({
   });
 }
 
+// TH-6: with a pass that takes a minute, throttling still gets its syncs, and its steps
+test('auto-converge syncs every five seconds in the middle of a pass', async () => {
+  const guest = new ScriptedGuest([2000]);
+  const throttled: number[] = [];
+  guest.throttle = (percentage) => throttled.push(percentage);
+  let now = 0;
+  const sink = new RecordingSink();
+  sink.limit = 20;
+  sink.afterRead = ({ block, pages, count }) => {
+    now += 500;
+    for (const page of pages.subarray(0, now < 40_000 ? count : 0)) {
+      guest.store(block, page, 1);
+    }
+  };
+  const report = await source(guest, sink, {
+    parameters: changeParameters(defaultParameters, { autoConverge: true }),
+    clock: { now: () => now, sleep: async () => {}, yield: async () => {} },
+  }).run();
+  assert.equal(report.status, 'completed');
+  assert.ok(report.ram['dirty-sync-count'] > 8, `${report.ram['dirty-sync-count']} syncs`);
+  // TH-1, TH-3
+  assert.deepEqual(throttled.slice(0, 2), [20, 30]);
+  assert.equal(throttled.at(-1), 0);
+});
+
 // CB-18
 for (const [requested, used] of [
   [0, 6],

@@ -18,6 +18,9 @@ import type { Trace } from './trace.js';
 /** A run of sending is cut after this long, so that cancelling, hints and requests are looked at (PL-2). */
 const ITERATION_MS = 50;
 
+/** With auto-converge a pass that takes longer is interrupted by a sync, or throttling would wait for its end (TH-6). */
+const THROTTLE_SYNC_MS = 5000;
+
 /** Dirty rate and throttling are judged over periods of this length (ST-2, TH-5). */
 const PERIOD_MS = 1000;
 
@@ -71,6 +74,7 @@ export class MigrationSource {
   #error: Error | undefined;
   #passStart = { at: 0, normalPages: 0, zeroPages: 0, bytes: 0, calls: 0, pages: 0 };
   #period = { at: 0, transferred: 0 };
+  #lastSyncAt = 0;
 
   constructor(options: MigrationSourceOptions) {
     this.#options = options;
@@ -197,6 +201,9 @@ export class MigrationSource {
       await this.#sendFor(ITERATION_MS, false);
       await this.#clock.yield();
       this.#throwIfStopped();
+      if (this.#parameters.autoConverge && this.#clock.now() - this.#lastSyncAt >= THROTTLE_SYNC_MS) {
+        this.#sync(false);
+      }
     }
   }
 
@@ -204,7 +211,8 @@ export class MigrationSource {
   #converged(): boolean {
     const estimate = this.#send.remainingBytes;
     this.#trace.migrate_pending_estimate?.(estimate, estimate, 0);
-    if (estimate > 0 && estimate >= this.#window.threshold) {
+    // A guest that does not run has no downtime to save: all of it is sent before the switchover.
+    if (estimate > 0 && (estimate >= this.#window.threshold || !this.#guest.isRunning())) {
       return false;
     }
     this.#sync(false);
@@ -288,6 +296,7 @@ export class MigrationSource {
     this.#trace.migration_bitmap_sync_start?.();
     const added = this.#send.sync(last);
     const now = this.#clock.now();
+    this.#lastSyncAt = now;
     this.#counters.syncCount += 1;
     this.#counters.periodDirtyPages += added;
     this.#counters.bytesDirtyAtLastSync = this.#send.remainingBytes;
