@@ -176,6 +176,8 @@ class DiskFile implements PositionedFile {
   }
 
   barrier(): void {
+    // Of an aborted file nothing will be written any more.
+    this.#throwIfBroken();
     for (const { queue } of this.#writers) {
       queue.drain();
     }

@@ -268,58 +268,66 @@ test('wrong usage is found before anything is listened on', async () => {
 });
 
 // Killed at any moment: the name holds nothing or everything, and everything if the source was told so.
-test('kill -9 at random moments', async (t) => {
-  const rounds = isSlow ? 300 : 24;
-  const { sent, saved } = migration(true);
-  const outcomes = { whole: 0, nothing: 0, told: 0 };
-  const round = async (number: number): Promise<void> => {
-    const { running, folder, out, connect } = await receive('--quiet');
-    const before = number % 2 === 0 ? 'precious' : undefined;
-    if (before !== undefined) {
-      fs.writeFileSync(out, before);
-    }
-    const socket = await connect();
-    const answer = answers(socket);
-    // Half of them while it receives, the others around the commit.
-    const kill = (milliseconds: number): void => {
-      void delay(milliseconds).then(() => running.child.kill('SIGKILL'));
+for (const format of ['stream', 'mapped-ram']) {
+  test(`kill -9 at random moments, --to ${format}`, async (t) => {
+    const rounds = isSlow ? 300 : 24;
+    const { sent } = migration(true);
+    const whole = await receive('--quiet', '--to', format);
+    const saving = await whole.connect();
+    saving.on('end', () => saving.end()).resume();
+    await writeAll(saving, [sent]);
+    await whole.running.ended;
+    const saved = fs.readFileSync(whole.out);
+    const outcomes = { whole: 0, nothing: 0, told: 0 };
+    const round = async (number: number): Promise<void> => {
+      const { running, folder, out, connect } = await receive('--quiet', '--to', format);
+      const before = number % 2 === 0 ? 'precious' : undefined;
+      if (before !== undefined) {
+        fs.writeFileSync(out, before);
+      }
+      const socket = await connect();
+      const answer = answers(socket);
+      // Half of them while it receives, the others around the commit.
+      const kill = (milliseconds: number): void => {
+        void delay(milliseconds).then(() => running.child.kill('SIGKILL'));
+      };
+      if (number % 4 < 2) {
+        kill((number / rounds) * 40);
+      }
+      await writeAll(
+        socket,
+        (async function* () {
+          for (let at = 0; at < sent.length; at += 65_536) {
+            yield sent.subarray(at, at + 65_536);
+            await delay(1);
+          }
+        })(),
+      );
+      if (number % 4 >= 2) {
+        kill((number / rounds) * 15);
+      }
+      await running.ended;
+      socket.destroy();
+      const wasTold = (await answer).endsWith(SHUT_0);
+      const content = fs.existsSync(out) ? fs.readFileSync(out) : undefined;
+      const isWhole = content?.equals(saved) === true;
+      assert.ok(isWhole || content?.toString('latin1') === before, `${content?.length} bytes`);
+      assert.ok(isWhole || !wasTold, 'the source was told, and there is no file');
+      const left = fs.readdirSync(folder).filter((name) => name !== 'out.mig' && name !== 'socket');
+      assert.ok(
+        left.every((name) => name.startsWith('out.mig.ramferry-partial-')),
+        left.join(),
+      );
+      outcomes[isWhole ? 'whole' : 'nothing'] += 1;
+      outcomes.told += wasTold ? 1 : 0;
     };
-    if (number % 4 < 2) {
-      kill((number / rounds) * 40);
+    for (let number = 0; number < rounds; number += 2) {
+      await Promise.all([round(number), round(number + 1)]);
     }
-    await writeAll(
-      socket,
-      (async function* () {
-        for (let at = 0; at < sent.length; at += 65_536) {
-          yield sent.subarray(at, at + 65_536);
-          await delay(1);
-        }
-      })(),
-    );
-    if (number % 4 >= 2) {
-      kill((number / rounds) * 15);
-    }
-    await running.ended;
-    socket.destroy();
-    const wasTold = (await answer).endsWith(SHUT_0);
-    const content = fs.existsSync(out) ? fs.readFileSync(out) : undefined;
-    const isWhole = content?.equals(saved) === true;
-    assert.ok(isWhole || content?.toString('latin1') === before, `${content?.length} bytes`);
-    assert.ok(isWhole || !wasTold, 'the source was told, and there is no file');
-    const left = fs.readdirSync(folder).filter((name) => name !== 'out.mig' && name !== 'socket');
-    assert.ok(
-      left.every((name) => name.startsWith('out.mig.ramferry-partial-')),
-      left.join(),
-    );
-    outcomes[isWhole ? 'whole' : 'nothing'] += 1;
-    outcomes.told += wasTold ? 1 : 0;
-  };
-  for (let number = 0; number < rounds; number += 2) {
-    await Promise.all([round(number), round(number + 1)]);
-  }
-  t.diagnostic(JSON.stringify(outcomes));
-  assert.ok(outcomes.nothing > 0 && outcomes.whole > 0);
-});
+    t.diagnostic(JSON.stringify(outcomes));
+    assert.ok(outcomes.nothing > 0 && outcomes.whole > 0);
+  });
+}
 
 /** Device state may take 1 MiB here; see --help. */
 const RESIDENT_LIMIT = 100 * MIB + 3 * MIB;

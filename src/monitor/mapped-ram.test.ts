@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readMappedFile } from '../../test/mapped-ram-file.js';
+import { openPositionedFile } from '../channel/positioned-file-node.js';
 import { digestBlocks } from '../guest/digest-node.js';
 import { WorkloadGuest, type WorkloadOptions } from '../guest/workload/workload-guest-node.js';
 import { Migration, type MigrationEnd, type MigrationOptions } from './migration.js';
@@ -184,4 +185,8 @@ test('a disk that gets full, by the engine or by a writer thread', { timeout: 60
     assert.ok(await runsOn(guest));
     assert.deepEqual(fs.readdirSync(folder), []);
   }
+  // One write, of which the system takes the first 24 MiB and says so.
+  const file = await openPositionedFile(join(folder, 'file'));
+  assert.throws(() => file.writePages(new Uint8Array(25 * MIB), 0, 25 * MIB, 0), { code: 'NO_SPACE' });
+  file.abort();
 });

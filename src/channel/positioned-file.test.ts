@@ -1,0 +1,96 @@
+// Positioned files by themselves. Whole saves into them, full disks included: src/monitor/mapped-ram.test.ts.
+
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { openPositionedFile, type PositionedFileOptions } from './positioned-file-node.js';
+
+const PAGE = 4096;
+const folder = fs.mkdtempSync(join(tmpdir(), 'ramferry-positioned-'));
+after(() => fs.rmSync(folder, { recursive: true }));
+const path = join(folder, 'file');
+
+const modes: PositionedFileOptions[] = [
+  {},
+  { channels: 1 },
+  { channels: 4 },
+  { directIo: true },
+  { channels: 3, directIo: true },
+];
+
+// MR-11: with a barrier in between, the later version of a page is the one that stays
+for (const options of modes) {
+  test(`pages from several memories, written again after a barrier, ${JSON.stringify(options)}`, async () => {
+    const memories = [1, 2].map((pages) => {
+      const memory = new WebAssembly.Memory({ initial: pages * 16, maximum: pages * 16, shared: true });
+      return new Uint8Array(memory.buffer);
+    });
+    const file = await openPositionedFile(path, options);
+    for (let version = 1; version <= 20; version += 1) {
+      file.barrier();
+      memories.forEach((memory, index) => {
+        for (let at = 0; at < memory.length; at += PAGE) {
+          new Int32Array(memory.buffer, at, PAGE / 4).fill(version * 1000 + at / PAGE);
+          file.writePages(memory, at, PAGE, 2 ** 20 * (index + 1) + at);
+        }
+      });
+    }
+    assert.ok(file.pendingBytes >= 0);
+    file.barrier();
+    assert.equal(file.pendingBytes, 0);
+    file.write(new Uint8Array([1, 2, 3]), 5);
+    await file.commit();
+    const content = fs.readFileSync(path);
+    assert.deepEqual([...content.subarray(0, 9)], [0, 0, 0, 0, 0, 1, 2, 3, 0]);
+    memories.forEach((memory, index) => {
+      assert.ok(
+        content
+          .subarray(2 ** 20 * (index + 1))
+          .subarray(0, memory.length)
+          .equals(memory),
+      );
+    });
+  });
+}
+
+test('aborted with writes under way: nothing is left, and nothing works any more', async () => {
+  const memory = new Uint8Array(new SharedArrayBuffer(2 ** 20));
+  fs.rmSync(path, { force: true });
+  const file = await openPositionedFile(path, { channels: 2 });
+  for (let position = 0; position < 2 ** 25; position += 2 ** 20) {
+    file.writePages(memory, 0, memory.length, position);
+  }
+  file.abort();
+  file.abort();
+  assert.deepEqual(fs.readdirSync(folder), []);
+  assert.throws(() => file.writePages(memory, 0, PAGE, 0), { code: 'CHANNEL_DESTROYED' });
+  assert.throws(() => file.write(memory, 0), { code: 'CHANNEL_DESTROYED' });
+  await assert.rejects(file.commit(), { code: 'CHANNEL_DESTROYED' });
+});
+
+const hasKoffi = ((): boolean => {
+  try {
+    createRequire(import.meta.url).resolve('koffi');
+    return true;
+  } catch {
+    return false;
+  }
+})();
+
+test('a hole reads as zeros and has no blocks', { skip: !hasKoffi && 'koffi is not installed' }, async () => {
+  const file = await openPositionedFile(path);
+  file.writePages(new Uint8Array(2 ** 20).fill(7), 0, 2 ** 20, 2 ** 20);
+  file.punchHole(2 ** 20, 2 ** 19);
+  const page = new Uint8Array(PAGE);
+  file.read(page, 2 ** 20);
+  assert.ok(page.every((byte) => byte === 0));
+  file.read(page, 2 ** 20 + 2 ** 19);
+  assert.ok(page.every((byte) => byte === 7));
+  assert.throws(() => file.read(page, 2 ** 21), { code: 'IO_ERROR' });
+  await file.commit();
+  const { size, blocks } = fs.statSync(path);
+  assert.deepEqual([size, blocks * 512], [2 ** 21, 2 ** 19]);
+});
