@@ -140,10 +140,9 @@ export class MappedRamTarget implements MigrationTarget {
   ): void {
     const { file, pagesOffset } = this.#placed[index]!;
     const isHere = file.has(page);
-    // What is read back must have been written.
-    this.#writeRun();
     const content = this.#place(index, page);
     if (isHere) {
+      // Written: a run that held the page is over, since this one does not follow it.
       this.#file.read(content, pagesOffset + page * this.#pageSize);
     } else {
       // Not from the file: what it holds of a page that became zero is no longer the page.
