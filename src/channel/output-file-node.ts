@@ -133,7 +133,7 @@ const takeOver = (descriptor: number, { mode, uid, gid }: fs.Stats): void => {
 };
 
 /** Makes a rename durable. Some file systems cannot sync a folder; then there is nothing more to do. */
-const syncFolder = (folder: string): void => {
+export const syncFolder = (folder: string): void => {
   const descriptor = fs.openSync(folder, 'r');
   try {
     fs.fsyncSync(descriptor);

@@ -25,6 +25,13 @@ export const verbs: readonly VerbEntry[] = [
     load: async () => (await import('./verify.js')).verify,
   },
   {
+    name: 'convert',
+    operands: '<in> <out>',
+    summary: 'writes a memory file in another format',
+    example: 'convert guest.mig guest.core --to elf',
+    load: async () => (await import('./convert.js')).convert,
+  },
+  {
     name: 'diff',
     operands: '<a> <b>',
     summary: 'says which pages of two memory files differ',

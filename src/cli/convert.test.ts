@@ -1,0 +1,209 @@
+// `convert` from outside the process: every format holds the same memory, and no failure leaves a file.
+
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { after, test } from 'node:test';
+import { type CommandResult, RunningCommand, runCommand } from '../../test/command.js';
+import { patternPage, richStream, StreamBuilder, testDevice } from '../../test/streams.js';
+import { ByteWriter } from '../format/byte-writer.js';
+import { ElementType } from '../format/stream/constants.js';
+import { normalRecord, ramBodyEnd, ramPart, ramStart, zeroRecord } from '../format/stream/write.js';
+import { rawFileName } from './convert.js';
+
+const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-convert-'));
+after(() => fs.rmSync(folder, { recursive: true }));
+
+const at = (name: string): string => path.join(folder, name);
+
+const save = (name: string, bytes: Uint8Array): string => {
+  fs.writeFileSync(at(name), bytes);
+  return at(name);
+};
+
+const convert = async (...args: string[]): Promise<{ result: CommandResult; document: Record<string, unknown> }> => {
+  const result = await runCommand('convert', '--json', ...args);
+  return { result, document: JSON.parse(result.stdout) as Record<string, unknown> };
+};
+
+const converted = async (...args: string[]): Promise<Record<string, unknown>> => {
+  const { result, document } = await convert(...args);
+  assert.equal(result.status, 0, result.stdout);
+  return document;
+};
+
+const errorOf = ({ error }: Record<string, unknown>): { code: string; file: string } =>
+  error as { code: string; file: string };
+
+const { bytes, memory, tail } = richStream();
+const rich = save('rich.mig', bytes);
+
+test('stream and mapped-ram, there and back: the same guest, device state byte for byte', async () => {
+  const document = await converted(rich, at('a.mig'), '--to', 'stream');
+  assert.deepEqual(
+    [document['file'], document['out'], document['format'], document['machine'], document['ram']],
+    [rich, at('a.mig'), 'stream', 'pc-i440fx-10.0', { totalBytes: 69 * 4096 }],
+  );
+  await converted(at('a.mig'), at('a.mapped'), '--to', 'mapped-ram');
+  await converted(at('a.mapped'), at('b.mig'), '--to', 'stream');
+  // Both hold every page once, in order, so nothing may differ: RAM, device state, uuid, description.
+  assert.ok(fs.readFileSync(at('a.mig')).equals(fs.readFileSync(at('b.mig'))));
+  for (const name of ['a.mig', 'a.mapped']) {
+    const difference = await runCommand('diff', rich, at(name));
+    assert.equal(difference.status, 0, difference.stdout);
+    const file = fs.readFileSync(at(name));
+    for (const part of [tail.early, tail.sections, tail.description]) {
+      assert.ok(file.includes(Buffer.from(part)), name);
+    }
+    const { status, stdout } = await runCommand('inspect', '--json', at(name));
+    const { uuid, capabilities } = JSON.parse(stdout) as Record<string, unknown>;
+    assert.deepEqual(
+      [status, uuid, capabilities],
+      [0, '00112233-4455-6677-8899-aabbccddeeff', name === 'a.mapped' ? ['mapped-ram'] : []],
+    );
+  }
+});
+
+test('raw: a file for each RAM block, or the one that is named', async () => {
+  const document = await converted(rich, `${at('raw')}/`, '--to', 'raw');
+  const blocks = document['blocks'] as { name: string; usedLength: number; file: string }[];
+  assert.deepEqual(
+    blocks.map(({ name }) => name),
+    [...memory.keys()],
+  );
+  assert.deepEqual(fs.readdirSync(at('raw')).sort(), [
+    '%2From@etc%2Facpi%2Frsdp.raw',
+    '0000:00:02.0%2Fvga.vram.raw',
+    'pc.ram.raw',
+  ]);
+  for (const { name, usedLength, file } of blocks) {
+    const content = fs.readFileSync(path.join(at('raw'), file));
+    assert.equal(content.length, usedLength);
+    assert.ok(content.equals(memory.get(name)!), name);
+  }
+  await converted(rich, at('vram'), '--to', 'raw', '--block', '0000:00:02.0/vga.vram');
+  assert.ok(fs.readFileSync(at('vram')).equals(memory.get('0000:00:02.0/vga.vram')!));
+});
+
+test('file names of blocks: different for different blocks, and never a path', () => {
+  const names = ['/a', '%2Fa', '..', '.', 'a/b', 'a%2Fb', 'a\0', 'a', '\xff', 'a b', 'a_b'].map(rawFileName);
+  assert.equal(new Set(names).size, names.length);
+  for (const name of names) {
+    assert.equal(path.basename(name), name);
+    assert.match(name, /^[\w@.:%-]+\.raw$/);
+  }
+});
+
+/** A PC of `mebibytes` with one page in every 16 MiB, and one stored page of zeros. */
+const pc = (name: string, machine: string, mebibytes: number): string => {
+  const records = new ByteWriter();
+  const builder = new StreamBuilder()
+    .header({ machine })
+    .raw(ramStart(1, [{ name: 'pc.ram', usedLength: mebibytes * 2 ** 20 }]))
+    .raw(ramPart(ElementType.SECTION_END, 1));
+  zeroRecord(records, 4096, 'pc.ram');
+  for (let mebibyte = 0; mebibyte < mebibytes; mebibyte += 16) {
+    normalRecord(records, mebibyte * 2 ** 20, patternPage(mebibyte));
+  }
+  return save(
+    name,
+    builder
+      .raw(records.copy())
+      .raw(ramBodyEnd(1))
+      .devices([testDevice('cpu', 40)]).bytes,
+  );
+};
+
+test('elf: program headers say which bytes of the file are at which address; sparse', async () => {
+  const mebibytes = 5 * 1024;
+  const document = await converted(pc('pc.mig', 'pc-i440fx-10.0', mebibytes), at('pc.core'), '--to', 'elf');
+  const GIB = 2 ** 30;
+  assert.deepEqual(document['ranges'], [
+    { address: 0, offset: 0, bytes: 3 * GIB },
+    { address: 4 * GIB, offset: 3 * GIB, bytes: 2 * GIB },
+  ]);
+  const { size, blocks } = fs.statSync(at('pc.core'));
+  assert.equal(size, 4096 + mebibytes * 2 ** 20);
+  assert.ok(blocks * 512 <= (mebibytes / 16) * 4096 * 1.02 + 4096, `${blocks} blocks of 512 bytes`);
+
+  const descriptor = fs.openSync(at('pc.core'), 'r');
+  const read = (position: number, length: number): Buffer => {
+    const target = Buffer.alloc(length);
+    fs.readSync(descriptor, target, 0, length, position);
+    return target;
+  };
+  const header = read(0, 64);
+  assert.deepEqual([...header.subarray(0, 8)], [0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, 0]);
+  assert.deepEqual([header.readUInt16LE(16), header.readUInt16LE(18)], [4, 62]);
+  const [offset, size1, count] = [header.readUInt32LE(32), header.readUInt16LE(54), header.readUInt16LE(56)];
+  const loads = Array.from({ length: count }, (_, index) => read(offset + index * size1, size1)).filter(
+    (entry) => entry.readUInt32LE(0) === 1,
+  );
+  const field = (entry: Buffer, position: number): number => Number(entry.readBigUInt64LE(position));
+  /** The page at a guest-physical address, found as a debugger does. */
+  const physical = (address: number): Buffer => {
+    const load = loads.find((entry) => address >= field(entry, 24) && address < field(entry, 24) + field(entry, 32))!;
+    return read(field(load, 8) + address - field(load, 24), 4096);
+  };
+  assert.deepEqual(physical(0), Buffer.from(patternPage(0)));
+  assert.deepEqual(physical(4096), Buffer.alloc(4096));
+  assert.deepEqual(physical(2 ** 20 * 3056), Buffer.from(patternPage(3056)));
+  assert.deepEqual(physical(4 * GIB), Buffer.from(patternPage(3072)));
+  assert.deepEqual(physical(6 * GIB - 16 * 2 ** 20), Buffer.from(patternPage(5104)));
+  fs.closeSync(descriptor);
+});
+
+test('wrong usage: status 2, nothing written, and what was there stays', async () => {
+  const microvm = pc('microvm.mig', 'microvm', 1);
+  const old = save('old', Buffer.from('old content'));
+  fs.mkdirSync(at('full'));
+  fs.writeFileSync(at('full/file'), 'mine');
+  for (const [args, code] of [
+    [[microvm, old, '--to', 'elf'], 'ELF_MACHINE_TYPE'],
+    [[rich, old, '--to', 'raw', '--block', 'pc.rom'], 'NO_SUCH_BLOCK'],
+    [[rich, old, '--to', 'stream', '--block', 'pc.ram'], 'BLOCK_OPTION'],
+    [[rich, old, '--to', 'raw'], 'OUTPUT_EXISTS'],
+    [[rich, at('full'), '--to', 'raw'], 'OUTPUT_EXISTS'],
+    [[rich, at('full'), '--to', 'mapped-ram'], 'IS_DIRECTORY'],
+    [[rich, old], 'MISSING_OPTION'],
+  ] as const) {
+    const { result, document } = await convert(...args);
+    assert.deepEqual([result.status, errorOf(document).code], [2, code], args.join(' '));
+  }
+  assert.equal(fs.readFileSync(old, 'utf8'), 'old content');
+  assert.deepEqual(fs.readdirSync(at('full')), ['file']);
+  assert.deepEqual(
+    fs.readdirSync(folder).filter((name) => name.includes('partial')),
+    [],
+  );
+});
+
+for (const to of ['stream', 'mapped-ram', 'raw', 'elf']) {
+  test(`--to ${to}: a damaged input, a full disk, a cancellation leave nothing`, async () => {
+    const here = fs.mkdtempSync(path.join(folder, 'x'));
+    const out = path.join(here, 'out');
+    const damaged = await convert(save('damaged.mig', bytes.subarray(0, bytes.length - 2000)), out, '--to', to);
+    assert.equal(damaged.result.status, 3);
+    assert.equal(errorOf(damaged.document).file, at('damaged.mig'));
+    if (to === 'stream') {
+      const full = await convert(rich, '/dev/full', '--to', to);
+      assert.deepEqual([full.result.status, errorOf(full.document).code], [1, 'NO_SPACE']);
+    }
+    const running = new RunningCommand(['convert', pc('large.mig', 'pc', 3072), out, '--to', to, '--json']);
+    await new Promise<void>((resolve) => {
+      const watcher = fs.watch(here, () => {
+        watcher.close();
+        resolve();
+      });
+    });
+    running.child.kill('SIGINT');
+    const { status, stdout } = await running.ended;
+    // It may have been done by then; what it says must be so.
+    assert.equal(fs.existsSync(out), status === 0);
+    if (status !== 0) {
+      assert.deepEqual([status, errorOf(JSON.parse(stdout)).code], [1, 'CANCELLED']);
+      assert.deepEqual(fs.readdirSync(here), []);
+    }
+  });
+}

@@ -1,0 +1,248 @@
+// `ramferry convert IN OUT --to FORMAT`: a memory file in another form.
+//
+//   any memory file ──▶ Snapshot ──┬─▶ guest ─▶ MigrationSource ─┬─▶ StreamSink      stream
+//                                  │                             └─▶ MappedRamSink   mapped-ram
+//                                  └─▶ copySparsely ─┬─▶ a file for each RAM block   raw
+//                                                    └─▶ one ELF core                elf
+
+import { type Command, Option } from 'commander';
+import { channelError } from '../channel/channel-error.js';
+import { openFile } from '../channel/descriptor-channel-node.js';
+import { OutputFile } from '../channel/output-file-node.js';
+import { positionedFile } from '../channel/positioned-file-node.js';
+import { writeFully } from '../channel/write-fully-node.js';
+import { elfCore, type PhysicalRange, pcMemoryLayout } from '../format/elf-core.js';
+import type { Snapshot } from '../format/index.js';
+import type { ReadRamBlock } from '../format/stream/stream-handler.js';
+import { SnapshotGuest } from '../guest/snapshot-guest.js';
+import { RamferryError } from '../memory/errors.js';
+import { MappedRamSink } from '../source/mapped-ram-sink.js';
+import { MigrationSource } from '../source/migration-source.js';
+import type { PageSink } from '../source/page-sink.js';
+import { defaultParameters } from '../source/parameters.js';
+import { StreamSink } from '../source/stream-sink.js';
+import { formatBytes, formatDuration, formatRate, formatTable } from './format.js';
+import { plural } from './inspect-text.js';
+import { progressOf } from './migration-report.js';
+import { OutputFolder } from './output-folder.js';
+import { INDEX_HELP, readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
+import { copySparsely } from './sparse-copy.js';
+import { terminalColors } from './terminal.js';
+import type { Verb } from './verb.js';
+
+const FORMATS = ['stream', 'mapped-ram', 'raw', 'elf'] as const;
+type Format = (typeof FORMATS)[number];
+
+interface ConvertOptions {
+  readonly to: Format;
+  readonly block?: string;
+}
+
+const FORMAT_HELP = `
+Formats:
+  stream, mapped-ram  what QEMU loads: machine, RAM and device state, the latter byte for byte
+  raw                 guest memory as it is: a folder with a file for each RAM block, or with --block one file
+  elf                 an ELF core for gdb and the like, by guest-physical address. Which address a page has is not in
+                      the file: it is taken from the machine type, pc or q35, and the size of RAM as QEMU lays it out
+                      without max-ram-below-4g. Only the block pc.ram, or what --block names, is in it; no registers.
+Files in the formats raw and elf are sparse: zero pages take no space.`;
+
+export const convert: Verb<ConvertOptions> = {
+  configure: (command: Command) => {
+    command
+      .addOption(new Option('--to <format>', 'format of the output').choices(FORMATS).makeOptionMandatory())
+      .option('--block <name>', 'the RAM block to write; for raw and elf')
+      .addHelpText('after', FORMAT_HELP + INDEX_HELP);
+  },
+  examples: [
+    ['guest.save guest.mig --to stream', 'a libvirt save image as what qemu -incoming loads'],
+    ['guest.mig guest.mapped --to mapped-ram', 'each page once, and at its place'],
+    ['guest.mig pc.ram --to raw --block pc.ram', "the guest's memory, and nothing else"],
+    ['guest.mig guest.core --to elf', 'then: gdb vmlinux guest.core'],
+  ],
+
+  async run({ operands, options: { to, block }, signal, progress }) {
+    const [input, out] = operands as [string, string];
+    if (block !== undefined && (to === 'stream' || to === 'mapped-ram')) {
+      throw new RamferryError('usage', 'BLOCK_OPTION', `A file in format ${to} has all RAM blocks.`, {
+        value: block,
+        hint: '--block is for raw and elf',
+      });
+    }
+    const start = performance.now();
+    const { snapshot, file, close } = await readWholeMemoryFile(input, { signal, progress });
+    try {
+      const conversion = { snapshot, file, out, block, surroundings: { signal, progress } };
+      const written = await writers[to](conversion);
+      const milliseconds = performance.now() - start;
+      const { machine } = snapshot.configuration;
+      const { totalBytes } = snapshot.setup;
+      const document = { file, out, format: to, machine, ram: { totalBytes }, ...written, 'total-time': milliseconds };
+      return { document, text: summary(out, to, written, totalBytes, milliseconds) };
+    } finally {
+      close();
+    }
+  },
+};
+
+interface Conversion {
+  readonly snapshot: Snapshot;
+  /** The input's path. */
+  readonly file: string;
+  readonly out: string;
+  readonly block: string | undefined;
+  readonly surroundings: Surroundings;
+}
+
+/** What was written. */
+interface Written {
+  readonly blocks: readonly { readonly name: string; readonly usedLength: number; readonly file?: string }[];
+  /** Of an ELF core: which bytes of the block are at which guest-physical address. */
+  readonly ranges?: readonly PhysicalRange[];
+  readonly fileBytes: number;
+}
+
+const nameAndLength = ({ name, usedLength }: ReadRamBlock): { name: string; usedLength: number } => ({
+  name,
+  usedLength,
+});
+
+/** Through the engine, as any other guest. */
+const migrate = async ({ snapshot, file, surroundings }: Conversion, sink: PageSink): Promise<Written> => {
+  const { signal, progress } = surroundings;
+  const source = new MigrationSource({
+    guest: new SnapshotGuest(snapshot, file),
+    sink,
+    parameters: { ...defaultParameters, maxBandwidth: 0 },
+    onProgress: (report) => progress.update({ ...progressOf(report), phase: 'converting', iteration: undefined }),
+  });
+  const cancel = (): void => source.cancel();
+  signal.addEventListener('abort', cancel);
+  const { status } = await source.run();
+  signal.removeEventListener('abort', cancel);
+  if (status !== 'completed') {
+    throw source.error ?? signal.reason;
+  }
+  return { blocks: snapshot.setup.blocks.map(nameAndLength), fileBytes: sink.transferred };
+};
+
+const writeStream = async (conversion: Conversion): Promise<Written> => {
+  const output = OutputFile.open(conversion.out);
+  try {
+    const channel = await openFile(conversion.out, output.currentPath, 'write', 0);
+    const written = await migrate(conversion, new StreamSink(channel, { returnPath: false }));
+    conversion.surroundings.progress.update({ phase: 'syncing the file' });
+    await output.commit();
+    return written;
+  } finally {
+    output.abort();
+  }
+};
+
+/** The sink itself commits the file. */
+const writeMappedRam = async (conversion: Conversion): Promise<Written> => {
+  const file = positionedFile(OutputFile.open(conversion.out));
+  try {
+    return await migrate(conversion, new MappedRamSink(file));
+  } finally {
+    file.abort();
+  }
+};
+
+/** @throws RamferryError `usage`, naming the blocks that there are */
+const blockNamed = ({ setup }: Snapshot, name: string, file: string): ReadRamBlock => {
+  const block = setup.blocks.find((candidate) => candidate.name === name);
+  if (block === undefined) {
+    const names = setup.blocks.map((candidate) => candidate.name).join(', ');
+    throw new RamferryError('usage', 'NO_SUCH_BLOCK', `${file} has no RAM block "${name}".`, {
+      file,
+      value: name,
+      hint: `its RAM blocks are: ${names}`,
+    });
+  }
+  return block;
+};
+
+/** What the file of a block is called: characters that are no good in file names stand as %XX, so names stay apart. */
+export const rawFileName = (block: string): string =>
+  `${block.replace(/[^\w@.:-]/g, (character) => `%${character.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`)}.raw`;
+
+const writeRawFolder = async ({ snapshot, out, surroundings }: Conversion): Promise<Written> => {
+  const folder = OutputFolder.open(out);
+  try {
+    const blocks = snapshot.setup.blocks.map((block) => ({ ...nameAndLength(block), file: rawFileName(block.name) }));
+    const copies = blocks.map(({ file }, block) => ({ block, descriptor: folder.create(file), file, position: 0 }));
+    const fileBytes = await copySparsely(snapshot, copies, surroundings);
+    surroundings.progress.update({ phase: 'syncing the files' });
+    folder.commit();
+    return { blocks, fileBytes };
+  } finally {
+    folder.abort();
+  }
+};
+
+/** One block as one file, with `head` before it. */
+const writeBlock = async (
+  { snapshot, out, surroundings }: Conversion,
+  block: ReadRamBlock,
+  head: Uint8Array,
+  position: number,
+): Promise<Written> => {
+  const output = OutputFile.open(out);
+  const { descriptor } = output;
+  try {
+    try {
+      writeFully(descriptor, head, 0, head.length, 0);
+    } catch (error) {
+      throw channelError(error, 'write', out);
+    }
+    const copies = [{ block: block.index, descriptor, file: out, position }];
+    const ramBytes = await copySparsely(snapshot, copies, surroundings);
+    surroundings.progress.update({ phase: 'syncing the file' });
+    await output.commit();
+    return { blocks: [nameAndLength(block)], fileBytes: head.length + ramBytes };
+  } finally {
+    output.abort();
+  }
+};
+
+const writeRaw = (conversion: Conversion): Promise<Written> =>
+  conversion.block === undefined
+    ? writeRawFolder(conversion)
+    : writeBlock(conversion, blockNamed(conversion.snapshot, conversion.block, conversion.file), new Uint8Array(), 0);
+
+const writeElf = async (conversion: Conversion): Promise<Written> => {
+  const { snapshot, file, block: name = 'pc.ram' } = conversion;
+  const { machine } = snapshot.configuration;
+  const block = blockNamed(snapshot, name, file);
+  const ranges = pcMemoryLayout(machine, block.usedLength);
+  const { head, ramOffset } = elfCore(machine, ranges);
+  return { ...(await writeBlock(conversion, block, head, ramOffset)), ranges };
+};
+
+const writers: Readonly<Record<Format, (conversion: Conversion) => Promise<Written>>> = {
+  stream: writeStream,
+  'mapped-ram': writeMappedRam,
+  raw: writeRaw,
+  elf: writeElf,
+};
+
+const summary = (
+  out: string,
+  format: Format,
+  { blocks, ranges, fileBytes }: Written,
+  ramBytes: number,
+  milliseconds: number,
+): string => {
+  const colors = terminalColors(process.stdout);
+  const hexadecimal = (value: number): string => `0x${value.toString(16)}`;
+  const rows = [
+    ['  memory', `${formatBytes(ramBytes)} in the input, ${plural(blocks.length, 'RAM block')} in the output`],
+    ...(ranges ?? []).map(({ address, bytes }) => [
+      '  addresses',
+      `${hexadecimal(address)} to ${hexadecimal(address + bytes - 1)}`,
+    ]),
+    ['  total time', `${formatDuration(milliseconds)}, ${formatRate((ramBytes * 1000) / Math.max(1, milliseconds))}`],
+  ];
+  return `${colors.bold(out)}: ${format}, ${colors.green('complete')}, ${formatBytes(fileBytes)} written\n\n${formatTable(rows, ['left', 'left'])}`;
+};
