@@ -9,6 +9,7 @@ import { type BenchmarkGroup, type BenchmarkRow, measure, table } from './harnes
 const groups: Readonly<Record<string, () => Promise<{ readonly group: BenchmarkGroup }>>> = {
   kernels: () => import('./kernels.js'),
   stream: () => import('./stream.js'),
+  'mapped-ram': () => import('./mapped-ram.js'),
 };
 
 const usage = (message: string): never => {

@@ -2,6 +2,7 @@
 // straight from guest memory.
 
 import fs from 'node:fs';
+import { constants } from 'node:os';
 import { type MessagePort, parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { servePageWrites } from './page-write-queue.js';
 import { writeFully } from './write-fully-node.js';
@@ -35,7 +36,8 @@ servePageWrites(queue, (memory, at, length, position) => {
     writeFully(descriptor, memoryOf(memory), at, length, position);
     return 0;
   } catch (error) {
-    return (error as NodeJS.ErrnoException).errno ?? -1;
+    // Whatever else it may be, the pages are not in the file.
+    return (error as NodeJS.ErrnoException).errno ?? -constants.errno.EIO;
   }
 });
 fs.closeSync(descriptor);

@@ -1,6 +1,7 @@
 // The positioned write that mapped-ram files are made with.
 
 import fs from 'node:fs';
+import { constants } from 'node:os';
 
 /**
  * Writes [at, at + length) of `bytes`, all of it or it throws. A short write is not accepted (MR-19): the rest is tried
@@ -16,7 +17,10 @@ export const writeFully = (
   for (let done = 0; done < length; ) {
     const count = fs.writeSync(descriptor, bytes, at + done, length - done, position + done);
     if (count === 0) {
-      throw Object.assign(new Error('nothing was written'), { code: 'ENOSPC', errno: -28 });
+      throw Object.assign(new Error('nothing was written'), {
+        code: 'ENOSPC',
+        errno: -constants.errno.ENOSPC,
+      });
     }
     done += count;
   }

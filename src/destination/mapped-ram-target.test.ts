@@ -12,8 +12,18 @@ import { StreamBuilder, testDevice } from '../../test/streams.js';
 import { openPositionedFile } from '../channel/positioned-file-node.js';
 import { ByteWriter } from '../format/byte-writer.js';
 import { Command, ElementType } from '../format/stream/constants.js';
-import { command, normalRecord, ping, ramBodyEnd, ramPart, xbzrleRecord, zeroRecord } from '../format/stream/write.js';
+import {
+  command,
+  normalRecord,
+  ping,
+  ramBodyEnd,
+  ramPart,
+  ramStart,
+  xbzrleRecord,
+  zeroRecord,
+} from '../format/stream/write.js';
 import { encodeXbzrle, XBZRLE_OVERFLOW } from '../format/stream/xbzrle.js';
+import type { RamferryError } from '../memory/errors.js';
 import { MappedRamTarget } from './mapped-ram-target.js';
 import { MigrationDestination } from './migration-destination.js';
 
@@ -148,4 +158,18 @@ test('a page that became zero has no bit, and a delta against it starts from zer
   assert.deepEqual([ram!.has(5), ram!.has(9), ram!.present], [false, true, 1]);
   assert.equal(ram!.content[9 * PAGE], 0);
   assert.equal(ram!.content[9 * PAGE + 4000], 3);
+});
+
+test('a source that announces more RAM than any guest has is refused before anything is reserved', async () => {
+  const file = await openPositionedFile(path);
+  const { bytes } = new StreamBuilder().header();
+  const setup = ramStart(1, [{ name: 'pc.ram', usedLength: 2 ** 44 + PAGE }]);
+  const destination = new MigrationDestination({
+    channel: new ScriptedChannel().send([bytes, setup]),
+    target: new MappedRamTarget(file),
+  });
+  await destination.run();
+  file.abort();
+  assert.equal((destination.error as RamferryError).code, 'MEMORY_LIMIT');
+  assert.match(destination.error!.message, /17592186048512 bytes of RAM.* at byte \d+/);
 });
