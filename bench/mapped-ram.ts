@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { PositionedFileOptions } from '../src/channel/positioned-file-node.js';
-import { Lab, type LabGuest, poll } from '../test/interop/lab.js';
+import { Lab, type LabGuest, wake } from '../test/interop/lab.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
 import type { Benchmark, BenchmarkGroup } from './harness.js';
 import { NodeChild } from './node-child.js';
@@ -23,19 +23,6 @@ const modes: readonly { readonly name: string; readonly ours: PositionedFileOpti
   { name: '2 channels', ours: { channels: 2 }, multifd: 2 },
   { name: '2 channels, direct I/O', ours: { channels: 2, directIo: true }, multifd: 2 },
 ];
-
-/** A guest that was migrated must run before it can be migrated again (spec/qemu-lab.md B). */
-const wake = async (guest: LabGuest): Promise<void> => {
-  await poll(
-    () =>
-      guest.resume().then(
-        () => true,
-        () => undefined,
-      ),
-    () => 'QEMU does not let the guest go on after its migration',
-  );
-  await guest.stop();
-};
 
 const scratchFolder = (parent: string): string => {
   const folder = mkdtempSync(join(parent, 'ramferry-bench-'));

@@ -17,7 +17,7 @@
 import { mkdtempSync, rmSync, statfsSync } from 'node:fs';
 import { freemem, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Lab, type LabGuest, poll } from '../test/interop/lab.js';
+import { Lab, type LabGuest, wake } from '../test/interop/lab.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
 import { type CTwin, startCTwin } from './c-twin.js';
 import type { Benchmark, BenchmarkGroup, Measure } from './harness.js';
@@ -48,20 +48,6 @@ const scratchFolder = (bytes: number): string => {
 const second = async (measure: () => Promise<number>): Promise<number> => {
   await measure();
   return measure();
-};
-
-/** A guest that was migrated, into the file at first, must run before it can be migrated again (spec/qemu-lab.md B). */
-const wake = async (guest: LabGuest): Promise<void> => {
-  // A migration that says `completed` is finalized a moment later, and until then QEMU refuses to go on.
-  await poll(
-    () =>
-      guest.resume().then(
-        () => true,
-        () => undefined,
-      ),
-    () => 'QEMU does not let the guest go on after its migration',
-  );
-  await guest.stop();
 };
 
 /** One size of guest. */

@@ -394,3 +394,17 @@ export const interopTest = (name: string, body: (lab: Lab, context: TestContext)
     }
   });
 };
+
+/** A guest that was migrated must run before it can be migrated again (spec/qemu-lab.md B). */
+export const wake = async (guest: LabGuest): Promise<void> => {
+  // A migration that says `completed` is finalized a moment later, and until then QEMU refuses to go on.
+  await poll(
+    () =>
+      guest.resume().then(
+        () => true,
+        () => undefined,
+      ),
+    () => 'QEMU does not let the guest go on after its migration',
+  );
+  await guest.stop();
+};
