@@ -13,6 +13,7 @@ import { positionedFile } from '../channel/positioned-file-node.js';
 import { writeFully } from '../channel/write-fully-node.js';
 import { elfCore, type PhysicalRange, pcMemoryLayout } from '../format/elf-core.js';
 import type { Snapshot } from '../format/index.js';
+import { RamDigest } from '../format/ram-digest.js';
 import type { ReadRamBlock } from '../format/stream/stream-handler.js';
 import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import { RamferryError } from '../memory/errors.js';
@@ -21,6 +22,7 @@ import { MigrationSource } from '../source/migration-source.js';
 import type { PageSink } from '../source/page-sink.js';
 import { defaultParameters } from '../source/parameters.js';
 import { StreamSink } from '../source/stream-sink.js';
+import { hasSidecar, NO_DIGEST_HELP, writeSidecar } from './digest-sidecar.js';
 import { formatBytes, formatDuration, formatRate, formatTable } from './format.js';
 import { plural } from './inspect-text.js';
 import { progressOf } from './migration-report.js';
@@ -36,6 +38,7 @@ type Format = (typeof FORMATS)[number];
 interface ConvertOptions {
   readonly to: Format;
   readonly block?: string;
+  readonly digest: boolean;
 }
 
 const FORMAT_HELP = `
@@ -45,13 +48,15 @@ Formats:
   elf                 an ELF core for gdb and the like, by guest-physical address. Which address a page has is not in
                       the file: it is taken from the machine type, pc or q35, and the size of RAM as QEMU lays it out
                       without max-ram-below-4g. Only the block pc.ram, or what --block names, is in it; no registers.
-Files in the formats raw and elf are sparse: zero pages take no space.`;
+Files in the formats raw and elf are sparse: zero pages take no space.
+Next to a stream or mapped-ram file, OUT.digest says what is in it; verify and send check against that.`;
 
 export const convert: Verb<ConvertOptions> = {
   configure: (command: Command) => {
     command
       .addOption(new Option('--to <format>', 'format of the output').choices(FORMATS).makeOptionMandatory())
       .option('--block <name>', 'the RAM block to write; for raw and elf')
+      .option('--no-digest', NO_DIGEST_HELP)
       .addHelpText('after', FORMAT_HELP + INDEX_HELP);
   },
   examples: [
@@ -61,7 +66,7 @@ export const convert: Verb<ConvertOptions> = {
     ['guest.mig guest.core --to elf', 'then: gdb vmlinux guest.core'],
   ],
 
-  async run({ operands, options: { to, block }, signal, progress }) {
+  async run({ operands, options: { to, block, digest }, signal, progress }) {
     const [input, out] = operands as [string, string];
     if (block !== undefined && (to === 'stream' || to === 'mapped-ram')) {
       throw new RamferryError('usage', 'BLOCK_OPTION', `A file in format ${to} has all RAM blocks.`, {
@@ -72,7 +77,8 @@ export const convert: Verb<ConvertOptions> = {
     const start = performance.now();
     const { snapshot, file, close } = await readWholeMemoryFile(input, { signal, progress });
     try {
-      const conversion = { snapshot, file, out, block, surroundings: { signal, progress } };
+      const ramDigest = digest ? new RamDigest(snapshot.setup.blocks) : undefined;
+      const conversion = { snapshot, file, out, block, digest: ramDigest, surroundings: { signal, progress } };
       const written = await writers[to](conversion);
       const milliseconds = performance.now() - start;
       const { machine } = snapshot.configuration;
@@ -91,6 +97,8 @@ interface Conversion {
   readonly file: string;
   readonly out: string;
   readonly block: string | undefined;
+  /** To be made on the way, for the formats that QEMU loads. */
+  readonly digest: RamDigest | undefined;
   readonly surroundings: Surroundings;
 }
 
@@ -100,6 +108,8 @@ interface Written {
   /** Of an ELF core: which bytes of the block are at which guest-physical address. */
   readonly ranges?: readonly PhysicalRange[];
   readonly fileBytes: number;
+  /** The sidecar. */
+  readonly digest?: string;
 }
 
 const nameAndLength = ({ name, usedLength }: ReadRamBlock): { name: string; usedLength: number } => ({
@@ -108,10 +118,10 @@ const nameAndLength = ({ name, usedLength }: ReadRamBlock): { name: string; used
 });
 
 /** Through the engine, as any other guest. */
-const migrate = async ({ snapshot, file, surroundings }: Conversion, sink: PageSink): Promise<Written> => {
+const migrate = async ({ snapshot, file, digest, surroundings }: Conversion, sink: PageSink): Promise<Written> => {
   const { signal, progress } = surroundings;
   const source = new MigrationSource({
-    guest: new SnapshotGuest(snapshot, file),
+    guest: new SnapshotGuest(snapshot, file, (block, offset, bytes) => digest?.set(block, offset, bytes)),
     sink,
     parameters: { ...defaultParameters, maxBandwidth: 0 },
     onProgress: (report) => progress.update({ ...progressOf(report), phase: 'converting', iteration: undefined }),
@@ -133,17 +143,25 @@ const writeStream = async (conversion: Conversion): Promise<Written> => {
     const written = await migrate(conversion, new StreamSink(channel, { returnPath: false }));
     conversion.surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
-    return written;
+    return { ...written, ...(await sidecarOf(conversion)) };
   } finally {
     output.abort();
   }
+};
+
+const sidecarOf = async ({ snapshot, out, digest }: Conversion): Promise<Pick<Written, 'digest'>> => {
+  const { configuration, summary } = snapshot;
+  return digest && hasSidecar(out)
+    ? { digest: await writeSidecar(out, { configuration, tail: summary.tail }, digest) }
+    : {};
 };
 
 /** The sink itself commits the file. */
 const writeMappedRam = async (conversion: Conversion): Promise<Written> => {
   const file = positionedFile(OutputFile.open(conversion.out));
   try {
-    return await migrate(conversion, new MappedRamSink(file));
+    const written = await migrate(conversion, new MappedRamSink(file));
+    return { ...written, ...(await sidecarOf(conversion)) };
   } finally {
     file.abort();
   }

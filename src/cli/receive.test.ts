@@ -121,7 +121,7 @@ test('with a return path: SHUT 0 comes when the file is there; the JSON is that 
   );
   assert.ok(typeof ram.mbps === 'number' && typeof document['total-time'] === 'number');
   assert.deepEqual([ramferry.returnPath, ramferry.pings, ramferry.sections], [true, 1, { ram: 3, devices: 1 }]);
-  assert.deepEqual(fs.readdirSync(folder), ['out.mig']);
+  assert.deepEqual(fs.readdirSync(folder), ['out.mig', 'out.mig.digest']);
 });
 
 test('without a return path: nothing is written to the source, which may close at once; the text says so', async () => {
@@ -137,7 +137,7 @@ test('without a return path: nothing is written to the source, which may close a
   assert.match(stderr, /^listening on unix:\S+\n$/);
   assert.match(stdout, /^ {2}source told +not: without a return path/m);
   assert.ok(fs.readFileSync(out).equals(saved));
-  assert.deepEqual(fs.readdirSync(folder), ['out.mig']);
+  assert.deepEqual(fs.readdirSync(folder), ['out.mig', 'out.mig.digest']);
 });
 
 test('port 0: the bound port is printed; a second connection is refused', async () => {
@@ -272,7 +272,7 @@ for (const format of ['stream', 'mapped-ram']) {
   test(`kill -9 at random moments, --to ${format}`, async (t) => {
     const rounds = isSlow ? 300 : 24;
     const { sent } = migration(true);
-    const whole = await receive('--quiet', '--to', format);
+    const whole = await receive('--quiet', '--no-digest', '--to', format);
     const saving = await whole.connect();
     saving.on('end', () => saving.end()).resume();
     await writeAll(saving, [sent]);
@@ -280,7 +280,7 @@ for (const format of ['stream', 'mapped-ram']) {
     const saved = fs.readFileSync(whole.out);
     const outcomes = { whole: 0, nothing: 0, told: 0 };
     const round = async (number: number): Promise<void> => {
-      const { running, folder, out, connect } = await receive('--quiet', '--to', format);
+      const { running, folder, out, connect } = await receive('--quiet', '--no-digest', '--to', format);
       const before = number % 2 === 0 ? 'precious' : undefined;
       if (before !== undefined) {
         fs.writeFileSync(out, before);
@@ -369,6 +369,6 @@ for (const { name, outcome, chunks } of maliciousSources.filter((_, index) => is
       assert.deepEqual([status, error?.code], 'loads' in outcome ? [0, undefined] : [1, 'CANCELLED']);
     }
     assert.ok(peak < RESIDENT_LIMIT, `${(peak / MIB).toFixed()} MiB resident`);
-    assert.deepEqual(fs.readdirSync(folder), 'loads' in outcome ? ['out.mig'] : []);
+    assert.deepEqual(fs.readdirSync(folder), 'loads' in outcome ? ['out.mig', 'out.mig.digest'] : []);
   });
 }

@@ -20,6 +20,7 @@ import { MappedRamTarget } from '../destination/mapped-ram-target.js';
 import { type IncomingState, MigrationDestination } from '../destination/migration-destination.js';
 import type { IncomingReport } from '../destination/statistics.js';
 import type { MigrationTarget, PageCounts, ReceiveArea } from '../destination/target.js';
+import { DIGEST_PAGE_BYTES, RamDigest } from '../format/ram-digest.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
 import { STREAM_VERSION } from '../format/stream/constants.js';
 import { DEVICE_TAIL_LIMIT_BYTES } from '../format/stream/device-tail-collector.js';
@@ -27,9 +28,12 @@ import type { RamSetup, ReadRamBlock } from '../format/stream/stream-handler.js'
 import { RamferryError } from '../memory/errors.js';
 import type { PageIndex } from '../memory/units.js';
 import { parseSize } from './arguments.js';
+import { digestOf, hasSidecar, NO_DIGEST_HELP, writeSidecar } from './digest-sidecar.js';
+import { toFailure } from './failure.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
 import { totalsTable } from './migration-report.js';
 import type { Progress, ProgressState } from './progress.js';
+import { readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
@@ -40,6 +44,7 @@ type Format = 'mapped-ram' | 'stream';
 interface ReceiveOptions {
   readonly to: Format;
   readonly deviceStateLimit: number;
+  readonly digest: boolean;
 }
 
 export const receive: Verb<ReceiveOptions> = {
@@ -51,6 +56,7 @@ export const receive: Verb<ReceiveOptions> = {
           .argParser(parseSize)
           .default(DEVICE_TAIL_LIMIT_BYTES, formatBytes(DEVICE_TAIL_LIMIT_BYTES)),
       )
+      .option('--no-digest', NO_DIGEST_HELP)
       .addHelpText(
         'after',
         '\nMemory: below 100 MiB plus three times the device state, however large the guest is.\n' +
@@ -70,13 +76,15 @@ export const receive: Verb<ReceiveOptions> = {
     const file = openReceived[options.to](OutputFile.open(out));
     try {
       const channel = await connect(uri, endpoint, signal, progress);
-      const target = new PassTarget(file.target);
+      const target = new PassTarget(file.target, options.digest);
+      let received: IncomingState | undefined;
       const destination = new MigrationDestination({
         channel,
         target,
         signal,
         deviceTailLimit: options.deviceStateLimit,
         commit: async (state) => {
+          received = state;
           progress.update({ phase: 'syncing the file' });
           await file.commit(state);
         },
@@ -99,11 +107,33 @@ export const receive: Verb<ReceiveOptions> = {
         const failure = file.isCommitted ? notTold(out, destination.error) : sourceFailure(destination.error, endpoint);
         return { document, text: '', failure };
       }
-      return { document, text: summary(out, file.bytes, report, machine, isLive(endpoint)) };
+      const text = summary(out, file.bytes, report, machine, isLive(endpoint));
+      if (!options.digest || !hasSidecar(out)) {
+        return { document, text };
+      }
+      // The source need not wait for this.
+      try {
+        const { configuration, summary: read } = received!;
+        const ramDigest = target.digest ?? (await digestOfFile(out, { signal, progress }));
+        const digest = await writeSidecar(out, { configuration, tail: read.tail }, ramDigest);
+        return { document: { ...document, digest }, text };
+      } catch (error) {
+        return { document, text, failure: toFailure(error, 'receive') };
+      }
     } finally {
       await file.abandon();
     }
   },
+};
+
+/** Reads the file again, which costs little while it is in the page cache. */
+const digestOfFile = async (file: string, surroundings: Surroundings): Promise<RamDigest> => {
+  const { snapshot, close } = await readWholeMemoryFile(file, surroundings);
+  try {
+    return await digestOf(snapshot, surroundings);
+  } finally {
+    close();
+  }
 };
 
 /** The one connection of the source, or the medium that holds its stream. */
@@ -219,14 +249,18 @@ const openReceived: Readonly<Record<Format, (file: OutputFile) => Received>> = {
 class PassTarget implements MigrationTarget {
   machine = '';
   passes = 0;
+  /** Undefined where the content of a page was not seen whole: it came as a difference. */
+  digest: RamDigest | undefined;
+  readonly #digests: boolean;
   readonly #target: MigrationTarget;
   /** Of each block, in the memory of all of them. */
   #offsets: number[] = [];
   #targetPageSize = 0;
   #position = 0;
 
-  constructor(target: MigrationTarget) {
+  constructor(target: MigrationTarget, digests: boolean) {
     this.#target = target;
+    this.#digests = digests;
   }
 
   /** Bytes of guest memory that the pass has left behind. */
@@ -273,15 +307,21 @@ class PassTarget implements MigrationTarget {
     this.#offsets = setup.blocks.map(({ usedLength }) => (offset += usedLength) - usedLength);
     this.#position = offset;
     this.#targetPageSize = setup.targetPageSize;
+    if (this.#digests && setup.targetPageSize % DIGEST_PAGE_BYTES === 0) {
+      this.digest = new RamDigest(setup.blocks);
+    }
   }
 
   zeroPage(block: ReadRamBlock, page: PageIndex): void {
     this.#target.zeroPage(block, page);
+    this.digest?.clear(block.index, page * this.#targetPageSize, this.#targetPageSize);
     this.#reached(block, page);
   }
 
   page(block: ReadRamBlock, page: PageIndex, bytes: Uint8Array, at: number, offset: number): void {
     this.#target.page(block, page, bytes, at, offset);
+    const size = this.#targetPageSize;
+    this.digest?.set(block.index, page * size, bytes.subarray(at, at + size));
     this.#reached(block, page);
   }
 
@@ -294,6 +334,7 @@ class PassTarget implements MigrationTarget {
     offset: number,
   ): void {
     this.#target.xbzrlePage(block, page, bytes, at, length, offset);
+    this.digest = undefined;
   }
 
   command(command: number, payload: Uint8Array): void {

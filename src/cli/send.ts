@@ -1,17 +1,21 @@
 // `ramferry send FILE URI`: a saved guest as the source of a migration.
 
+import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { parseUri } from '../channel/uri.js';
 import { RamferryError } from '../memory/errors.js';
 import { Migration } from '../monitor/migration.js';
 import { parseInteger } from './arguments.js';
+import { checkSidecar, sidecarPath } from './digest-sidecar.js';
 import { addSendingOptions, type MigrationVerbOptions, parametersOf, traceOf } from './migration-options.js';
 import { parameterTable, progressOf, totalsTable } from './migration-report.js';
+import { readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
 import type { Verb } from './verb.js';
 
 interface SendOptions extends MigrationVerbOptions {
   readonly returnPath: boolean;
   readonly retry: number;
+  readonly digest: boolean;
 }
 
 export const send: Verb<SendOptions> = {
@@ -23,7 +27,8 @@ export const send: Verb<SendOptions> = {
         'wait this long for a destination that does not listen yet',
         parseInteger(0, 86_400),
         0,
-      );
+      )
+      .option('--no-digest', 'do not check the file against FILE.digest first, where that is there');
   },
   examples: [
     ['guest.mig tcp:host2:4444', 'into a QEMU started with -incoming tcp:0:4444'],
@@ -46,6 +51,9 @@ export const send: Verb<SendOptions> = {
         },
       );
     }
+    if (options.digest) {
+      await refuseChanged(file, { signal, progress });
+    }
     const migration = new Migration({
       guest: { kind: 'snapshot-file', file },
       uri,
@@ -66,4 +74,23 @@ export const send: Verb<SendOptions> = {
       failure: error,
     };
   },
+};
+
+/** A guest that is not what was saved crashes later and elsewhere: nothing of it is sent. */
+const refuseChanged = async (operand: string, surroundings: Surroundings): Promise<void> => {
+  if (!existsSync(sidecarPath(operand))) {
+    return;
+  }
+  const opened = await readWholeMemoryFile(operand, surroundings);
+  try {
+    const check = await checkSidecar(opened, opened.snapshot, surroundings);
+    if (check?.notChecked !== undefined) {
+      surroundings.progress.note(`warning: ${check.notChecked}`);
+    }
+    if (check !== undefined && check.mismatches.length > 0) {
+      throw check.mismatches[0];
+    }
+  } finally {
+    opened.close();
+  }
 };

@@ -7,6 +7,7 @@ import { Capability } from '../format/stream/constants.js';
 import type { StreamSummary } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
 import { pageIndex } from '../memory/units.js';
+import { checkSidecar, type DigestCheck } from './digest-sidecar.js';
 import { formatCount, formatTable } from './format.js';
 import { pagesText, plural } from './inspect-text.js';
 import { type MemoryDocument, memoryDocument } from './memory-document.js';
@@ -28,21 +29,31 @@ export interface Finding {
 export const verify: Verb = {
   configure: (command) => command.addHelpText('after', INDEX_HELP),
   examples: [
-    ['guest.mig', 'is it whole? status 0 if so, 3 if not'],
+    ['guest.mig', 'is it whole? status 0 if so, 3 if not, 1 if its content is not what guest.mig.digest says'],
     ['guest.mig --json', 'findings with code, offset and severity'],
   ],
 
   async run({ operands, signal, progress }) {
     const opened = await readMemoryFile(operands[0]!, { signal, progress });
+    let digest: DigestCheck | undefined;
     try {
-      await readMappedPages(opened, { signal, progress });
+      const { snapshot, damage } = opened;
+      digest =
+        snapshot !== undefined && damage === undefined
+          ? await checkSidecar(opened, snapshot, { signal, progress })
+          : undefined;
+      if (digest === undefined || digest.notChecked !== undefined) {
+        await readMappedPages(opened, { signal, progress });
+      }
     } finally {
       opened.close();
     }
     const document = memoryDocument(opened);
-    const failure = opened.damage ?? cutDescription(opened);
+    const damage = opened.damage ?? cutDescription(opened);
+    const failure = damage ?? digest?.mismatches[0];
     const findings = [
-      ...(failure === undefined ? [] : [errorFinding(failure)]),
+      ...(damage === undefined ? [] : [errorFinding(damage)]),
+      ...(digest === undefined ? [] : digestFindings(digest)),
       ...(opened.snapshot === undefined
         ? []
         : [...warnings(opened), ...unwrittenPages(document, opened.snapshot.summary)]),
@@ -63,11 +74,16 @@ export const verify: Verb = {
         streamVersion,
         machine,
         valid: failure === undefined,
+        digest: digest && {
+          file: digest.file,
+          checked: digest.notChecked === undefined,
+          mismatches: digest.mismatchCount,
+        },
         checked,
         ram,
         findings,
       },
-      text: verdict(document, checked, findings),
+      text: verdict(document, checked, digest, findings),
       failure,
     };
   },
@@ -99,6 +115,23 @@ const readMappedPages = async ({ snapshot }: MemoryFile, surroundings: Surroundi
     return pages * targetPageSize;
   });
 };
+
+/** Content that contradicts the digest; all of it is counted, the first hundred places are named. */
+const digestFindings = ({ notChecked, mismatches, mismatchCount }: DigestCheck): Finding[] => [
+  ...(notChecked === undefined
+    ? []
+    : [{ severity: 'warning' as const, code: 'DIGEST_NOT_CHECKED', message: notChecked }]),
+  ...mismatches.map(errorFinding),
+  ...(mismatchCount > mismatches.length
+    ? [
+        {
+          severity: 'note' as const,
+          code: 'MORE_MISMATCHES',
+          message: `${formatCount(mismatchCount - mismatches.length)} more places are not what the digest says.`,
+        },
+      ]
+    : []),
+];
 
 /** The reader takes a stream that ends inside its description, as QEMU does; but it was longer once. */
 const cutDescription = ({ file, startOffset, streamBytes, snapshot }: MemoryFile): RamferryError | undefined => {
@@ -161,6 +194,18 @@ const unwrittenPages = ({ format, blocks, capabilities }: MemoryDocument, { devi
     });
 };
 
+const digestText = (digest: DigestCheck | undefined): string => {
+  if (digest === undefined) {
+    return 'none: whether the content is what was saved is not known';
+  }
+  if (digest.notChecked !== undefined) {
+    return 'not checked';
+  }
+  return digest.mismatchCount === 0
+    ? 'the content is what was saved'
+    : `${formatCount(digest.mismatchCount)} parts are not what was saved`;
+};
+
 const verdict = (
   { file, ram, devices }: MemoryDocument,
   checked: {
@@ -169,6 +214,7 @@ const verdict = (
     readonly ramSections: number;
     readonly pageRecords: number;
   },
+  digest: DigestCheck | undefined,
   findings: readonly Finding[],
 ): string => {
   const colors = terminalColors(process.stdout);
@@ -184,11 +230,13 @@ const verdict = (
     ['  RAM', `${plural(checked.ramSections, 'section')}, ${plural(checked.pageRecords, 'page record')}`],
     ...(ram === undefined ? [] : [['  pages', pagesText(ram, ram.pageSize)]]),
     ['  device state', plural(devices.length, 'section')],
+    ['  digest', digestText(digest)],
   ];
   const colored = { error: colors.red, warning: colors.yellow, note: colors.dim };
-  // The error follows on stderr.
+  // The first error follows on stderr.
+  const firstError = findings.find(({ severity }) => severity === 'error');
   const lines = findings
-    .filter(({ severity }) => severity !== 'error')
+    .filter((finding) => finding !== firstError)
     .map(({ severity, message }) => `${colored[severity](`${severity}:`)} ${message}\n`);
   return `${colors.bold(file)}: ${state}\n\n${formatTable(rows, ['left', 'left'])}${lines.length > 0 ? '\n' : ''}${lines.join('')}`;
 };

@@ -13,6 +13,9 @@ import { Segment, STAGING_SLOT_PAGES } from '../memory/segment.js';
 import type { PageIndex } from '../memory/units.js';
 import type { SourceGuest } from '../source/guest.js';
 
+/** `bytes`, at most a MiB and valid only during the call, is what a block of the snapshot holds from byte `offset` on. */
+type OnRead = (block: number, offset: number, bytes: Uint8Array) => void;
+
 export class SnapshotGuest implements SourceGuest {
   readonly machine: string;
   readonly uuid: string | undefined;
@@ -29,8 +32,14 @@ export class SnapshotGuest implements SourceGuest {
   readonly #window = Segment.create({ ramBytes: STAGING_SLOT_PAGES * GUEST_PAGE_SIZE });
   #loaded: { readonly block: RamBlock; readonly extent: Extent } | undefined;
 
-  /** @throws RamferryError `invalid`, if the file has what cannot be sent on as a plain stream */
-  constructor(snapshot: Snapshot, file?: string) {
+  readonly #onRead: OnRead;
+
+  /**
+   * @param onRead sees all content on its way
+   * @throws RamferryError `invalid`, if the file has what cannot be sent on as a plain stream
+   */
+  constructor(snapshot: Snapshot, file?: string, onRead: OnRead = () => {}) {
+    this.#onRead = onRead;
     const { configuration, setup, summary } = snapshot;
     const refuse = (what: string, value: number | string): never => {
       throw new RamferryError('invalid', 'NOT_SENDABLE', `The snapshot ${what}; it cannot be sent.`, {
@@ -84,7 +93,9 @@ export class SnapshotGuest implements SourceGuest {
     }
     const pageCount = Math.min(STAGING_SLOT_PAGES, block.usedPages - page);
     const target = this.#window.bytes.subarray(0, pageCount * GUEST_PAGE_SIZE);
-    this.#snapshot.readPages(this.#indexes.get(block) as number, page, pageCount, target);
+    const index = this.#indexes.get(block) as number;
+    this.#snapshot.readPages(index, page, pageCount, target);
+    this.#onRead(index, page * GUEST_PAGE_SIZE, target);
     const extent = { segment: this.#window, address: 0, firstPage: page, pageCount };
     this.#loaded = { block, extent };
     return extent;
