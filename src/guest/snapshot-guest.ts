@@ -4,8 +4,7 @@
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { Snapshot } from '../format/snapshot.js';
 import { Capability } from '../format/stream/constants.js';
-import type { DeviceTail } from '../format/stream/device-tail.js';
-import { pickRamSectionId } from '../format/stream/write.js';
+import { type DeviceTail, pickRamSectionId } from '../format/stream/device-tail.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
 import { RamBlockList } from '../memory/ram-block-list.js';

@@ -13,7 +13,7 @@ import { openPositionedFile } from '../channel/positioned-file-node.js';
 import { digestBlocks } from '../guest/digest-node.js';
 import { WorkloadGuest, type WorkloadOptions } from '../guest/workload/workload-guest-node.js';
 import { Migration, type MigrationEnd, type MigrationOptions } from './migration.js';
-import type { MappedRamOptions } from './open-sink.js';
+import type { MappedRamOptions } from './source-messages.js';
 
 const MIB = 2 ** 20;
 const PAGE = 4096;

@@ -8,7 +8,7 @@ import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
 import type { GuestDescription } from './guests.js';
-import type { MappedRamOptions } from './open-sink.js';
+import type { MappedRamOptions } from './source-messages.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
 
 export interface MigrationOptions {

@@ -1,7 +1,7 @@
 // Opens what a migration's URI names, as the sink of the engine.
 
 import { openChannel } from '../channel/open-channel-node.js';
-import { openPositionedFile, type PositionedFileOptions } from '../channel/positioned-file-node.js';
+import { openPositionedFile } from '../channel/positioned-file-node.js';
 import { parseUri } from '../channel/uri.js';
 import { RamferryError } from '../memory/errors.js';
 import { MappedRamSink } from '../source/mapped-ram-sink.js';
@@ -9,8 +9,6 @@ import type { PageSink } from '../source/page-sink.js';
 import { StreamSink } from '../source/stream-sink.js';
 import type { Trace } from '../source/trace.js';
 import type { SourceStart } from './source-messages.js';
-
-export type MappedRamOptions = Pick<PositionedFileOptions, 'channels' | 'directIo'>;
 
 /** Rejects with a `RamferryError` that names the URI, or with the signal's reason. */
 export async function openSink(start: SourceStart, signal: AbortSignal, trace: Trace): Promise<PageSink> {

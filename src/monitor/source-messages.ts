@@ -1,12 +1,15 @@
 // What the thread that controls a migration and the thread that runs its engine say to each other.
 
+import type { PositionedFileOptions } from '../channel/positioned-file-node.js';
 import { type ErrorKind, RamferryError } from '../memory/errors.js';
 import type { MigrationParameters } from '../source/parameters.js';
 import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
 import type { GuestDescription } from './guests.js';
-import type { MappedRamOptions } from './open-sink.js';
+
+/** How a mapped-ram file is written. */
+export type MappedRamOptions = Pick<PositionedFileOptions, 'channels' | 'directIo'>;
 
 /** What the engine's thread is started with; structured-cloneable. */
 export interface SourceStart {

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync, rmSync, statSync } from 'node:fs';
 import { Migration } from '../../src/monitor/migration.js';
-import type { MappedRamOptions } from '../../src/monitor/open-sink.js';
+import type { MappedRamOptions } from '../../src/monitor/source-messages.js';
 import { readMappedFile } from '../mapped-ram-file.js';
 import { corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
 import type { Lab, MigrateOptions } from './lab.js';

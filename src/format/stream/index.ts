@@ -3,7 +3,7 @@
 export { type StreamConfiguration, writeConfiguration } from './configuration.js';
 export * from './constants.js';
 export type { DeviceSection } from './device-sections.js';
-export { buildDeviceTail, type DeviceState, type DeviceTail, deviceStates } from './device-tail.js';
+export { buildDeviceTail, type DeviceState, type DeviceTail, deviceStates, pickRamSectionId } from './device-tail.js';
 export { DEVICE_TAIL_LIMIT_BYTES } from './device-tail-collector.js';
 export { LONGEST_UNIT_BYTES, StreamReader, type StreamReaderOptions } from './read.js';
 export * from './return-path.js';

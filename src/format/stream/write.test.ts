@@ -6,7 +6,7 @@ import { testConfiguration } from '../../../test/streams.js';
 import { ByteWriter } from '../byte-writer.js';
 import { uuidBytes, uuidText } from './configuration.js';
 import { Command, ElementType } from './constants.js';
-import type { DeviceTail } from './device-tail.js';
+import { type DeviceTail, pickRamSectionId } from './device-tail.js';
 import * as write from './write.js';
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
@@ -87,7 +87,7 @@ test('the RAM section id is not 0 and used by no section of the tail', () => {
     sections: Buffer.concat(late.map((id) => section(id).view)),
     description: '',
   });
-  assert.equal(write.pickRamSectionId(tail([], [])), 1);
-  assert.equal(write.pickRamSectionId(tail([], [0, 2])), 1);
-  assert.equal(write.pickRamSectionId(tail([2], [0, 1, 3, 5])), 4);
+  assert.equal(pickRamSectionId(tail([], [])), 1);
+  assert.equal(pickRamSectionId(tail([], [0, 2])), 1);
+  assert.equal(pickRamSectionId(tail([2], [0, 1, 3, 5])), 4);
 });

@@ -13,7 +13,6 @@ import {
   STREAM_MAGIC,
   STREAM_VERSION,
 } from './constants.js';
-import type { DeviceTail } from './device-tail.js';
 
 /** A RAM block as the setup record lists it (2.3). */
 export interface StreamRamBlock {
@@ -109,31 +108,3 @@ export const streamEnd = (description: string): Uint8Array =>
     .be32(description.length)
     .ascii(description)
     .copy();
-
-/**
- * A section id for RAM that no section of the tail uses. Never 0: a QEMU destination would take a PART of section 0
- * for one of a device it has not loaded yet (1.5).
- *
- * Needs no knowledge of where sections end: a FULL section with id S holds the bytes `04 be32(S)`, so an id that never
- * follows a byte 04 is free. Device data that looks like a section header only costs an id.
- */
-export const pickRamSectionId = (tail: DeviceTail): number => {
-  const taken = new Set<number>();
-  for (const bytes of [tail.early, tail.sections]) {
-    for (
-      let at = bytes.indexOf(ElementType.SECTION_FULL);
-      at >= 0;
-      at = bytes.indexOf(ElementType.SECTION_FULL, at + 1)
-    ) {
-      // Ids count up from 0 in registration order; those beyond 16 bits are data, and so is a header cut by the end.
-      if (bytes[at + 1] === 0 && bytes[at + 2] === 0 && at + 4 < bytes.length) {
-        taken.add(bytes[at + 3] * 0x100 + bytes[at + 4]);
-      }
-    }
-  }
-  let id = 1;
-  while (taken.has(id)) {
-    id += 1;
-  }
-  return id;
-};
