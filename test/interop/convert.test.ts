@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { corpusDestination, corpusStream } from './corpus.js';
+import { corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
 import type { Lab } from './lab.js';
 import { Ramferry, verbTest } from './ramferry.js';
 import { sha256 } from './reference-reader.js';
@@ -89,3 +89,20 @@ verbTest(['convert', 'diff'], 'convert: a machine with virtio-mem and its early 
     await destination.qemu.quit();
   }
 });
+
+for (const to of ['stream', 'mapped-ram']) {
+  verbTest(['receive', 'verify'], `digest: of a guest that writes while it is received, --to ${to}`, async (lab) => {
+    const source = await startFromCorpus(lab, 'busy', '10');
+    await source.verifyAll();
+    const out = lab.path('out');
+    const ramferry = Ramferry.start(lab, 'receive', `unix:${lab.path('receive')}`, out, '--to', to, '--json');
+    await source.migrate(await ramferry.listening(), { capabilities: { 'return-path': true } });
+    const info = await source.waitMigration();
+    assert.ok(info.ram!['dirty-sync-count'] >= 2);
+    const { status, stdout, stderr } = await ramferry.exited;
+    assert.equal(status, 0, `${stdout}\n${stderr}`);
+    // Pages came several times; the digest is of what is in the file.
+    const { digest } = await run(lab, 'verify', out);
+    assert.deepEqual(digest, { file: `${out}.digest`, checked: true, mismatches: 0 });
+  });
+}
