@@ -10,9 +10,9 @@
 //   save     QEMU, stopped guest ─┬▶ file: (itself)                        time from the command until it is complete
 //                                 └▶ unix ─▶ ours ─▶ file
 //
-// A receiver is a fresh process in every run, on both sides: touching memory for the first time is part of receiving. QEMU
-// asks for huge pages there, which Node cannot: where the system gives them only on demand (`madvise` in
-// /sys/kernel/mm/transparent_hugepage/enabled), our side pays a page fault for every 4 KiB.
+// A receiver is a fresh process in every run, on both sides: touching memory for the first time is part of receiving. Both
+// ask for huge pages; without the optional dependency koffi ours cannot, and where the system gives them only on demand
+// (`madvise` in /sys/kernel/mm/transparent_hugepage/enabled) it then pays a page fault for every 4 KiB.
 
 import { mkdtempSync, rmSync, statfsSync } from 'node:fs';
 import { freemem, tmpdir } from 'node:os';

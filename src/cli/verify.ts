@@ -203,7 +203,7 @@ const digestText = (digest: DigestCheck | undefined): string => {
   }
   return digest.mismatchCount === 0
     ? 'the content is what was saved'
-    : `${formatCount(digest.mismatchCount)} parts are not what was saved`;
+    : `${formatCount(digest.mismatchCount)} ${digest.mismatchCount === 1 ? 'part is' : 'parts are'} not what was saved`;
 };
 
 const verdict = (
