@@ -181,9 +181,7 @@ export class MigrationSource {
       blocks,
       log,
       clearBitmapShift: this.#parameters.eagerClear ? undefined : this.#shift,
-      ...(this.#guest.extentAt === undefined
-        ? {}
-        : { extentAt: (block, page) => this.#guest.extentAt?.(block, page) ?? block.extentOf(page) }),
+      ...(this.#guest.extentAt !== undefined && { extentAt: this.#guest.extentAt.bind(this.#guest) }),
       trace: this.#trace,
     });
     log?.start();
