@@ -5,8 +5,8 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
-import type { Lab } from './lab.js';
-import { Ramferry, verbTest } from './ramferry.js';
+import { interopTest, type Lab } from './lab.js';
+import { Ramferry } from './ramferry.js';
 import { sha256 } from './reference-reader.js';
 
 const run = async (lab: Lab, ...args: readonly string[]): Promise<Record<string, unknown>> => {
@@ -21,55 +21,51 @@ const digests = async (lab: Lab, file: string): Promise<Record<string, string>> 
   return Object.fromEntries(blocks.map(({ name, sha256: digest }) => [name, digest]));
 };
 
-verbTest(
-  ['convert', 'diff', 'inspect'],
-  'convert: one guest in every format, and QEMU 10 runs it on from those that it loads',
-  async (lab) => {
-    const { file, truth } = await corpusStream(lab, 'plain', '10');
-    const expected = Object.fromEntries(truth.blocks.map(({ name, sha256: digest }) => [name, digest]));
-    const [stream, mapped, back, raw, elf] = ['stream', 'mapped', 'back', 'raw', 'elf'].map((name) => lab.path(name));
-    await run(lab, 'convert', file, stream!, '--to', 'stream');
-    await run(lab, 'convert', file, mapped!, '--to', 'mapped-ram');
-    await run(lab, 'convert', mapped!, back!, '--to', 'stream');
-    for (const form of [stream!, mapped!, back!]) {
-      assert.deepEqual(await digests(lab, form), expected);
-      assert.equal((await run(lab, 'diff', file, form))['equal'], true);
-    }
+interopTest('convert: one guest in every format, and QEMU 10 runs it on from those that it loads', async (lab) => {
+  const { file, truth } = await corpusStream(lab, 'plain', '10');
+  const expected = Object.fromEntries(truth.blocks.map(({ name, sha256: digest }) => [name, digest]));
+  const [stream, mapped, back, raw, elf] = ['stream', 'mapped', 'back', 'raw', 'elf'].map((name) => lab.path(name));
+  await run(lab, 'convert', file, stream!, '--to', 'stream');
+  await run(lab, 'convert', file, mapped!, '--to', 'mapped-ram');
+  await run(lab, 'convert', mapped!, back!, '--to', 'stream');
+  for (const form of [stream!, mapped!, back!]) {
+    assert.deepEqual(await digests(lab, form), expected);
+    assert.equal((await run(lab, 'diff', file, form))['equal'], true);
+  }
 
-    const { blocks } = (await run(lab, 'convert', mapped!, raw!, '--to', 'raw')) as {
-      blocks: { name: string; file: string }[];
-    };
-    const rawDigests = blocks.map((block) => [block.name, sha256(readFileSync(join(raw!, block.file)))]);
-    assert.deepEqual(Object.fromEntries(rawDigests), expected);
-    rmSync(raw!, { recursive: true });
-    const { ranges } = (await run(lab, 'convert', mapped!, elf!, '--to', 'elf')) as { ranges: object[] };
-    assert.deepEqual(ranges, [{ address: 0, offset: 0, bytes: 256 * 2 ** 20 }]);
-    assert.equal(sha256(readFileSync(elf!).subarray(4096)), expected['pc.ram']);
-    const readelf = spawnSync('readelf', ['--file-header', '--segments', '--notes', elf!], { encoding: 'utf8' });
-    if (readelf.error === undefined) {
-      assert.deepEqual([readelf.status, readelf.stderr], [0, '']);
-      assert.match(readelf.stdout, /CORE \(Core file\)/);
-      assert.match(readelf.stdout, /LOAD +0x0+1000 0x0+ 0x0+\s+0x0+10000000 0x0+10000000/);
-    }
-    rmSync(elf!);
+  const { blocks } = (await run(lab, 'convert', mapped!, raw!, '--to', 'raw')) as {
+    blocks: { name: string; file: string }[];
+  };
+  const rawDigests = blocks.map((block) => [block.name, sha256(readFileSync(join(raw!, block.file)))]);
+  assert.deepEqual(Object.fromEntries(rawDigests), expected);
+  rmSync(raw!, { recursive: true });
+  const { ranges } = (await run(lab, 'convert', mapped!, elf!, '--to', 'elf')) as { ranges: object[] };
+  assert.deepEqual(ranges, [{ address: 0, offset: 0, bytes: 256 * 2 ** 20 }]);
+  assert.equal(sha256(readFileSync(elf!).subarray(4096)), expected['pc.ram']);
+  const readelf = spawnSync('readelf', ['--file-header', '--segments', '--notes', elf!], { encoding: 'utf8' });
+  if (readelf.error === undefined) {
+    assert.deepEqual([readelf.status, readelf.stderr], [0, '']);
+    assert.match(readelf.stdout, /CORE \(Core file\)/);
+    assert.match(readelf.stdout, /LOAD +0x0+1000 0x0+ 0x0+\s+0x0+10000000 0x0+10000000/);
+  }
+  rmSync(elf!);
 
-    for (const [form, capabilities] of [
-      [stream!, {}],
-      [mapped!, { 'mapped-ram': true }],
-      [back!, {}],
-    ] as const) {
-      const ramFile = lab.path('destination.ram');
-      const destination = await corpusDestination(lab, 'plain', '10', { ramFile });
-      await destination.loadStream(form, { capabilities });
-      assert.equal(sha256(readFileSync(ramFile)), truth.ramSha256);
-      await destination.resume();
-      assert.equal(await destination.verifyAll(), 0);
-      await destination.qemu.quit();
-    }
-  },
-);
+  for (const [form, capabilities] of [
+    [stream!, {}],
+    [mapped!, { 'mapped-ram': true }],
+    [back!, {}],
+  ] as const) {
+    const ramFile = lab.path('destination.ram');
+    const destination = await corpusDestination(lab, 'plain', '10', { ramFile });
+    await destination.loadStream(form, { capabilities });
+    assert.equal(sha256(readFileSync(ramFile)), truth.ramSha256);
+    await destination.resume();
+    assert.equal(await destination.verifyAll(), 0);
+    await destination.qemu.quit();
+  }
+});
 
-verbTest(['convert', 'diff'], 'convert: a machine with virtio-mem and its early section', async (lab) => {
+interopTest('convert: a machine with virtio-mem and its early section', async (lab) => {
   const { file, truth } = await corpusStream(lab, 'devices', '10');
   const mapped = lab.path('mapped');
   await run(lab, 'convert', file, mapped, '--to', 'mapped-ram');
@@ -91,7 +87,7 @@ verbTest(['convert', 'diff'], 'convert: a machine with virtio-mem and its early 
 });
 
 for (const to of ['stream', 'mapped-ram']) {
-  verbTest(['receive', 'verify'], `digest: of a guest that writes while it is received, --to ${to}`, async (lab) => {
+  interopTest(`digest: of a guest that writes while it is received, --to ${to}`, async (lab) => {
     const source = await startFromCorpus(lab, 'busy', '10');
     await source.verifyAll();
     const out = lab.path('out');

@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { openSnapshot, type Snapshot } from '../../src/format/index.js';
 import { StreamReader } from '../../src/format/stream/index.js';
 import { pageIndex, RamferryError } from '../../src/memory/index.js';
+import { randomChoices } from '../random.js';
 import { type CorpusKind, corpusStream } from './corpus.js';
 import { interopTest, type QemuRelease } from './lab.js';
 
@@ -17,17 +18,6 @@ const MUTATIONS = SLOW ? { tiny: 50_000, devices: 5_000 } : { tiny: 400, devices
 /** What a reader of a damaged stream may hold: its index limit here, and the buffers of readers not yet collected. */
 const INDEX_LIMIT = 32 * 2 ** 20;
 const MEMORY_BOUND = 512 * 2 ** 20;
-
-/** mulberry32: the same numbers in every run. */
-const random = (seed: number): ((limit: number) => number) => {
-  let state = seed;
-  return (limit) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32) * limit);
-  };
-};
 
 const open = (bytes: Uint8Array): Snapshot =>
   openSnapshot((position, target) => target.set(bytes.subarray(position, position + target.length)), bytes.length, {
@@ -81,7 +71,7 @@ for (const release of ['10', '7.2'] satisfies QemuRelease[]) {
     const whole = open(bytes);
     // The VM description comes last, behind EOF: all state is there without it.
     const stateEnd = bytes.length - whole.summary.tail.description.length - 6;
-    const choose = random(1);
+    const choose = randomChoices(1);
     const cuts = Array.from({ length: 65_536 }, (_, end) => end);
     for (let index = 0; index < 1000; index += 1) {
       cuts.push(choose(bytes.length));
@@ -100,7 +90,7 @@ for (const release of ['10', '7.2'] satisfies QemuRelease[]) {
     interopTest(`${mutations} mutations of the ${kind} stream of QEMU ${release}`, async (lab, context) => {
       const { file } = await corpusStream(lab, kind, release);
       const original = readFileSync(file);
-      const choose = random(kind.length + release.length);
+      const choose = randomChoices(kind.length + release.length);
       let refused = 0;
       let slowestMs = 0;
       let highest = 0;

@@ -6,8 +6,8 @@ import { Migration } from '../../src/monitor/migration.js';
 import type { MappedRamOptions } from '../../src/monitor/source-messages.js';
 import { readMappedFile } from '../mapped-ram-file.js';
 import { corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
-import type { Lab, MigrateOptions } from './lab.js';
-import { Ramferry, verbTest } from './ramferry.js';
+import { interopTest, type Lab, type MigrateOptions } from './lab.js';
+import { Ramferry } from './ramferry.js';
 import { sha256 } from './reference-reader.js';
 
 /** With `multifd` QEMU reads by several threads, with `direct-io` past the page cache. */
@@ -26,7 +26,7 @@ const receive = async (lab: Lab, out: string): Promise<{ ramferry: Ramferry; uri
   return { ramferry, uri: await ramferry.listening() };
 };
 
-verbTest(['receive'], 'receive --to mapped-ram from a live churning QEMU: QEMU loads it in every mode', async (lab) => {
+interopTest('receive --to mapped-ram from a live churning QEMU: QEMU loads it in every mode', async (lab) => {
   const ramFile = lab.path('source.ram');
   const source = await startFromCorpus(lab, 'busy', '10', { ramFile });
   await source.verifyAll();
@@ -61,41 +61,28 @@ verbTest(['receive'], 'receive --to mapped-ram from a live churning QEMU: QEMU l
 });
 
 // XBZRLE pages are decoded against what the file holds.
-verbTest(
-  ['receive'],
-  'receive --to mapped-ram: deltas, rounds of them, and a stream file as the source',
-  async (lab) => {
-    for (const kind of ['xbzrle', 'devices'] as const) {
-      const { file, truth } = await corpusStream(lab, kind, '10');
-      const out = lab.path(`${kind}.mapped`);
-      const { status, stderr } = await Ramferry.run(
-        lab,
-        'receive',
-        `file:${file}`,
-        out,
-        '--to',
-        'mapped-ram',
-        '--json',
-      );
-      assert.equal(status, 0, stderr);
-      const { blocks } = readMappedFile(out);
-      const digests = blocks.map(({ name, usedLength, content }) => ({ name, usedLength, sha256: sha256(content) }));
-      const byName = (a: { name: string }, b: { name: string }): number => (a.name < b.name ? -1 : 1);
-      assert.deepEqual(digests.sort(byName), [...truth.blocks].sort(byName));
-      const fresh = await corpusDestination(lab, kind, '10');
-      await fresh.loadStream(out, { capabilities: { 'mapped-ram': true } });
-      if (kind === 'xbzrle') {
-        assert.equal(await fresh.verifyAll(), 0);
-      }
-      await fresh.qemu.quit();
+interopTest('receive --to mapped-ram: deltas, rounds of them, and a stream file as the source', async (lab) => {
+  for (const kind of ['xbzrle', 'devices'] as const) {
+    const { file, truth } = await corpusStream(lab, kind, '10');
+    const out = lab.path(`${kind}.mapped`);
+    const { status, stderr } = await Ramferry.run(lab, 'receive', `file:${file}`, out, '--to', 'mapped-ram', '--json');
+    assert.equal(status, 0, stderr);
+    const { blocks } = readMappedFile(out);
+    const digests = blocks.map(({ name, usedLength, content }) => ({ name, usedLength, sha256: sha256(content) }));
+    const byName = (a: { name: string }, b: { name: string }): number => (a.name < b.name ? -1 : 1);
+    assert.deepEqual(digests.sort(byName), [...truth.blocks].sort(byName));
+    const fresh = await corpusDestination(lab, kind, '10');
+    await fresh.loadStream(out, { capabilities: { 'mapped-ram': true } });
+    if (kind === 'xbzrle') {
+      assert.equal(await fresh.verifyAll(), 0);
     }
-  },
-);
+    await fresh.qemu.quit();
+  }
+});
 
 const sinkModes: MappedRamOptions[] = [{}, { channels: 2 }, { channels: 2, directIo: true }];
 for (const mappedRam of sinkModes) {
-  verbTest(
-    [],
+  interopTest(
     `the sink, ${JSON.stringify(mappedRam)}: a saved QEMU guest, at an offset, loaded by QEMU`,
     async (lab) => {
       const { file, truth } = await corpusStream(lab, 'busy', '10');

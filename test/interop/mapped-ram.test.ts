@@ -7,6 +7,7 @@ import { gzipSync } from 'node:zlib';
 import { openSnapshot, type Snapshot } from '../../src/format/index.js';
 import { pageIndex, RamferryError } from '../../src/memory/index.js';
 import { libvirtHead } from '../libvirt-images.js';
+import { randomChoices } from '../random.js';
 import { corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
 import { interopTest, type Lab, type MigrateOptions } from './lab.js';
 import { Ramferry, type RamferryExit } from './ramferry.js';
@@ -167,17 +168,6 @@ interopTest(
   },
 );
 
-/** mulberry32: the same numbers in every run. */
-const random = (seed: number): ((limit: number) => number) => {
-  let state = seed;
-  return (limit) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32) * limit);
-  };
-};
-
 const window = new Uint8Array(2 ** 20);
 
 const readAll = (snapshot: Snapshot): void => {
@@ -221,7 +211,7 @@ for (const seed of SEEDS) {
       ]),
       [blocks.at(-1)!.mapped!.end, sizeBytes],
     ];
-    const choose = random(seed);
+    const choose = randomChoices(seed);
     let refused = 0;
     let slowestMs = 0;
     for (let round = 0; round < MUTATIONS; round += 1) {

@@ -2,22 +2,10 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { dirname, join } from 'node:path';
-import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { verbs } from '../../src/cli/verbs.js';
-import { interopTest, type Lab, poll } from './lab.js';
+import { type Lab, poll } from './lab.js';
 
 const bin = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..', 'bin', 'ramferry.js');
-
-/** An interop test of the command line; skipped while it lacks one of the verbs. */
-export const verbTest = (needed: readonly string[], name: string, body: Parameters<typeof interopTest>[1]): void => {
-  const missing = needed.filter((verb) => !verbs.some((entry) => entry.name === verb));
-  if (missing.length > 0) {
-    test(name, { skip: `there is no verb ${missing.join(', ')} yet` });
-  } else {
-    interopTest(name, body);
-  }
-};
 
 export interface RamferryExit {
   readonly status: number | null;

@@ -5,8 +5,8 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type CorpusKind, corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
-import type { Lab, LabGuest, QemuRelease } from './lab.js';
-import { Ramferry, type RamferryExit, verbTest } from './ramferry.js';
+import { interopTest, type Lab, type LabGuest, type QemuRelease } from './lab.js';
+import { Ramferry, type RamferryExit } from './ramferry.js';
 import { type ReferenceStream, readReference, sha256 } from './reference-reader.js';
 
 const releases: readonly QemuRelease[] = ['10', '7.2'];
@@ -45,58 +45,54 @@ const COMMON_BLOCKS = [
 
 for (const release of releases) {
   for (const kind of ['plain', 'xbzrle', 'tiny', 'devices'] satisfies CorpusKind[]) {
-    verbTest(
-      ['inspect'],
-      `inspect: the ${kind} file of QEMU ${release}, named to the last page and section`,
-      async (lab) => {
-        const { file, truth } = await corpusStream(lab, kind, release);
-        const shown = document(await Ramferry.run(lab, 'inspect', file, '--digest', '--json')) as {
-          blocks: { name: string; sha256: string; presentPages: number }[];
-          ram: Record<string, number>;
-          devices: unknown[];
-          [name: string]: unknown;
-        };
-        const stream = readReference(file);
-        const blocks = expectedBlocks(stream);
-        const sum = (field: 'usedLength' | 'presentPages' | 'zeroPages' | 'absentPages'): number =>
-          blocks.reduce((total, block) => total + block[field], 0);
+    interopTest(`inspect: the ${kind} file of QEMU ${release}, named to the last page and section`, async (lab) => {
+      const { file, truth } = await corpusStream(lab, kind, release);
+      const shown = document(await Ramferry.run(lab, 'inspect', file, '--digest', '--json')) as {
+        blocks: { name: string; sha256: string; presentPages: number }[];
+        ram: Record<string, number>;
+        devices: unknown[];
+        [name: string]: unknown;
+      };
+      const stream = readReference(file);
+      const blocks = expectedBlocks(stream);
+      const sum = (field: 'usedLength' | 'presentPages' | 'zeroPages' | 'absentPages'): number =>
+        blocks.reduce((total, block) => total + block[field], 0);
 
-        assert.deepEqual([...shown.blocks].sort(byName), blocks);
-        assert.deepEqual(shown.ram, {
-          totalBytes: sum('usedLength'),
-          pageSize: 4096,
-          presentPages: sum('presentPages'),
-          zeroPages: sum('zeroPages'),
-          absentPages: sum('absentPages'),
-        });
-        assert.deepEqual(shown.devices, stream.sections);
-        const { container, format, streamVersion, machine, targetPageSize, capabilities, complete, warnings } = shown;
-        assert.deepEqual(
-          { container, format, streamVersion, machine, targetPageSize, capabilities, complete, warnings },
-          {
-            ...{ container: 'qemu', format: 'stream', streamVersion: 3, machine: truth.machine, targetPageSize: 4096 },
-            ...{ capabilities: [], complete: true, warnings: [] },
-          },
-        );
+      assert.deepEqual([...shown.blocks].sort(byName), blocks);
+      assert.deepEqual(shown.ram, {
+        totalBytes: sum('usedLength'),
+        pageSize: 4096,
+        presentPages: sum('presentPages'),
+        zeroPages: sum('zeroPages'),
+        absentPages: sum('absentPages'),
+      });
+      assert.deepEqual(shown.devices, stream.sections);
+      const { container, format, streamVersion, machine, targetPageSize, capabilities, complete, warnings } = shown;
+      assert.deepEqual(
+        { container, format, streamVersion, machine, targetPageSize, capabilities, complete, warnings },
+        {
+          ...{ container: 'qemu', format: 'stream', streamVersion: 3, machine: truth.machine, targetPageSize: 4096 },
+          ...{ capabilities: [], complete: true, warnings: [] },
+        },
+      );
 
-        // Not only what the reference reader says: what QEMU itself holds.
-        const digests = (list: readonly { name: string; sha256: string }[]) =>
-          list.map(({ name, sha256: digest }) => ({ name, digest })).sort(byName);
-        assert.deepEqual(digests(shown.blocks), digests(truth.blocks));
-        if (truth.ramSha256 !== undefined) {
-          assert.equal(shown.blocks.find(({ name }) => name === 'pc.ram')?.sha256, truth.ramSha256);
-        }
-        const names = shown.blocks.map(({ name }) => name);
-        assert.deepEqual(
-          COMMON_BLOCKS.filter((name) => !names.includes(name)),
-          [],
-        );
-      },
-    );
+      // Not only what the reference reader says: what QEMU itself holds.
+      const digests = (list: readonly { name: string; sha256: string }[]) =>
+        list.map(({ name, sha256: digest }) => ({ name, digest })).sort(byName);
+      assert.deepEqual(digests(shown.blocks), digests(truth.blocks));
+      if (truth.ramSha256 !== undefined) {
+        assert.equal(shown.blocks.find(({ name }) => name === 'pc.ram')?.sha256, truth.ramSha256);
+      }
+      const names = shown.blocks.map(({ name }) => name);
+      assert.deepEqual(
+        COMMON_BLOCKS.filter((name) => !names.includes(name)),
+        [],
+      );
+    });
   }
 }
 
-verbTest(['inspect'], 'inspect without --json names every block and section', async (lab) => {
+interopTest('inspect without --json names every block and section', async (lab) => {
   const { file } = await corpusStream(lab, 'devices', '10');
   const { status, stdout } = await Ramferry.run(lab, 'inspect', file);
   assert.equal(status, 0);
@@ -106,7 +102,7 @@ verbTest(['inspect'], 'inspect without --json names every block and section', as
   }
 });
 
-verbTest(['verify'], 'verify: real files are whole; a cut one is status 3 with an offset', async (lab) => {
+interopTest('verify: real files are whole; a cut one is status 3 with an offset', async (lab) => {
   for (const release of releases) {
     for (const kind of ['xbzrle', 'tiny', 'devices'] satisfies CorpusKind[]) {
       const { file } = await corpusStream(lab, kind, release);
@@ -148,38 +144,34 @@ const receive = async (lab: Lab, out: string): Promise<{ ramferry: Ramferry; uri
 for (const returnPath of [true, false]) {
   const how = `return path ${returnPath ? 'on' : 'off'}`;
 
-  verbTest(
-    ['receive', 'inspect'],
-    `receive, ${how}: a guest churning 300 MB is saved live, and a fresh QEMU runs it on`,
-    async (lab) => {
-      const ramFile = lab.path('source.ram');
-      const source = await startFromCorpus(lab, 'busy', '10', { ramFile });
-      await source.verifyAll();
-      const out = lab.path('out.mig');
-      const { ramferry, uri } = await receive(lab, out);
-      await source.migrate(uri, { capabilities: { 'return-path': returnPath } });
-      const info = await source.waitMigration();
-      assert.ok(info.ram!['dirty-sync-count'] >= 2);
-      const result = document(await ramferry.exited);
-      assert.equal(result['status'], 'completed');
-      assert.equal(await source.status(), 'postmigrate');
-      assert.equal(source.bad(), 0);
+  interopTest(`receive, ${how}: a guest churning 300 MB is saved live, and a fresh QEMU runs it on`, async (lab) => {
+    const ramFile = lab.path('source.ram');
+    const source = await startFromCorpus(lab, 'busy', '10', { ramFile });
+    await source.verifyAll();
+    const out = lab.path('out.mig');
+    const { ramferry, uri } = await receive(lab, out);
+    await source.migrate(uri, { capabilities: { 'return-path': returnPath } });
+    const info = await source.waitMigration();
+    assert.ok(info.ram!['dirty-sync-count'] >= 2);
+    const result = document(await ramferry.exited);
+    assert.equal(result['status'], 'completed');
+    assert.equal(await source.status(), 'postmigrate');
+    assert.equal(source.bad(), 0);
 
-      const blocks = document(await Ramferry.run(lab, 'inspect', out, '--digest', '--json'))['blocks'] as {
-        name: string;
-        sha256: string;
-      }[];
-      assert.equal(blocks.find(({ name }) => name === 'pc.ram')?.sha256, sha256(readFileSync(ramFile)));
+    const blocks = document(await Ramferry.run(lab, 'inspect', out, '--digest', '--json'))['blocks'] as {
+      name: string;
+      sha256: string;
+    }[];
+    assert.equal(blocks.find(({ name }) => name === 'pc.ram')?.sha256, sha256(readFileSync(ramFile)));
 
-      const heartbeat = source.heartbeat();
-      await source.qemu.quit();
-      const fresh = await corpusDestination(lab, 'busy', '10');
-      await fresh.loadStream(out);
-      await assertRunsOn(fresh, heartbeat);
-    },
-  );
+    const heartbeat = source.heartbeat();
+    await source.qemu.quit();
+    const fresh = await corpusDestination(lab, 'busy', '10');
+    await fresh.loadStream(out);
+    await assertRunsOn(fresh, heartbeat);
+  });
 
-  verbTest(['send'], `send, ${how}: into qemu -incoming tcp:, memory equal, the guest runs on`, async (lab) => {
+  interopTest(`send, ${how}: into qemu -incoming tcp:, memory equal, the guest runs on`, async (lab) => {
     const { file, truth } = await corpusStream(lab, 'busy', '10');
     const ramFile = lab.path('destination.ram');
     const destination = await corpusDestination(lab, 'busy', '10', { ramFile });
@@ -194,30 +186,26 @@ for (const returnPath of [true, false]) {
     await assertRunsOn(destination, -1);
   });
 
-  verbTest(
-    ['receive'],
-    `receive killed midway, ${how}: the guest runs on at the source, no file is left`,
-    async (lab) => {
-      const source = await startFromCorpus(lab, 'busy', '10');
-      await source.verifyAll();
-      const out = lab.path('out.mig');
-      const { ramferry, uri } = await receive(lab, out);
-      await source.migrate(uri, {
-        capabilities: { 'return-path': returnPath },
-        parameters: { 'max-bandwidth': 50e6 },
-      });
-      await source.waitMigration(['active']);
-      await delay(1000);
-      ramferry.kill('SIGKILL');
-      await source.waitMigration(['failed']);
-      const heartbeat = source.heartbeat();
-      await assertRunsOn(source, heartbeat);
-      assertNoOutput(out);
-    },
-  );
+  interopTest(`receive killed midway, ${how}: the guest runs on at the source, no file is left`, async (lab) => {
+    const source = await startFromCorpus(lab, 'busy', '10');
+    await source.verifyAll();
+    const out = lab.path('out.mig');
+    const { ramferry, uri } = await receive(lab, out);
+    await source.migrate(uri, {
+      capabilities: { 'return-path': returnPath },
+      parameters: { 'max-bandwidth': 50e6 },
+    });
+    await source.waitMigration(['active']);
+    await delay(1000);
+    ramferry.kill('SIGKILL');
+    await source.waitMigration(['failed']);
+    const heartbeat = source.heartbeat();
+    await assertRunsOn(source, heartbeat);
+    assertNoOutput(out);
+  });
 }
 
-verbTest(['receive'], 'receive: from QEMU 7.2, back into QEMU 7.2', async (lab) => {
+interopTest('receive: from QEMU 7.2, back into QEMU 7.2', async (lab) => {
   const { truth } = await corpusStream(lab, 'plain', '7.2');
   const source = await corpusDestination(lab, 'plain', '7.2');
   await source.loadStream((await corpusStream(lab, 'plain', '7.2')).file);
@@ -236,7 +224,7 @@ verbTest(['receive'], 'receive: from QEMU 7.2, back into QEMU 7.2', async (lab) 
 });
 
 // XBZRLE pages are resolved by us: a receiver that has no page yet could not apply a delta.
-verbTest(['send'], 'send: a file with XBZRLE pages, from QEMU 7.2 and 10, over a unix socket', async (lab) => {
+interopTest('send: a file with XBZRLE pages, from QEMU 7.2 and 10, over a unix socket', async (lab) => {
   for (const release of releases) {
     const { file, truth } = await corpusStream(lab, 'xbzrle', release);
     const ramFile = lab.path('destination.ram');
@@ -257,8 +245,7 @@ verbTest(['send'], 'send: a file with XBZRLE pages, from QEMU 7.2 and 10, over a
   }
 });
 
-verbTest(
-  ['receive'],
+interopTest(
   'receive: a migration that the source cancels is status 1, and a file that was there stays',
   async (lab) => {
     const source = await startFromCorpus(lab, 'busy', '10');

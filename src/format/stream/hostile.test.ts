@@ -3,6 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { random } from '../../../test/random.js';
 import { patternPage, richStream, StreamBuilder } from '../../../test/streams.js';
 import { RamferryError } from '../../memory/errors.js';
 import { ByteWriter } from '../byte-writer.js';
@@ -16,17 +17,6 @@ import { footer, ramPart, sectionHeader, streamEnd, zeroRecord } from './write.j
 const { RAMFERRY_SLOW } = process.env;
 
 const ignoreAll: StreamHandler = { ramSetup() {}, zeroPage() {}, page() {}, xbzrlePage() {}, end() {} };
-
-/** mulberry32: the same numbers in every run. */
-const random = (seed: number): (() => number) => {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-};
 
 /** Requires that `error` is a refusal of the input that names where, inside the first `size` bytes. */
 const assertRefusal = (error: unknown, size: number): void => {
