@@ -7,6 +7,60 @@ import type { Extent, RamBlock } from '../memory/ram-block.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import type { PageIndex } from '../memory/units.js';
 
+/** Pages of one block that the guest says it does not use. The engine reuses one object for all of them. */
+export interface HintedRange {
+  /** `RamBlock.id`. */
+  blockId: number;
+  /** Whole pages only: rounded inward by who resolved the guest's addresses (FH-19). */
+  firstPage: number;
+  pageCount: number;
+}
+
+/**
+ * The status of the virtio-balloon device. A guest that never answers stays at `requested`; its end marker leads back
+ * to `stop`.
+ *
+ *   stop ──request──▶ requested ──start marker──▶ start ──end marker, stop()──▶ stop ──done()──▶ done
+ */
+export type HintStatus = 'stop' | 'requested' | 'start' | 'done';
+
+/**
+ * The guest's free page hints as the engine's thread takes them (spec/algorithms.md section 3): a bounded ring that the
+ * device fills. The engine alone owns the send bitmap, and takes and applies hints between batches, so that nothing
+ * executes when `stop` has returned (FH-8) and no lock exists to be inverted (FH-25). No call waits for the guest (FH-22).
+ *
+ *   per round:  request ──▶ ( next* ──▶ acknowledge )* ──▶ stop ──▶ log sync ──▶ request …
+ *   at the end: done
+ */
+export interface HintSource {
+  /**
+   * True if the guest leaves the pages of a hint alone until it was acknowledged. Then marks that the log has of them stem
+   * from before the hint, and are dropped with it; otherwise they may be of a guest that took the page back.
+   */
+  readonly acknowledged: boolean;
+
+  /** Device status as of now. Once it is `stop` after a request, what is not yet taken is in the ring. */
+  readonly status: HintStatus;
+
+  /** Hints dropped because they were given under an id that is no longer current (FH-5). */
+  readonly stale: number;
+
+  /** Asks for hints under a new id; after each sync with a running guest (FH-11). */
+  request(): void;
+
+  /** Before each sync: `next` yields nothing any more until the next request, whatever the ring holds (FH-7). */
+  stop(): void;
+
+  /** The guest stopped for the switchover, or the migration ended in any way: the guest may use its pages again (FH-12, FH-13). */
+  done(): void;
+
+  /** Puts the next hint given under the current id into `range`; false if there is none at the moment. */
+  next(range: HintedRange): boolean;
+
+  /** All ranges taken so far were applied: their elements may go back to the guest. */
+  acknowledge(): void;
+}
+
 export interface SourceGuest {
   /** Machine type name of the configuration element, e.g. `pc-i440fx-10.0`. */
   readonly machine: string;
@@ -21,6 +75,9 @@ export interface SourceGuest {
 
   /** Sees the guest's writes; undefined for a guest that cannot write (an opened snapshot). */
   readonly log: DirtyLog | undefined;
+
+  /** The guest's free page hints, where it has a balloon device that gives them. */
+  readonly hints?: HintSource;
 
   /** Whether the guest executes at this moment. */
   isRunning(): boolean;

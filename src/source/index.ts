@@ -1,7 +1,7 @@
 // The source engine: migrates a guest into a sink.
 
 export type { Clock } from './clock.js';
-export type { SourceGuest } from './guest.js';
+export type { HintedRange, HintSource, HintStatus, SourceGuest } from './guest.js';
 export { MappedRamSink, type MappedRamSinkOptions } from './mapped-ram-sink.js';
 export { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
 export { PageBatch, type PageSink } from './page-sink.js';
