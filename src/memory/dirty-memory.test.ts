@@ -39,12 +39,14 @@ const bench = (bitmaps = BitmapMemory.create(2 ** 23)): Bench => {
       shared: false,
       resizable: false,
       guestAddress: guestAddress(0),
+      discardGranularity: 0,
     },
     {
       id: 1,
       ramPage: ramPage(START),
       extents: [],
       bitmaps: { send: allocate(), remote: allocate(), snapshot: allocate(), received: allocate() },
+      discardManager: undefined,
     },
   );
   return { bitmaps, dirty, block, input: allocate() };

@@ -12,6 +12,7 @@ export {
   type SharedRamBlock,
   type SharedRamBlockList,
 } from './ram-block-list.js';
+export { type RamDiscardListener, RamDiscardManager, type RamSection } from './ram-discard-manager.js';
 export {
   LIST_SLOT_PAGES,
   SEGMENT_RAM_BYTES,

@@ -12,6 +12,7 @@ import { DirtyClient, DirtyClientMask, DirtyMemory } from './dirty-memory.js';
 import { RamferryError } from './errors.js';
 import { GuestRamAllocator } from './guest-ram-allocator.js';
 import { type BlockBitmaps, RamBlock, type RamBlockSpec } from './ram-block.js';
+import { checkDiscardGranularity, discardStateBits, RamDiscardManager } from './ram-discard-manager.js';
 import { RunAllocator } from './run-allocator.js';
 import { SEGMENT_RAM_BYTES, Segment } from './segment.js';
 import { guestAddress, pageIndex, ramPage } from './units.js';
@@ -56,6 +57,8 @@ export interface SharedRamBlock {
   readonly spec: Required<RamBlockSpec>;
   readonly ramPage: number;
   readonly bitmaps: BlockBitmaps;
+  /** Address of the state of its RamDiscardManager; 0 if it has none. */
+  readonly discardState: number;
   readonly extents: readonly {
     /** Id of the segment. */
     readonly segment: number;
@@ -139,7 +142,7 @@ export class RamBlockList {
 
   /**
    * Hot-plugs a block; its memory is zero, and dirty for all clients. Nothing has changed when it throws: RAM_BLOCK_NAME_INVALID,
-   * RAM_BLOCK_NAME_TAKEN, RAM_BLOCK_LENGTH_INVALID, FLAT_SPACE_EXHAUSTED, BITMAP_MEMORY_EXHAUSTED or GUEST_MEMORY_EXHAUSTED.
+   * RAM_BLOCK_NAME_TAKEN, RAM_BLOCK_LENGTH_INVALID, DISCARD_GRANULARITY_INVALID, FLAT_SPACE_EXHAUSTED, BITMAP_MEMORY_EXHAUSTED or GUEST_MEMORY_EXHAUSTED.
    */
   add(spec: RamBlockSpec): RamBlock {
     const owned = this.#owned();
@@ -186,6 +189,10 @@ export class RamBlockList {
         this.dirty.testAndClear(block.ramPage, flatPages(block), client);
       }
       this.#freeBitmaps(block.bitmaps, block);
+      if (block.discardManager !== undefined) {
+        const { address, granularity } = block.discardManager;
+        this.bitmaps.free(address, discardStateBits(block, granularity));
+      }
       owned.ram.free(block.extents);
       owned.flat.free(block.ramPage, flatPages(block));
     }
@@ -301,9 +308,9 @@ export class RamBlockList {
     }
     const undo = [() => owned.flat.free(start, pages)];
     try {
-      const allocate = (): number => {
-        const address = this.bitmaps.allocate(pages);
-        undo.push(() => this.bitmaps.free(address, pages));
+      const allocate = (bits = pages): number => {
+        const address = this.bitmaps.allocate(bits);
+        undo.push(() => this.bitmaps.free(address, bits));
         return address;
       };
       const migrated = spec.migratable && !spec.ignored;
@@ -313,9 +320,11 @@ export class RamBlockList {
         snapshot: allocate(),
         received: migrated ? allocate() : 0,
       };
+      const discardState = spec.discardGranularity > 0 ? allocate(discardStateBits(spec, spec.discardGranularity)) : 0;
       this.dirty.grow(start + pages);
       const extents = owned.ram.allocate(spec.maxLength);
-      return new RamBlock(spec, { id: owned.nextId++, ramPage: ramPage(start), extents, bitmaps });
+      const discardManager = this.#discardManager(spec, discardState);
+      return new RamBlock(spec, { id: owned.nextId++, ramPage: ramPage(start), extents, bitmaps, discardManager });
     } catch (error) {
       for (const step of undo.reverse()) {
         step();
@@ -341,11 +350,16 @@ export class RamBlockList {
     }
   }
 
-  #attachBlock({ id, spec, ramPage: start, bitmaps, extents }: SharedRamBlock): RamBlock {
+  #discardManager(spec: Required<RamBlockSpec>, state: number): RamDiscardManager | undefined {
+    return state === 0 ? undefined : new RamDiscardManager(spec, spec.discardGranularity, this.bitmaps, state);
+  }
+
+  #attachBlock({ id, spec, ramPage: start, bitmaps, discardState, extents }: SharedRamBlock): RamBlock {
     return new RamBlock(spec, {
       id,
       ramPage: ramPage(start),
       bitmaps,
+      discardManager: this.#discardManager(spec, discardState),
       extents: extents.map(({ segment, address, firstPage, pageCount }) => ({
         segment: this.#segments.get(segment)!,
         address,
@@ -380,9 +394,13 @@ export class RamBlockList {
 const shareBlock = (block: RamBlock, segmentIds: ReadonlyMap<Segment, number>): SharedRamBlock => {
   const { name, usedLength, maxLength, hostPageSize, migratable, ignored, shared, resizable, guestAddress } = block;
   const { remote, snapshot } = block.bitmaps;
+  const discardGranularity = block.discardManager?.granularity ?? 0;
   return {
     id: block.id,
-    spec: { name, usedLength, maxLength, hostPageSize, migratable, ignored, shared, resizable, guestAddress },
+    spec: {
+      ...{ name, usedLength, maxLength, hostPageSize, migratable, ignored, shared, resizable, guestAddress },
+      discardGranularity,
+    },
     ramPage: block.ramPage,
     bitmaps: {
       send: block.migrated ? block.bitmaps.send : 0,
@@ -390,6 +408,7 @@ const shareBlock = (block: RamBlock, segmentIds: ReadonlyMap<Segment, number>): 
       snapshot,
       received: block.migrated ? block.bitmaps.received : 0,
     },
+    discardState: block.discardManager?.address ?? 0,
     extents: block.extents.map((extent) => ({ ...extent, segment: segmentIds.get(extent.segment)! })),
   };
 };
@@ -404,6 +423,7 @@ const completeSpec = (spec: RamBlockSpec): Required<RamBlockSpec> => {
     shared: false,
     resizable: maxLength !== spec.usedLength,
     guestAddress: guestAddress(0),
+    discardGranularity: 0,
     ...spec,
   };
   const nameBytes = new TextEncoder().encode(spec.name).length;
@@ -428,6 +448,17 @@ const completeSpec = (spec: RamBlockSpec): Required<RamBlockSpec> => {
   checkLength(complete, complete.usedLength);
   if (complete.usedLength > complete.maxLength) {
     throw aboveMaximum(complete, complete.usedLength);
+  }
+  if (complete.discardGranularity !== 0) {
+    checkDiscardGranularity(complete, complete.discardGranularity);
+    if (complete.resizable) {
+      throw new RamferryError(
+        'usage',
+        'DISCARD_GRANULARITY_INVALID',
+        `RAM block ${spec.name} can be resized, so it cannot have discarded parts`,
+        { value: complete.discardGranularity },
+      );
+    }
   }
   return complete;
 };

@@ -2,6 +2,7 @@
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import { RamferryError } from './errors.js';
+import type { RamDiscardManager } from './ram-discard-manager.js';
 import type { Segment } from './segment.js';
 import { type GuestAddress, type PageIndex, pageIndex, type RamPage } from './units.js';
 
@@ -45,6 +46,11 @@ export interface RamBlockSpec {
   readonly resizable?: boolean;
   /** Guest-physical address. Default 0. */
   readonly guestAddress?: GuestAddress;
+  /**
+   * The block is memory only where its RamDiscardManager says so, in multiples of this many bytes: a power of two from the
+   * host page size up. Nowhere at first. Not for blocks that can be resized. Default 0: it is memory all over.
+   */
+  readonly discardGranularity?: number;
 }
 
 /** Where the list has put a block. */
@@ -54,6 +60,7 @@ export interface RamBlockPlacement {
   readonly ramPage: RamPage;
   readonly extents: readonly Extent[];
   readonly bitmaps: BlockBitmaps;
+  readonly discardManager: RamDiscardManager | undefined;
 }
 
 export class RamBlock {
@@ -70,6 +77,8 @@ export class RamBlock {
   readonly ramPage: RamPage;
   readonly extents: readonly Extent[];
   readonly bitmaps: BlockBitmaps;
+  /** Knows which parts are discarded; undefined if none can be. */
+  readonly discardManager: RamDiscardManager | undefined;
   #usedLength: number;
 
   constructor(spec: Required<RamBlockSpec>, placement: RamBlockPlacement) {
@@ -85,6 +94,7 @@ export class RamBlock {
     this.id = placement.id;
     this.ramPage = placement.ramPage;
     this.extents = placement.extents;
+    this.discardManager = placement.discardManager;
     this.bitmaps = this.migrated ? placement.bitmaps : withoutMigration(this.name, placement.bitmaps);
   }
 

@@ -6,6 +6,7 @@ import { clampClearBitmapShift } from '../dirty-log/clear-bitmap.js';
 import { RamferryError } from '../memory/errors.js';
 import { BandwidthWindow } from './bandwidth.js';
 import { type Clock, systemClock } from './clock.js';
+import { excludeDiscarded, freezeDiscards } from './discarded-pages.js';
 import type { SourceGuest } from './guest.js';
 import type { PageSink } from './page-sink.js';
 import { changeParameters, effectiveParameters, type MigrationParameters } from './parameters.js';
@@ -69,6 +70,8 @@ export class MigrationSource {
   #window!: BandwidthWindow;
   #startedAt = 0;
   #setupMs = 0;
+  #discardedPages = 0;
+  #thawDiscards = (): void => {};
   #totalMs: number | undefined;
   #downtime: DowntimeBreakdown | undefined;
   #error: Error | undefined;
@@ -184,10 +187,13 @@ export class MigrationSource {
       ...(this.#guest.extentAt !== undefined && { extentAt: this.#guest.extentAt.bind(this.#guest) }),
       trace: this.#trace,
     });
+    this.#thawDiscards = freezeDiscards(blocks);
     log?.start();
     blocks.dirty.migrationTracking = log !== undefined;
     // The first sync adds nothing, every bit is set already; it records the debts of the first pass (PL-7).
     this.#sync(false);
+    // Not before that sync: it would bring back what dirty memory still had (RD-5).
+    this.#discardedPages = excludeDiscarded(this.#send, blocks);
     this.#sink.start(this.#guest);
     await this.#sink.flush();
     this.#setupMs = this.#clock.now() - this.#startedAt;
@@ -415,6 +421,7 @@ export class MigrationSource {
     this.#guest.log?.stop();
     this.#guest.blocks.dirty.migrationTracking = false;
     this.#send?.release();
+    this.#thawDiscards();
   }
 
   /** The figures at this moment. */
@@ -451,7 +458,7 @@ export class MigrationSource {
         ...(downtime === undefined ? {} : { downtimeBreakdown: downtime }),
         logClears: { ...(this.#send?.logClears ?? { calls: 0, pages: 0 }) },
         hints: { pages: 0, honoured: 0, stale: 0 },
-        discardedPages: 0,
+        discardedPages: this.#discardedPages,
         warnings: [...this.#warnings],
       },
     };

@@ -208,9 +208,11 @@ export class SendBitmap {
    * first, or the log would bring the pages back at the next sync. Returns how many pages were really taken.
    */
   exclude(block: RamBlock, firstPage: number, pageCount: number): number {
-    this.#blocks
-      .find((migrated) => migrated.block === block)
-      ?.clears?.takeRange(firstPage, pageCount, (chunk) => this.#clear(block, chunk.firstPage, chunk.pageCount));
+    if (!this.#guestStopped) {
+      this.#blocks
+        .find((migrated) => migrated.block === block)
+        ?.clears?.takeRange(firstPage, pageCount, (chunk) => this.#clear(block, chunk.firstPage, chunk.pageCount));
+    }
     const taken = this.#kernels.testAndClearRange(block.bitmaps.send, firstPage, pageCount);
     this.remaining -= taken;
     return taken;
