@@ -1,11 +1,15 @@
-// Starting a QEMU of our own: with a private monitor socket, its complaints kept for the error message, and the
-// certainty that it does not outlive this process.
+// Starting a QEMU of our own: with a private monitor, its complaints kept for the error message, and the certainty that
+// it does not outlive this process.
+//
+//   descriptor in QEMU   0, 1       2        3                             4, 5, …
+//                        /dev/null  stderr   a socket pair: the monitor    files lent to it (/proc/self/fd/4, fd:4)
+//
+// A socket pair has no name: nobody else can connect, and however this process ends, no socket file stays.
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
+import { existsSync } from 'node:fs';
+import type { Socket } from 'node:net';
+import { delimiter, join } from 'node:path';
 import { RamferryError } from '../memory/errors.js';
 import { QmpClient } from './qmp-client.js';
 
@@ -18,7 +22,14 @@ export interface QemuExit {
 export interface QemuStartOptions {
   /** How long QEMU may take until its monitor answers. It takes 30-40 ms (spec/qemu-lab.md G2), more on a busy machine. */
   readonly timeoutMs?: number;
+  /** Open files that QEMU inherits as descriptors FIRST_LENT_DESCRIPTOR and up. They stay open here. */
+  readonly lend?: readonly number[];
 }
+
+const MONITOR_DESCRIPTOR = 3;
+
+/** What the first of `QemuStartOptions.lend` is called in QEMU. */
+export const FIRST_LENT_DESCRIPTOR = 4;
 
 /** Enough for QEMU's own words; a QEMU that logs without end does not fill our memory. */
 const KEPT_ERROR_CHARACTERS = 64 * 1024;
@@ -26,9 +37,7 @@ const KEPT_ERROR_CHARACTERS = 64 * 1024;
 /** A QEMU that does not quit within this time of being asked has a blocked main loop (spec/qemu-lab.md C) and is killed. */
 const QUIT_TIMEOUT_MS = 5000;
 
-const MONITOR_POLL_MS = 5;
-
-/** What must not outlive this process, whichever way it ends short of SIGKILL. */
+/** What must not outlive this process, where the kernel does not see to it. */
 const running = new Set<QemuProcess>();
 let watchingExit = false;
 
@@ -38,11 +47,29 @@ const killAllOnExit = (): void => {
     process.on('exit', () => {
       for (const qemu of running) {
         qemu.kill();
-        qemu.removeFolder();
       }
     });
   }
 };
+
+/**
+ * The command such that the kernel kills it when this process ends, by SIGKILL too: setpriv(1) of util-linux asks for
+ * that and then becomes the command. Should this process have ended before it could ask, the shell sees another parent
+ * and starts nothing. "This process" is the thread that starts it, as Linux counts: a worker's QEMU ends with the worker.
+ * Where there is no setpriv, `killAllOnExit` still covers every end but SIGKILL.
+ */
+const endingWithUs = (command: readonly string[]): readonly string[] => {
+  setpriv ??= (process.env['PATH'] ?? '')
+    .split(delimiter)
+    .map((folder) => join(folder, 'setpriv'))
+    .some(existsSync);
+  const guard = ['setpriv', '--pdeathsig', 'KILL', '--', '/bin/sh', '-c', '[ "$PPID" = "$0" ] && exec "$@"'];
+  return setpriv ? [...guard, String(process.pid), ...command] : command;
+};
+let setpriv: boolean | undefined;
+
+/** How a shell's exit status says that it found no program to run, or none it may run. */
+const NOT_STARTED = [126, 127];
 
 /** A running QEMU with its monitor. */
 export class QemuProcess {
@@ -51,14 +78,12 @@ export class QemuProcess {
   readonly exited: Promise<QemuExit>;
 
   readonly #child: ChildProcess;
-  readonly #folder: string;
   #qmp: QmpClient | undefined;
   #exit: QemuExit | undefined;
   #errorOutput = '';
 
-  private constructor(child: ChildProcess, folder: string) {
+  private constructor(child: ChildProcess) {
     this.#child = child;
-    this.#folder = folder;
     this.pid = child.pid ?? 0;
     child.stderr?.setEncoding('utf8');
     child.stderr?.on('data', (text) => {
@@ -69,7 +94,6 @@ export class QemuProcess {
       const gone = (code: number | null, signal: NodeJS.Signals | null): void => {
         this.#exit ??= { code, signal };
         running.delete(this);
-        this.removeFolder();
         resolve(this.#exit);
       };
       child.once('close', gone);
@@ -87,20 +111,31 @@ export class QemuProcess {
    * Throws a `RamferryError` QEMU_EXITED with what it printed if it ends before that, QMP_TIMEOUT if it never answers.
    */
   static async start(command: readonly string[], options: QemuStartOptions = {}): Promise<QemuProcess> {
-    const [program, ...programArguments] = command;
-    if (program === undefined) {
+    if (command.length === 0) {
       throw new RamferryError('usage', 'QEMU_COMMAND', 'The QEMU command line is empty.');
     }
-    // A socket path may have 107 bytes; a folder right below the temporary folder keeps it short.
-    const folder = mkdtempSync(join(tmpdir(), 'ramferry-'));
-    const socket = join(folder, 'qmp');
-    const child = spawn(program, [...programArguments, '-qmp', `unix:${socket},server=on,wait=off`], {
-      stdio: ['ignore', 'ignore', 'pipe'],
+    const [program, ...programArguments] = endingWithUs([
+      ...command,
+      ...['-chardev', `socket,id=ramferry-qmp,fd=${MONITOR_DESCRIPTOR}`],
+      ...['-mon', 'chardev=ramferry-qmp,mode=control'],
+    ]);
+    const child = spawn(program!, programArguments, {
+      stdio: ['ignore', 'ignore', 'pipe', 'pipe', ...(options.lend ?? [])],
     });
-    const qemu = new QemuProcess(child, folder);
+    const qemu = new QemuProcess(child);
     try {
-      qemu.#qmp = await qemu.#connectMonitor(socket, options.timeoutMs ?? 30_000);
+      qemu.#qmp = await QmpClient.negotiate(
+        child.stdio[MONITOR_DESCRIPTOR] as Socket,
+        `the monitor of QEMU ${qemu.pid}`,
+        { timeoutMs: options.timeoutMs ?? 30_000 },
+      );
     } catch (error) {
+      if (error instanceof RamferryError && error.code !== 'QMP_TIMEOUT') {
+        // It is going, and says why when it is gone.
+        setTimeout(() => qemu.kill(), QUIT_TIMEOUT_MS).unref();
+        await qemu.exited;
+        throw qemu.exitError();
+      }
       qemu.kill();
       await qemu.exited;
       throw error;
@@ -127,7 +162,7 @@ export class QemuProcess {
     const how =
       signal !== null
         ? `was ended by ${signal}`
-        : code !== null
+        : code !== null && !NOT_STARTED.includes(code)
           ? `exited with status ${code}`
           : 'could not be started';
     const words = this.#errorOutput.trim();
@@ -151,31 +186,5 @@ export class QemuProcess {
   /** Ends the process at once, without a chance to save anything. */
   kill(): void {
     this.#child.kill('SIGKILL');
-  }
-
-  /** @internal */
-  removeFolder(): void {
-    rmSync(this.#folder, { recursive: true, force: true });
-  }
-
-  async #connectMonitor(socket: string, timeoutMs: number): Promise<QmpClient> {
-    const deadline = performance.now() + timeoutMs;
-    while (performance.now() < deadline) {
-      if (!this.isRunning) {
-        throw this.exitError();
-      }
-      if (existsSync(socket)) {
-        try {
-          return await QmpClient.connect(`unix:${socket}`, { timeoutMs: Math.max(1, deadline - performance.now()) });
-        } catch (error) {
-          // Between QEMU's bind and its listen, or while it dies: the next turn finds out.
-          if (!(error instanceof RamferryError) || !['QMP_CONNECTION', 'QMP_CLOSED'].includes(error.code)) {
-            throw error;
-          }
-        }
-      }
-      await delay(MONITOR_POLL_MS);
-    }
-    throw new RamferryError('failed', 'QMP_TIMEOUT', `QEMU's monitor did not answer within ${timeoutMs} ms.`);
   }
 }

@@ -140,15 +140,20 @@ export class QmpClient {
 
   /** Connects, reads the greeting and leaves capability negotiation mode. */
   static async connect(uri: string, options: QmpConnectOptions = {}): Promise<QmpClient> {
+    return QmpClient.negotiate(connect(monitorAddress(uri)), uri, options);
+  }
+
+  /** The same over a socket that is or will be connected; `peer` is what errors call the other end. */
+  static async negotiate(socket: Socket, peer: string, options: QmpConnectOptions = {}): Promise<QmpClient> {
     const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
-    const client = new QmpClient(connect(monitorAddress(uri)), uri);
+    const client = new QmpClient(socket, peer);
     let timer: NodeJS.Timeout | undefined;
     try {
       await new Promise<void>((resolve, reject) => {
         client.#greeted = resolve;
         client.#enders.add(reject);
         timer = setTimeout(
-          () => reject(client.#failure('QMP_TIMEOUT', `No QMP greeting came from ${uri} within ${timeoutMs} ms.`)),
+          () => reject(client.#failure('QMP_TIMEOUT', `No QMP greeting came from ${peer} within ${timeoutMs} ms.`)),
           timeoutMs,
         );
       });

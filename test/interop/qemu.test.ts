@@ -2,9 +2,9 @@
 // that the verifier is not blind.
 
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { promisify } from 'node:util';
+import { text } from 'node:stream/consumers';
 import { RamferryError } from '../../src/memory/errors.js';
 import { QemuProcess } from '../../src/qemu/qemu-process.js';
 import { QmpCommandError } from '../../src/qemu/qmp-client.js';
@@ -23,24 +23,27 @@ interopTest('a QEMU that cannot start says why', async () => {
   await assert.rejects(QemuProcess.start(['/nonexistent/qemu']), { code: 'QEMU_EXITED' });
 });
 
-interopTest('a QEMU does not outlive the process that started it', async (lab) => {
-  const script = `
-    import { QemuProcess } from ${JSON.stringify(new URL('../../src/qemu/qemu-process.js', import.meta.url).href)};
-    const qemu = await QemuProcess.start(JSON.parse(process.argv[1]));
-    console.log(qemu.pid);
-    process.exit();`;
-  const command = [await qemuProgram('10'), '-S', '-nodefaults', '-display', 'none'];
-  const { stdout } = await promisify(execFile)(
-    process.execPath,
-    ['--input-type=module', '--eval', script, JSON.stringify(command)],
-    { env: { ...process.env, TMPDIR: lab.folder } },
-  );
-  await poll(
-    () => (existsSync(`/proc/${Number(stdout)}`) ? undefined : true),
-    () => `process ${stdout.trim()} still runs`,
-  );
-  assert.deepEqual(readdirSync(lab.folder), []);
-});
+for (const end of ['process.exit()', "process.kill(process.pid, 'SIGKILL')"]) {
+  interopTest(`a QEMU does not outlive the process that started it, and leaves no file: ${end}`, async (lab) => {
+    const script = `
+      import { QemuProcess } from ${JSON.stringify(new URL('../../src/qemu/qemu-process.js', import.meta.url).href)};
+      const qemu = await QemuProcess.start(JSON.parse(process.argv[1]));
+      console.log(qemu.pid);
+      ${end};`;
+    const command = [await qemuProgram('10'), '-S', '-nodefaults', '-display', 'none'];
+    const child = spawn(process.execPath, ['--input-type=module', '--eval', script, JSON.stringify(command)], {
+      env: { ...process.env, TMPDIR: lab.folder },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const pid = Number(await text(child.stdout));
+    assert.ok(pid > 0);
+    await poll(
+      () => (existsSync(`/proc/${pid}`) ? undefined : true),
+      () => `process ${pid} still runs`,
+    );
+    assert.deepEqual(readdirSync(lab.folder), []);
+  });
+}
 
 interopTest('QEMU refuses a second migrate with the words the specification captured', async (lab) => {
   const guest = await lab.startGuest({ memory: 16 });
