@@ -8,8 +8,8 @@ const PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01;
 
 let fallocate: SystemFunction | undefined;
 
-/** Gives the blocks of a range back, if the file system can. */
-export const punchHole = (descriptor: number, position: number, length: number): void => {
-  fallocate ??= systemFunction('int fallocate(int fd, int mode, int64_t offset, int64_t length)') ?? (() => 0);
-  fallocate(descriptor, PUNCH_HOLE_KEEP_SIZE, position, length);
+/** Gives the blocks of a range back and returns true, if the file system can. Parts of blocks become zero bytes. */
+export const punchHole = (descriptor: number, position: number, length: number): boolean => {
+  fallocate ??= systemFunction('int fallocate(int fd, int mode, int64_t offset, int64_t length)') ?? (() => -1);
+  return fallocate(descriptor, PUNCH_HOLE_KEEP_SIZE, position, length) === 0;
 };

@@ -16,6 +16,7 @@ import type { Snapshot } from '../format/index.js';
 import { RamDigest } from '../format/ram-digest.js';
 import type { ReadRamBlock } from '../format/stream/stream-handler.js';
 import { SnapshotGuest } from '../guest/snapshot-guest.js';
+import { copySparsely } from '../guest/sparse-copy-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { MappedRamSink } from '../source/mapped-ram-sink.js';
 import { MigrationSource } from '../source/migration-source.js';
@@ -27,8 +28,7 @@ import { formatBytes, formatDuration, formatRate, formatTable } from './format.j
 import { plural } from './inspect-text.js';
 import { progressOf } from './migration-report.js';
 import { OutputFolder } from './output-folder.js';
-import { INDEX_HELP, readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
-import { copySparsely } from './sparse-copy.js';
+import { INDEX_HELP, inSlices, readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
@@ -190,7 +190,7 @@ const writeRawFolder = async ({ snapshot, out, surroundings }: Conversion): Prom
   try {
     const blocks = snapshot.setup.blocks.map((block) => ({ ...nameAndLength(block), file: rawFileName(block.name) }));
     const copies = blocks.map(({ file }, block) => ({ block, descriptor: folder.create(file), file, position: 0 }));
-    const fileBytes = await copySparsely(snapshot, copies, surroundings);
+    const fileBytes = await copySparsely(snapshot, copies, (...slice) => inSlices(surroundings, ...slice));
     surroundings.progress.update({ phase: 'syncing the files' });
     folder.commit();
     return { blocks, fileBytes };
@@ -215,7 +215,7 @@ const writeBlock = async (
       throw channelError(error, 'write', out);
     }
     const copies = [{ block: block.index, descriptor, file: out, position }];
-    const ramBytes = await copySparsely(snapshot, copies, surroundings);
+    const ramBytes = await copySparsely(snapshot, copies, (...slice) => inSlices(surroundings, ...slice));
     surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
     return { blocks: [nameAndLength(block)], fileBytes: head.length + ramBytes };

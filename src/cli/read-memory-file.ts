@@ -6,6 +6,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type IndexedSoFar, type Snapshot, SnapshotIndexer } from '../format/index.js';
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
 import { openContainer, unfinishedImage } from '../guest/open-snapshot-file-node.js';
+import type { Slices } from '../guest/sparse-copy-node.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Invocation } from './verb.js';
 
@@ -30,9 +31,7 @@ export type Surroundings = Pick<Invocation<unknown>, 'signal' | 'progress'>;
  */
 export const inSlices = async (
   { signal, progress }: Surroundings,
-  phase: string,
-  totalBytes: number,
-  step: () => number,
+  ...[phase, totalBytes, step]: Parameters<Slices>
 ): Promise<void> => {
   const start = performance.now();
   let sliceEnd = start + SLICE_MS;

@@ -31,14 +31,19 @@ export interface OpenedContainer {
   close(): void;
 }
 
+/** The file that an operand names, and the byte at which to begin. */
+export const memoryFile = (operand: string): { readonly path: string; readonly offset: number } => {
+  const endpoint = operand.startsWith('file:') ? parseUri(operand) : undefined;
+  return endpoint?.kind === 'file' ? endpoint : { path: operand, offset: 0 };
+};
+
 /**
  * Finds the stream in a file.
  * @param operand a path, or `file:PATH,offset=N` for a stream that begins at byte N
  * @throws RamferryError `invalid` if it is no memory file, `failed` if it cannot be read, `usage` if it is no file
  */
 export const openContainer = async (operand: string, options: UnpackOptions = {}): Promise<OpenedContainer> => {
-  const endpoint = operand.startsWith('file:') ? parseUri(operand) : undefined;
-  const { path: file, offset } = endpoint?.kind === 'file' ? endpoint : { path: operand, offset: 0 };
+  const { path: file, offset } = memoryFile(operand);
   const reader = openFileReader(file);
   try {
     const found = findStream(reader, file, offset);

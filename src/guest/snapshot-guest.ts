@@ -35,9 +35,10 @@ export class SnapshotGuest implements SourceGuest {
 
   /**
    * @param onRead sees all content on its way
+   * @param ignored names of blocks whose content the destination has by other means
    * @throws RamferryError `invalid`, if the file has what cannot be sent on as a plain stream
    */
-  constructor(snapshot: Snapshot, file?: string, onRead: OnRead = () => {}) {
+  constructor(snapshot: Snapshot, file?: string, onRead: OnRead = () => {}, ignored: ReadonlySet<string> = new Set()) {
     this.#onRead = onRead;
     const { configuration, setup, summary } = snapshot;
     const refuse = (what: string, value: number | string): never => {
@@ -65,7 +66,7 @@ export class SnapshotGuest implements SourceGuest {
     this.ramSectionId = pickRamSectionId(summary.tail);
     this.blocks = RamBlockList.create();
     for (const { index, name, usedLength } of setup.blocks) {
-      this.#indexes.set(this.blocks.add({ name, usedLength }), index);
+      this.#indexes.set(this.blocks.add({ name, usedLength, ignored: ignored.has(name) }), index);
     }
   }
 

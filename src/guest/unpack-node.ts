@@ -1,13 +1,12 @@
 // Packed data of a container, unpacked into a temporary file without a name: pages are read in any order, which no packed
 // format allows.
 
-import { createReadStream, openSync, unlinkSync, write } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { createReadStream, write } from 'node:fs';
 import { Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import * as zlib from 'node:zlib';
 import { channelError } from '../channel/channel-error.js';
+import { openUnnamedFile, UNNAMED_FILE } from '../channel/unnamed-file-node.js';
 import type { LibvirtFormat } from '../format/libvirt/save-image.js';
 import { RamferryError } from '../memory/errors.js';
 import { type FileReader, readerOf } from './file-reader-node.js';
@@ -49,14 +48,7 @@ export const unpack = async (
       { file, offset, value: format, hint: `Unpack it: tail -c +${offset + 1} ${file} | ${format} -dc > guest.mig` },
     );
   }
-  const temporary = join(tmpdir(), `ramferry-unpacked-${process.pid}-${Date.now()}`);
-  let descriptor: number;
-  try {
-    descriptor = openSync(temporary, 'wx+', 0o600);
-    unlinkSync(temporary);
-  } catch (error) {
-    throw channelError(error, 'create', temporary);
-  }
+  const descriptor = openUnnamedFile();
   const reader = readerOf(descriptor, file);
   const packed = createReadStream(file, { start: offset, highWaterMark: READ_BYTES });
   packed.on('data', (piece) => onProgress?.(piece.length));
@@ -66,7 +58,7 @@ export const unpack = async (
       const writeFrom = (at: number): void => {
         write(descriptor, piece, at, piece.length - at, position, (error, count) => {
           if (error) {
-            done(channelError(error, 'write', temporary));
+            done(channelError(error, 'write', UNNAMED_FILE));
             return;
           }
           position += count;

@@ -9,25 +9,31 @@ export type SystemFunction = (...values: (number | Uint8Array)[]) => number;
 
 /** What is used of koffi. Not its own types: it may be missing where this is compiled. */
 interface Koffi {
+  errno(): number;
   load(library: null): { func(declaration: string): SystemFunction };
 }
 
-const open = (): ReturnType<Koffi['load']> | undefined => {
-  try {
-    return process.platform === 'linux' ? (createRequire(import.meta.url)('koffi') as Koffi).load(null) : undefined;
-  } catch {
-    return undefined;
-  }
-};
-
+let koffi: Koffi | undefined;
 let library: ReturnType<Koffi['load']> | undefined;
 let isOpen = false;
+
+const open = (): void => {
+  isOpen = true;
+  try {
+    koffi = process.platform === 'linux' ? (createRequire(import.meta.url)('koffi') as Koffi) : undefined;
+    library = koffi?.load(null);
+  } catch {
+    library = undefined;
+  }
+};
 
 /** The function of that C declaration, or undefined where there is no way to call it. The first call loads koffi. */
 export const systemFunction = (declaration: string): SystemFunction | undefined => {
   if (!isOpen) {
-    isOpen = true;
-    library = open();
+    open();
   }
   return library?.func(declaration);
 };
+
+/** `errno` of the last call. */
+export const systemErrno = (): number => koffi?.errno() ?? 0;

@@ -15,8 +15,8 @@ const READ_BYTES = 1024 * 1024;
 /** How much of a block, and of all, is looked at for pages that no bitmap knows of. Low memory is never empty for long. */
 const PROBE_BYTES = { block: 64 * 1024 * 1024, all: 256 * 1024 * 1024 } as const;
 
-/** Consecutive present pages: their bytes lie in a row in the file. */
-export interface PresentRun {
+/** Consecutive pages of a kind: their places lie in a row in the file. */
+export interface PageRun {
   readonly firstPage: PageIndex;
   readonly pageCount: number;
   readonly offset: FileOffset;
@@ -109,19 +109,24 @@ export class MappedRamSnapshot implements Snapshot {
   }
 
   /** The first run of present pages in [from, end) of a block; undefined if there is none. */
-  presentRun(block: number, from: PageIndex, end = this.#indexes[block].pageCount): PresentRun | undefined {
-    const { bitmap, layout, mappedPages } = this.#indexes[block];
+  presentRun(block: number, from: PageIndex, end = this.#indexes[block].pageCount): PageRun | undefined {
+    const { bitmap, mappedPages } = this.#indexes[block];
     const last = Math.min(end, mappedPages);
     const firstPage = bitmap.nextSet(from, last);
-    if (firstPage >= last) {
-      return undefined;
-    }
-    return {
-      firstPage: firstPage as PageIndex,
-      pageCount: bitmap.nextClear(firstPage, last) - firstPage,
-      // MR-1
-      offset: fileOffset(layout.pagesOffset + firstPage * this.setup.targetPageSize),
-    };
+    return firstPage >= last ? undefined : this.#run(block, firstPage, bitmap.nextClear(firstPage, last));
+  }
+
+  /** The first run of absent pages that have a place in the file, at or after `from`; undefined if there is none. */
+  absentRun(block: number, from: PageIndex): PageRun | undefined {
+    const { bitmap, mappedPages } = this.#indexes[block];
+    const firstPage = bitmap.nextClear(from, mappedPages);
+    return firstPage >= mappedPages ? undefined : this.#run(block, firstPage, bitmap.nextSet(firstPage, mappedPages));
+  }
+
+  #run(block: number, firstPage: number, end: number): PageRun {
+    // MR-1
+    const offset = fileOffset(this.#indexes[block].layout.pagesOffset + firstPage * this.setup.targetPageSize);
+    return { firstPage: firstPage as PageIndex, pageCount: end - firstPage, offset };
   }
 
   readPages(block: number, firstPage: PageIndex, pageCount: number, target: Uint8Array): void {

@@ -4,9 +4,8 @@
 import fs from 'node:fs';
 import { channelError } from '../channel/channel-error.js';
 import { writeFully } from '../channel/write-fully-node.js';
-import type { Snapshot } from '../format/index.js';
+import type { Snapshot } from '../format/snapshot.js';
 import { pageIndex } from '../memory/units.js';
-import { inSlices, type Surroundings } from './read-memory-file.js';
 
 /** Bytes read at a time; with pages of up to 64 KiB, whole pages. */
 const READ_BYTES = 1024 * 1024;
@@ -22,11 +21,14 @@ export interface BlockCopy {
   readonly position: number;
 }
 
+/** Calls `step`, which returns how many bytes it did, until `totalBytes` are done or it returns 0. */
+export type Slices = (phase: string, totalBytes: number, step: () => number) => Promise<void>;
+
 /** Writes all blocks, each up to its used length; resolves with how many bytes were not zero. */
 export const copySparsely = async (
   snapshot: Snapshot,
   copies: readonly BlockCopy[],
-  surroundings: Surroundings,
+  inSlices: Slices,
 ): Promise<number> => {
   const { blocks, targetPageSize: pageSize } = snapshot.setup;
   const buffer = Buffer.alloc(READ_BYTES);
@@ -54,7 +56,7 @@ export const copySparsely = async (
 
   let index = 0;
   let page = 0;
-  await inSlices(surroundings, 'writing', totalBytes, () => {
+  await inSlices('writing', totalBytes, () => {
     const copy = copies[index]!;
     const { usedLength } = blocks[copy.block]!;
     const pageCount = usedLength / pageSize;

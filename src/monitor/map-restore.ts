@@ -1,0 +1,304 @@
+// Map restore: guests that run at once because nothing is loaded (spec/qemu-lab.md G1).
+//
+//   guest.mapped ──┬── RAM pages ──▶ memory-backend-file of QEMU 0, 1, …: the same page cache for all, a private copy of
+//                  │                 a page only where a guest writes
+//                  └── the rest: machine, small blocks, devices ──▶ a stream of a few hundred KiB ──▶ migrate-incoming
+
+import fs from 'node:fs';
+import path from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { openPath, openUnnamedFile, reopen } from '../channel/unnamed-file-node.js';
+import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
+import type { ReadRamBlock } from '../format/stream/stream-handler.js';
+import { FileGuard } from '../guest/file-guard-node.js';
+import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
+import { copySparsely, type Slices } from '../guest/sparse-copy-node.js';
+import { type FileRange, findStalePages, punchStalePages } from '../guest/stale-pages-node.js';
+import { RamferryError } from '../memory/errors.js';
+import { type MappingPlan, planMapping, withMappedRam } from '../qemu/command-line.js';
+import { qemuVersion } from '../qemu/find-qemu.js';
+import { type RunIncomingOptions, runIncoming } from '../qemu/incoming.js';
+import { FIRST_LENT_DESCRIPTOR, QemuProcess } from '../qemu/qemu-process.js';
+import type { QemuVersion } from '../qemu/qmp-client.js';
+import { writeRestoreStream } from './restore-stream.js';
+
+/** Since 8.2, QEMU maps a file that it must not write into as writable memory (`rom=off`); at an offset, since 8.1. */
+const mapsInPlace = ({ major, minor }: QemuVersion): boolean => major > 8 || (major === 8 && minor >= 2);
+
+export interface MapRestoreOptions {
+  readonly signal?: AbortSignal;
+  /** What to do about stale bytes in the file: give them back (the default), or leave the file as it is and copy. */
+  readonly stale?: 'punch' | 'copy';
+  /** Does long work in slices; by default, with a turn for others after each. */
+  readonly inSlices?: Slices;
+}
+
+/** How the guests' memory comes to be what is in the file. */
+export type RamSource =
+  /** The file itself is mapped. */
+  | 'file'
+  /** The file itself, after stale bytes in it were made holes. */
+  | 'punched'
+  /** A copy without a name, made for these guests. */
+  | 'copy';
+
+/** A block in a file that QEMU can map. */
+interface MappableBlock {
+  readonly block: ReadRamBlock;
+  readonly descriptor: number;
+  /** Undefined for 0, in a file that may be opened for writing. */
+  readonly offset: number | undefined;
+}
+
+/** A QEMU whose guest runs. */
+export interface RestoredGuest {
+  readonly qemu: QemuProcess;
+  /** Milliseconds from its start until it accepted commands. */
+  readonly acceptMs: number;
+  /** Milliseconds from `migrate-incoming` until the guest ran. */
+  readonly resumeMs: number;
+}
+
+/** A saved guest of which any number of QEMUs can be started. */
+export class MapRestore {
+  /** Names of the blocks that are mapped. */
+  readonly mapped: readonly string[];
+  readonly source: RamSource;
+  /** Pages of the file that held bytes although they count as zero. */
+  readonly stalePages: number;
+  /** Sentences about blocks that come with the stream although they are memory that one would expect to be mapped. */
+  readonly obstacles: readonly string[];
+  /** Bytes that each guest loads. */
+  readonly streamBytes: number;
+
+  readonly #ram: readonly MappableBlock[];
+  readonly #stream: number;
+  readonly #guard: FileGuard | undefined;
+
+  private constructor(
+    facts: Pick<MapRestore, 'source' | 'stalePages' | 'obstacles'>,
+    ram: readonly MappableBlock[],
+    stream: number,
+    guard: FileGuard | undefined,
+  ) {
+    this.source = facts.source;
+    this.stalePages = facts.stalePages;
+    this.obstacles = facts.obstacles;
+    this.mapped = ram.map(({ block }) => block.name);
+    this.streamBytes = fs.fstatSync(stream).size;
+    this.#ram = ram;
+    this.#stream = stream;
+    this.#guard = guard;
+  }
+
+  /**
+   * Makes a file ready to be mapped by what `command` starts.
+   * @param operand a path, or `file:PATH,offset=N`
+   * @throws RamferryError NOT_MAPPABLE if it cannot be, with the reason
+   */
+  static async prepare(
+    operand: string,
+    command: readonly string[],
+    options: MapRestoreOptions = {},
+  ): Promise<MapRestore> {
+    const version = await qemuVersion(command[0] ?? '');
+    const inSlices = options.inSlices ?? turnsFor(options.signal);
+    let file = await MappableFile.open(operand, command, options, inSlices);
+    const descriptors: number[] = [];
+    try {
+      let { stalePages } = file;
+      let source: RamSource = 'file';
+      if (mapsInPlace(version) && stalePages > 0 && options.stale !== 'copy') {
+        source = file.punch() ? 'punched' : 'copy';
+        file = await MappableFile.open(operand, command, options, inSlices);
+      }
+      if (!mapsInPlace(version) || file.stalePages > 0) {
+        source = 'copy';
+        ({ stalePages } = file);
+      }
+      const { snapshot, plan, path: name } = file;
+      let ram: MappableBlock[];
+      if (source === 'copy') {
+        ram = plan.mapped.map((block) => ({ block, descriptor: openUnnamedFile(copyFolder(name)), offset: undefined }));
+        descriptors.push(...ram.map(({ descriptor }) => descriptor));
+        const copies = ram.map(({ block, descriptor }) => ({
+          block: block.index,
+          descriptor,
+          file: name,
+          position: 0,
+        }));
+        await copySparsely(snapshot, copies, inSlices);
+      } else {
+        const { descriptor } = file.guard;
+        ram = plan.mapped.map((block) => ({ block, descriptor, offset: block.mapped!.pagesOffset }));
+      }
+      const mapped = new Set(plan.mapped.map((block) => block.name));
+      const stream = await writeRestoreStream(snapshot, name, mapped, options.signal);
+      file.close({ keepGuard: source !== 'copy' });
+      const facts = { source, stalePages, obstacles: plan.obstacles };
+      return new MapRestore(facts, ram, stream, source === 'copy' ? undefined : file.guard);
+    } catch (error) {
+      file.close({ keepGuard: false });
+      for (const descriptor of descriptors) {
+        fs.closeSync(descriptor);
+      }
+      throw error;
+    }
+  }
+
+  /** Calls `listener` if the file changes, or is about to, while guests have it mapped: their memory is not theirs any more. */
+  onChange(listener: (reason: RamferryError) => void): void {
+    this.#guard?.onChange(listener);
+  }
+
+  /**
+   * Starts a QEMU and its guest. `command` is what `prepare` was given, or differs from it in what the guest does not see.
+   * @throws RamferryError with QEMU's words; no QEMU is left behind then
+   */
+  async start(command: readonly string[], options: RunIncomingOptions = {}): Promise<RestoredGuest> {
+    const start = performance.now();
+    const mappings = this.#ram.map(({ block, offset }, index) => {
+      const { name, usedLength } = block;
+      return { name, usedLength, offset, path: openPath(FIRST_LENT_DESCRIPTOR + index) };
+    });
+    // Each reads the stream with a position of its own.
+    const stream = reopen(this.#stream);
+    const lend = [...this.#ram.map(({ descriptor }) => descriptor), stream];
+    const qemu = await QemuProcess.start(withMappedRam(command, mappings), { lend }).finally(() =>
+      fs.closeSync(stream),
+    );
+    const acceptMs = performance.now() - start;
+    try {
+      const resumeMs = await runIncoming(qemu, `fd:${FIRST_LENT_DESCRIPTOR + mappings.length}`, options);
+      return { qemu, acceptMs, resumeMs };
+    } catch (error) {
+      qemu.kill();
+      await qemu.exited;
+      throw error;
+    }
+  }
+
+  /** Lets the file go. QEMUs that were started keep what they have mapped, so end them first. */
+  close(): void {
+    fs.closeSync(this.#stream);
+    if (this.#guard === undefined) {
+      for (const { descriptor } of this.#ram) {
+        fs.closeSync(descriptor);
+      }
+    }
+    this.#guard?.release();
+  }
+}
+
+/** The file under guard, with what is known of it. */
+class MappableFile {
+  readonly path: string;
+  readonly guard: FileGuard;
+  readonly snapshot: MappedRamSnapshot;
+  readonly plan: MappingPlan<ReadRamBlock>;
+  readonly #stale: readonly FileRange[];
+  readonly #opened: OpenedSnapshotFile;
+  #isOpen = true;
+
+  private constructor(
+    guard: FileGuard,
+    opened: OpenedSnapshotFile,
+    snapshot: MappedRamSnapshot,
+    plan: MappingPlan<ReadRamBlock>,
+    stale: readonly FileRange[],
+  ) {
+    this.path = guard.file;
+    this.guard = guard;
+    this.#opened = opened;
+    this.snapshot = snapshot;
+    this.plan = plan;
+    this.#stale = stale;
+  }
+
+  static async open(
+    operand: string,
+    command: readonly string[],
+    options: MapRestoreOptions,
+    inSlices: Slices,
+  ): Promise<MappableFile> {
+    const { path: file } = memoryFile(operand);
+    // First of all: what is read from here on stays true.
+    const guard = FileGuard.take(file);
+    let opened: OpenedSnapshotFile | undefined;
+    try {
+      opened = await openSnapshotFile(operand, options);
+      const { snapshot, container } = opened;
+      if (!(snapshot instanceof MappedRamSnapshot)) {
+        const hint = `make a file of which it can: ramferry convert ${file} ${file}.mapped --to mapped-ram`;
+        throw notMappable(file, 'it is a stream, in which pages lie anywhere.', hint);
+      }
+      if (container.libvirt !== undefined && !['raw', 'sparse'].includes(container.libvirt.format)) {
+        throw notMappable(file, `it is packed by ${container.libvirt.format}.`);
+      }
+      const plan = planMapping(command, snapshot.setup.blocks);
+      if (plan.mapped.length === 0) {
+        throw notMappable(file, plan.obstacles.join(' '));
+      }
+      const blocks = plan.mapped.map(({ index }) => index);
+      const stale = await findStalePages(guard.descriptor, snapshot, blocks, inSlices);
+      return new MappableFile(guard, opened, snapshot, plan, stale);
+    } catch (error) {
+      opened?.close();
+      guard.release();
+      throw error;
+    }
+  }
+
+  get stalePages(): number {
+    const { targetPageSize: pageSize } = this.snapshot.setup;
+    return this.#stale.reduce((sum, { bytes }) => sum + bytes / pageSize, 0);
+  }
+
+  /** Gives the stale pages back, if that is possible. Closes the file: nobody may have it open meanwhile, not even we. */
+  punch(): boolean {
+    const { identity } = this.guard;
+    this.close({ keepGuard: false });
+    return punchStalePages(this.path, identity, this.#stale);
+  }
+
+  close({ keepGuard }: { readonly keepGuard: boolean }): void {
+    if (this.#isOpen) {
+      this.#isOpen = false;
+      this.#opened.close();
+    }
+    if (!keepGuard) {
+      this.guard.release();
+    }
+  }
+}
+
+const notMappable = (file: string, reason: string, hint?: string): RamferryError =>
+  new RamferryError('invalid', 'NOT_MAPPABLE', `${file} cannot be mapped: ${reason}`, {
+    file,
+    ...(hint === undefined ? {} : { hint }),
+  });
+
+/** Where there was room for the file there may be room for a copy; else where the system wants its temporary files. */
+const copyFolder = (file: string): string | undefined => {
+  const folder = path.dirname(file);
+  try {
+    fs.accessSync(folder, fs.constants.W_OK);
+    return folder;
+  } catch {
+    return undefined;
+  }
+};
+
+const turnsFor =
+  (signal: AbortSignal | undefined): Slices =>
+  async (_phase, totalBytes, step) => {
+    for (let done = 0; done < totalBytes; ) {
+      const bytes = step();
+      if (bytes === 0) {
+        return;
+      }
+      done += bytes;
+      await nextTurn();
+      signal?.throwIfAborted();
+    }
+  };

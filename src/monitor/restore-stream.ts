@@ -1,0 +1,33 @@
+// The stream that goes with mapped memory: a whole migration, except that of the mapped blocks no page is sent.
+
+import { openFile } from '../channel/descriptor-channel-node.js';
+import { openPath, openUnnamedFile, UNNAMED_FILE } from '../channel/unnamed-file-node.js';
+import type { Snapshot } from '../format/snapshot.js';
+import { SnapshotGuest } from '../guest/snapshot-guest.js';
+import { MigrationSource } from '../source/migration-source.js';
+import { defaultParameters } from '../source/parameters.js';
+import { StreamSink } from '../source/stream-sink.js';
+
+/** Resolves with an unnamed file that holds the stream. */
+export const writeRestoreStream = async (
+  snapshot: Snapshot,
+  file: string,
+  mapped: ReadonlySet<string>,
+  signal?: AbortSignal,
+): Promise<number> => {
+  const descriptor = openUnnamedFile();
+  const channel = await openFile(UNNAMED_FILE, openPath(descriptor), 'write', 0);
+  const source = new MigrationSource({
+    guest: new SnapshotGuest(snapshot, file, undefined, mapped),
+    sink: new StreamSink(channel, { returnPath: false }),
+    parameters: { ...defaultParameters, maxBandwidth: 0 },
+  });
+  const cancel = (): void => source.cancel();
+  signal?.addEventListener('abort', cancel);
+  const { status } = await source.run();
+  signal?.removeEventListener('abort', cancel);
+  if (status !== 'completed') {
+    throw source.error ?? signal?.reason;
+  }
+  return descriptor;
+};
