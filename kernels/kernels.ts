@@ -143,6 +143,12 @@ export interface PageKernels {
   /** 1 if the page holds exactly the pattern of (key, generation). */
   checkPattern(address: number, key: number, generation: number): number;
 
+  /**
+   * Digests of `pageCount` consecutive pages at any address, 64 bits each, as two i32 at `out`: 0 for a zero page, and
+   * for another one practically never. Against damage, not against forgery: see kernels/assembly/pages.ts.
+   */
+  digestPages(address: number, pageCount: number, out: number): void;
+
   /** Fills with zero bytes (memory.fill: ten times `TypedArray.fill` on shared memory). */
   zeroFill(address: number, byteCount: number): void;
 

@@ -362,3 +362,83 @@ test('zeroFill and copy touch exactly their range, overlapping copies included',
     );
   });
 });
+
+test('digestPages: the twin and wasm agree at any address, write two words a page and nothing more (TS-8)', () => {
+  fc.assert(
+    fc.property(fc.nat(4200), fc.integer({ min: 1, max: 4 }), fc.integer(), (address, pageCount, seed) => {
+      const out = 8 * GUEST_PAGE_SIZE;
+      const results: Buffer[] = [];
+      forBoth(WASM_PAGE, (kernels, bytes) => {
+        for (let at = 0; at < 6 * GUEST_PAGE_SIZE; at += 4) {
+          bytes.writeInt32LE(Math.imul(seed ^ at, 0x9e3779b1) ^ (at >>> 3), at);
+        }
+        bytes.fill(0xee, out, out + 64);
+        kernels.digestPages(address, pageCount, out);
+        assert.ok(bytes.subarray(out + pageCount * 8, out + 64).every((byte) => byte === 0xee));
+        results.push(Buffer.from(bytes.subarray(out, out + 64)));
+      });
+      assert.deepEqual(results[0], results[1]);
+    }),
+    { numRuns: 50 },
+  );
+});
+
+/** Digests of pages that `fill` writes, each from zero, as numbers of 64 bits. */
+const digestsOf = (fills: Iterable<(page: Buffer) => void>): bigint[] => {
+  const memory = memoryOf(WASM_PAGE);
+  const kernels = bindPageKernels(memory);
+  const page = Buffer.from(memory.buffer, GUEST_PAGE_SIZE, GUEST_PAGE_SIZE);
+  const result = Buffer.from(memory.buffer, 0, 8);
+  return Array.from(fills, (fill) => {
+    page.fill(0);
+    fill(page);
+    kernels.digestPages(GUEST_PAGE_SIZE, 1, 0);
+    return result.readBigUInt64LE();
+  });
+};
+
+const assertDistinct = (digests: readonly bigint[]): void => {
+  assert.equal(new Set(digests).size, digests.length);
+  // Neither half alone would do much worse.
+  for (const half of [digests.map((digest) => digest & 0xffffffffn), digests.map((digest) => digest >> 32n)]) {
+    assert.ok(digests.length - new Set(half).size <= 2 + digests.length ** 2 / 2 ** 31, `${new Set(half).size}`);
+  }
+};
+
+test('digestPages: zero is zero; any single bit, any constant, any place of a few bytes makes another digest', () => {
+  assert.deepEqual(digestsOf([() => {}]), [0n]);
+  const bits = Array.from({ length: GUEST_PAGE_SIZE * 8 }, (_, bit) => (page: Buffer) => {
+    page[bit >> 3] = 1 << (bit & 7);
+  });
+  const constants = Array.from({ length: 255 }, (_, value) => (page: Buffer) => page.fill(value + 1));
+  const places = Array.from(
+    { length: GUEST_PAGE_SIZE - 8 },
+    (_, at) => (page: Buffer) => page.write('\x7fELF\x02\x01\x01', at),
+  );
+  assertDistinct(digestsOf([() => {}, ...bits, ...constants, ...places]));
+});
+
+test('digestPages: shifted content, exchanged words, two bits flipped are seen', () => {
+  const content = Buffer.alloc(2 * GUEST_PAGE_SIZE);
+  for (let at = 0; at < content.length; at += 4) {
+    // As pointers in a table: alike, and rising.
+    content.writeInt32LE(0x7f001000 + at * 16, at);
+  }
+  const shifted = Array.from({ length: GUEST_PAGE_SIZE }, (_, by) => (page: Buffer) => content.copy(page, 0, by));
+  const exchanged = Array.from({ length: 1023 }, (_, word) => (page: Buffer) => {
+    content.copy(page);
+    const other = ((word * 577) % 1023) + 1;
+    content.copy(page, word * 4, other * 4, other * 4 + 4);
+    content.copy(page, other * 4, word * 4, word * 4 + 4);
+  }).filter((_, word) => ((word * 577) % 1023) + 1 > word);
+  // The same bit, in words of one lane and of several.
+  const flipped = [4, 16, 64, 128, 256, 1024].flatMap((distance) =>
+    Array.from({ length: 512 }, (_, index) => (page: Buffer) => {
+      content.copy(page);
+      const [byte, bit] = [(index * 37) % 2048, 1 << (index & 7)];
+      page[byte]! ^= bit;
+      page[byte + distance]! ^= bit;
+    }),
+  );
+  assertDistinct(digestsOf([...shifted, ...exchanged, ...flipped]));
+});

@@ -15,6 +15,38 @@ const mix = (value: bigint): bigint => {
   return z ^ (z >> 31n);
 };
 
+const DIGEST_LANES = 32;
+
+/** One step of a lane of `digestPages`. */
+const step = (lane: number, word: number): number => {
+  const h = lane ^ word;
+  return Math.imul(h ^ (h >>> 15), 0x9e3779b1);
+};
+
+const avalanche = (value: number): number => {
+  let h = value;
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return h ^ (h >>> 16);
+};
+
+/** The two words of the digest of a page of words. */
+const digestPage = (page: Int32Array): readonly [number, number] => {
+  const lanes = new Int32Array(DIGEST_LANES);
+  for (let i = 0; i < page.length; i++) {
+    lanes[i % DIGEST_LANES] = step(lanes[i % DIGEST_LANES]!, page[i]!);
+  }
+  for (let i = 4; i < DIGEST_LANES; i++) {
+    lanes[i % 4] = avalanche(lanes[i % 4]!) ^ lanes[i]!;
+  }
+  const [a, b, c, d] = lanes as unknown as readonly [number, number, number, number];
+  const e = avalanche(a + Math.imul(c, 0x27d4eb2f));
+  const f = avalanche(b + Math.imul(d, 0x165667b1));
+  const g = avalanche(c + Math.imul(a, 0x2f0b4c46));
+  const h = avalanche(d + Math.imul(b, 0x4cf5ad42));
+  return [avalanche(e + Math.imul(f, 0x1b873593)), avalanche(g + Math.imul(h, 0x38b34ae5))];
+};
+
 export const bindPageTwin = (memory: WebAssembly.Memory): PageKernels => {
   const bytes = new Uint8Array(memory.buffer);
   const words = new Int32Array(memory.buffer);
@@ -147,6 +179,14 @@ export const bindPageTwin = (memory: WebAssembly.Memory): PageKernels => {
     checkPattern(address, key, generation) {
       const first = address >>> 2;
       return patternWords(key, generation).every((word, i) => words[first + i] === word) ? 1 : 0;
+    },
+
+    digestPages(address, pageCount, out) {
+      for (let i = 0; i < pageCount; i++) {
+        const from = (address >>> 0) + i * GUEST_PAGE_SIZE;
+        // A copy, since pages may lie at any address.
+        words.set(digestPage(new Int32Array(bytes.slice(from, from + GUEST_PAGE_SIZE).buffer)), (out >>> 2) + 2 * i);
+      }
     },
 
     zeroFill(address, byteCount) {
