@@ -77,8 +77,7 @@ export const convert: Verb<ConvertOptions> = {
     const start = performance.now();
     const { snapshot, file, close } = await readWholeMemoryFile(input, { signal, progress });
     try {
-      const ramDigest = digest ? new RamDigest(snapshot.setup.blocks) : undefined;
-      const conversion = { snapshot, file, out, block, digest: ramDigest, surroundings: { signal, progress } };
+      const conversion = { snapshot, file, out, block, digests: digest, surroundings: { signal, progress } };
       const written = await writers[to](conversion);
       const milliseconds = performance.now() - start;
       const { machine } = snapshot.configuration;
@@ -97,8 +96,8 @@ interface Conversion {
   readonly file: string;
   readonly out: string;
   readonly block: string | undefined;
-  /** To be made on the way, for the formats that QEMU loads. */
-  readonly digest: RamDigest | undefined;
+  /** Whether formats that QEMU loads get a sidecar. */
+  readonly digests: boolean;
   readonly surroundings: Surroundings;
 }
 
@@ -118,10 +117,14 @@ const nameAndLength = ({ name, usedLength }: ReadRamBlock): { name: string; used
 });
 
 /** Through the engine, as any other guest. */
-const migrate = async ({ snapshot, file, digest, surroundings }: Conversion, sink: PageSink): Promise<Written> => {
+const migrate = async (
+  { snapshot, file, surroundings }: Conversion,
+  sink: PageSink,
+  digest?: RamDigest,
+): Promise<Written> => {
   const { signal, progress } = surroundings;
   const source = new MigrationSource({
-    guest: new SnapshotGuest(snapshot, file, (block, offset, bytes) => digest?.set(block, offset, bytes)),
+    guest: new SnapshotGuest(snapshot, file, digest),
     sink,
     parameters: { ...defaultParameters, maxBandwidth: 0 },
     onProgress: (report) => progress.update({ ...progressOf(report), phase: 'converting', iteration: undefined }),
@@ -140,19 +143,23 @@ const writeStream = async (conversion: Conversion): Promise<Written> => {
   const output = OutputFile.open(conversion.out);
   try {
     const channel = await openFile(conversion.out, output.currentPath, 'write', 0);
-    const written = await migrate(conversion, new StreamSink(channel, { returnPath: false }));
+    const digest = conversion.digests ? new RamDigest(conversion.snapshot.setup.blocks) : undefined;
+    const written = await migrate(conversion, new StreamSink(channel, { returnPath: false }), digest);
     conversion.surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
-    return { ...written, ...(await sidecarOf(conversion)) };
+    return { ...written, ...(await sidecarOf(conversion, { digest })) };
   } finally {
     output.abort();
   }
 };
 
-const sidecarOf = async ({ snapshot, out, digest }: Conversion): Promise<Pick<Written, 'digest'>> => {
+const sidecarOf = async (
+  { snapshot, out }: Conversion,
+  { digest, fingerprint }: { readonly digest: RamDigest | undefined; readonly fingerprint?: string | undefined },
+): Promise<Pick<Written, 'digest'>> => {
   const { configuration, summary } = snapshot;
   return digest && hasSidecar(out)
-    ? { digest: await writeSidecar(out, { configuration, tail: summary.tail }, digest) }
+    ? { digest: await writeSidecar(out, { configuration, tail: summary.tail, fingerprint }, digest) }
     : {};
 };
 
@@ -160,8 +167,9 @@ const sidecarOf = async ({ snapshot, out, digest }: Conversion): Promise<Pick<Wr
 const writeMappedRam = async (conversion: Conversion): Promise<Written> => {
   const file = positionedFile(OutputFile.open(conversion.out));
   try {
-    const written = await migrate(conversion, new MappedRamSink(file));
-    return { ...written, ...(await sidecarOf(conversion)) };
+    const sink = new MappedRamSink(file, { digests: conversion.digests });
+    const written = await migrate(conversion, sink);
+    return { ...written, ...(await sidecarOf(conversion, sink)) };
   } finally {
     file.abort();
   }

@@ -17,8 +17,8 @@ const MIB = 2 ** 20;
 const PAGES = 3 * 256;
 
 /** A guest of 3 MiB, every third page of which is not zero; page 0 is sent twice, page 3 became zero. */
-const guest = (): Uint8Array => {
-  const page = (index: number, seed = index + 1): TestRecord => ({
+const guest = (deviceBytes = 500, shift = 0): Uint8Array => {
+  const page = (index: number, seed = index + 1 + shift): TestRecord => ({
     block: 'pc.ram',
     page: index,
     kind: 'normal',
@@ -38,7 +38,7 @@ const guest = (): Uint8Array => {
       ])
       .part([{ block: 'pc.rom', page: 0, kind: 'normal', content: patternPage(9999) }, ...pages])
       .end([page(0, 7777), { block: 'pc.ram', page: 3, kind: 'zero' }])
-      .devices([testDevice('cpu', 500)]).bytes
+      .devices([testDevice('cpu', deviceBytes)]).bytes
   );
 };
 const input = at('input.mig');
@@ -47,7 +47,12 @@ fs.writeFileSync(input, guest());
 interface Verdict {
   readonly valid: boolean;
   readonly digest?: { readonly file: string; readonly checked: boolean; readonly mismatches: number };
-  readonly findings: readonly { readonly severity: string; readonly code: string; readonly message: string }[];
+  readonly findings: readonly {
+    readonly severity: string;
+    readonly code: string;
+    readonly message: string;
+    readonly offset?: number;
+  }[];
   readonly error?: { readonly code: string; readonly message: string; readonly offset?: number; readonly file: string };
 }
 
@@ -127,7 +132,75 @@ test('the same guest has the same digest, whoever wrote it and in whatever forma
   assert.equal(new Set(digests).size, 1);
 });
 
-test('receive of a stream with differences (XBZRLE) reads them again for the digest', async () => {
+// qemu-lab.md F: what QEMU loads without a word. The offset is that of the MiB in the file.
+test('64 pages with 8 flipped bytes each, one bit of a bitmap, one byte of device state', async () => {
+  const out = at('damaged');
+  await run('convert', input, out, '--to', 'mapped-ram');
+  const whole = fs.readFileSync(out);
+  const pagesOffset = whole.indexOf(Buffer.from(patternPage(7777)));
+  const damages: Readonly<Record<string, (bytes: Buffer) => number[]>> = {
+    'pages of every MiB': (bytes) => {
+      for (let damaged = 0; damaged < 64; damaged += 1) {
+        const page = pagesOffset + (12 * damaged + 6) * 4096;
+        for (let index = 0; index < 8; index += 1) {
+          bytes[page + index * 500 + damaged]! ^= 1 << index;
+        }
+      }
+      return [0, 1, 2].map((mebibyte) => pagesOffset + mebibyte * MIB);
+    },
+    'a bit': (bytes) => {
+      // Page 600, in the third MiB.
+      bytes[bytes.indexOf(Buffer.from([0x41, 0x92, 0x24, 0x49])) + 75]! ^= 1;
+      return [pagesOffset + 2 * MIB];
+    },
+    'device state': (bytes) => {
+      const device = bytes.indexOf(Buffer.from(testDevice('cpu', 500).body));
+      bytes[device + 499]! ^= 0x80;
+      return [device];
+    },
+  };
+  for (const [what, damage] of Object.entries(damages)) {
+    const bytes = Buffer.from(whole);
+    const offsets = damage(bytes);
+    fs.writeFileSync(out, bytes);
+    const { status, verdict } = await verify(out);
+    const found = verdict.findings.filter(({ code }) => code === 'DIGEST_MISMATCH');
+    assert.deepEqual([status, verdict.digest?.mismatches], [1, offsets.length], what);
+    assert.deepEqual(
+      found.map(({ offset }) => offset),
+      offsets,
+      what,
+    );
+  }
+});
+
+test('another file of the same guest under the same name is not taken for a damaged one', async () => {
+  const later = at('later.mig');
+  for (const [to, changed] of [
+    // The same size: a mapped-ram file is as long as RAM, whatever is in it.
+    ['mapped-ram', guest(500, 1)],
+    ['stream', guest(504)],
+  ] as const) {
+    fs.writeFileSync(later, changed);
+    const out = at(`replaced-${to}`);
+    await run('convert', input, out, '--to', to);
+    const old = fs.statSync(out).size;
+    await run('convert', later, out, '--to', to, '--no-digest');
+    assert.equal(fs.statSync(out).size === old, to === 'mapped-ram');
+    const { status, verdict } = await verify(out);
+    assert.deepEqual(
+      [status, verdict.valid, verdict.digest?.checked, verdict.findings.map(({ code }) => code)],
+      [0, true, false, ['DIGEST_NOT_CHECKED']],
+    );
+    await run('convert', later, at('with'), '--to', to);
+    fs.copyFileSync(at('with'), out);
+    assert.equal((await verify(out)).verdict.digest?.checked, false);
+    fs.copyFileSync(at('with.digest'), `${out}.digest`);
+    assert.deepEqual((await verify(out)).verdict.digest, { file: `${out}.digest`, checked: true, mismatches: 0 });
+  }
+});
+
+test('receive of a stream with differences (XBZRLE): a digest as well', async () => {
   const source = at('differences.mig');
   const changed = patternPage(1);
   changed[100]! ^= 1;
@@ -158,8 +231,9 @@ test('a digest that is not of the file, or none at all, is a warning; none is no
     '{}',
     'null',
     '[1]',
-    '{"format":"ramferry digest 1","of":null,"blocks":[]}',
-    '{"format":"ramferry digest 1","of":{},"blocks":[null]}',
+    '{"format":"ramferry digest 1","of":{},"blocks":[]}',
+    '{"format":"ramferry digest 2","of":null,"blocks":[]}',
+    '{"format":"ramferry digest 2","of":{},"blocks":[null]}',
   ]) {
     fs.writeFileSync(`${out}.digest`, text);
     const { status, verdict } = await verify(out);

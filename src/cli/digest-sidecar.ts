@@ -7,23 +7,32 @@ import { channelError } from '../channel/channel-error.js';
 import { OutputFile } from '../channel/output-file-node.js';
 import { writeFully } from '../channel/write-fully-node.js';
 import type { Snapshot } from '../format/index.js';
+import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
 import { DIGEST_CHUNK_BYTES, DIGEST_PAGE_BYTES, type DigestedBlock, RamDigest } from '../format/ram-digest.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
 import { RamferryError } from '../memory/errors.js';
+import { Segment } from '../memory/segment.js';
 import { pageIndex } from '../memory/units.js';
 import { inSlices, type MemoryFile, type Surroundings } from './read-memory-file.js';
 
-const FORMAT = 'ramferry digest 1';
+const FORMAT = 'ramferry digest 2';
 
 /** The sidecar's JSON. */
 interface Sidecar {
   readonly format: typeof FORMAT;
   /** Which file it is of. By content, so that a copy keeps its digest, and not by time. */
-  readonly of: { readonly bytes: number; readonly head: string };
+  readonly of: FileIdentity;
   readonly blocks: readonly DigestedBlock[];
   /** SHA-256 of all device sections and their description. */
   readonly devices: string;
+}
+
+interface FileIdentity {
+  readonly bytes: number;
+  readonly head: string;
+  /** Of a mapped-ram file: what stands in it, since such files of one guest agree in all the rest. */
+  readonly fingerprint?: string;
 }
 
 export const NO_DIGEST_HELP = 'do not write OUT.digest, which verify and send check the file against';
@@ -58,18 +67,24 @@ const devicesOf = ({ early, sections, description }: DeviceTail): string =>
 export interface DigestedFile {
   readonly configuration: Pick<StreamConfiguration, 'machine' | 'uuid'>;
   readonly tail: DeviceTail;
+  /** Of a mapped-ram file that carries one. */
+  readonly fingerprint?: string | undefined;
 }
 
 /** Writes the sidecar of a complete file; resolves with its path. */
 export const writeSidecar = async (
   file: string,
-  { configuration, tail }: DigestedFile,
+  { configuration, tail, fingerprint }: DigestedFile,
   digest: RamDigest,
 ): Promise<string> => {
   const blocks = digest.blocks();
   const sidecar: Sidecar = {
     format: FORMAT,
-    of: { bytes: fs.statSync(file).size, head: headOf(configuration, blocks) },
+    of: {
+      bytes: fs.statSync(file).size,
+      head: headOf(configuration, blocks),
+      ...(fingerprint !== undefined && { fingerprint }),
+    },
     blocks,
     devices: devicesOf(tail),
   };
@@ -118,7 +133,10 @@ export const checkSidecar = async (
   }
   const sidecar = readSidecar(path);
   const { configuration, setup, summary } = snapshot;
-  const isOfIt = sidecar?.of.bytes === sizeBytes && sidecar.of.head === headOf(configuration, setup.blocks);
+  const isOfIt =
+    sidecar?.of.bytes === sizeBytes &&
+    sidecar.of.head === headOf(configuration, setup.blocks) &&
+    sidecar.of.fingerprint === (snapshot instanceof MappedRamSnapshot ? snapshot.fingerprint : undefined);
   if (sidecar === undefined || !isOfIt) {
     const notChecked = `${path} ${sidecar === undefined ? 'is no digest' : 'is of another file'}: the content was not checked.`;
     return { file: path, notChecked, mismatches: [], mismatchCount: 0 };
@@ -211,7 +229,7 @@ const devicesDiffer = (file: string, sidecar: string, offset: number | undefined
 export const digestOf = async (snapshot: Snapshot, surroundings: Surroundings): Promise<RamDigest> => {
   const { blocks, targetPageSize, totalBytes } = snapshot.setup;
   const digest = new RamDigest(blocks);
-  const buffer = new Uint8Array(DIGEST_CHUNK_BYTES);
+  const segment = Segment.create({ ramBytes: DIGEST_CHUNK_BYTES });
   let block = 0;
   let offset = 0;
   await inSlices(surroundings, 'checking the digest', totalBytes, () => {
@@ -221,9 +239,9 @@ export const digestOf = async (snapshot: Snapshot, surroundings: Surroundings): 
     const present = snapshot.nextPresent(block, pageIndex(from / targetPageSize)) * targetPageSize;
     offset = present < usedLength ? Math.floor(present / DIGEST_PAGE_BYTES) * DIGEST_PAGE_BYTES : usedLength;
     if (offset < usedLength) {
-      const bytes = buffer.subarray(0, Math.min(DIGEST_CHUNK_BYTES, usedLength - offset));
+      const bytes = segment.bytes.subarray(0, Math.min(DIGEST_CHUNK_BYTES, usedLength - offset));
       snapshot.readPages(block, pageIndex(offset / targetPageSize), bytes.length / targetPageSize, bytes);
-      digest.set(block, offset, bytes);
+      digest.setInSegment(block, offset, segment, 0, bytes.length);
       offset += bytes.length;
     }
     const done = offset - from;

@@ -19,8 +19,8 @@ import { FileTarget } from '../destination/file-target.js';
 import { MappedRamTarget } from '../destination/mapped-ram-target.js';
 import { type IncomingState, MigrationDestination } from '../destination/migration-destination.js';
 import type { IncomingReport } from '../destination/statistics.js';
-import type { MigrationTarget, PageCounts, ReceiveArea } from '../destination/target.js';
-import { DIGEST_PAGE_BYTES, RamDigest } from '../format/ram-digest.js';
+import type { DigestingTarget, DigestOption, MigrationTarget, PageCounts, ReceiveArea } from '../destination/target.js';
+import type { RamDigest } from '../format/ram-digest.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
 import { STREAM_VERSION } from '../format/stream/constants.js';
 import { DEVICE_TAIL_LIMIT_BYTES } from '../format/stream/device-tail-collector.js';
@@ -74,10 +74,10 @@ export const receive: Verb<ReceiveOptions> = {
   async run({ operands, options, signal, progress }) {
     const [uri, out] = operands as [string, string];
     const endpoint = parseUri(uri);
-    const file = openReceived[options.to](OutputFile.open(out));
+    const file = openReceived[options.to](OutputFile.open(out), { digests: options.digest });
     try {
       const channel = await connect(uri, endpoint, signal, progress);
-      const target = new PassTarget(file.target, options.digest);
+      const target = new PassTarget(file.target);
       let received: IncomingState | undefined;
       const destination = new MigrationDestination({
         channel,
@@ -115,8 +115,9 @@ export const receive: Verb<ReceiveOptions> = {
       // The source need not wait for this.
       try {
         const { configuration, summary: read } = received!;
-        const ramDigest = target.digest ?? (await digestOfFile(out, { signal, progress }));
-        const digest = await writeSidecar(out, { configuration, tail: read.tail }, ramDigest);
+        const { fingerprint } = file.target;
+        const ramDigest = file.target.digest ?? (await digestOfFile(out, { signal, progress }));
+        const digest = await writeSidecar(out, { configuration, tail: read.tail, fingerprint }, ramDigest);
         return { document: { ...document, digest }, text };
       } catch (error) {
         return { document, text, failure: toFailure(error, 'receive') };
@@ -161,7 +162,7 @@ const connect = async (
 
 /** The output file with what writes it. */
 interface Received {
-  readonly target: MigrationTarget;
+  readonly target: DigestingTarget;
   /** Size of the file so far. */
   readonly bytes: number;
   readonly isCommitted: boolean;
@@ -172,15 +173,16 @@ interface Received {
 
 /** Bytes in order, and no descriptor closed while a thread still writes to it. */
 class ReceivedStream implements Received {
-  readonly target = new FileTarget(this);
+  readonly target: FileTarget;
   bytes = 0;
   isCommitted = false;
   readonly #file: OutputFile;
   #error: RamferryError | undefined;
   #writes = Promise.resolve();
 
-  constructor(file: OutputFile) {
+  constructor(file: OutputFile, options: DigestOption) {
     this.#file = file;
+    this.target = new FileTarget(this, options);
   }
 
   write(bytes: Uint8Array, done: (error: Error | undefined) => void): void {
@@ -218,9 +220,9 @@ class ReceivedMappedRam implements Received {
   isCommitted = false;
   readonly #file: PositionedFile;
 
-  constructor(file: OutputFile) {
+  constructor(file: OutputFile, options: DigestOption) {
     this.#file = positionedFile(file);
-    this.target = new MappedRamTarget(this.#file);
+    this.target = new MappedRamTarget(this.#file, options);
   }
 
   get bytes(): number {
@@ -238,9 +240,9 @@ class ReceivedMappedRam implements Received {
   }
 }
 
-const openReceived: Readonly<Record<Format, (file: OutputFile) => Received>> = {
-  'mapped-ram': (file) => new ReceivedMappedRam(file),
-  stream: (file) => new ReceivedStream(file),
+const openReceived: Readonly<Record<Format, (file: OutputFile, options: DigestOption) => Received>> = {
+  'mapped-ram': (file, options) => new ReceivedMappedRam(file, options),
+  stream: (file, options) => new ReceivedStream(file, options),
 };
 
 /**
@@ -250,18 +252,14 @@ const openReceived: Readonly<Record<Format, (file: OutputFile) => Received>> = {
 class PassTarget implements MigrationTarget {
   machine = '';
   passes = 0;
-  /** Undefined where the content of a page was not seen whole: it came as a difference. */
-  digest: RamDigest | undefined;
-  readonly #digests: boolean;
   readonly #target: MigrationTarget;
   /** Of each block, in the memory of all of them. */
   #offsets: number[] = [];
   #targetPageSize = 0;
   #position = 0;
 
-  constructor(target: MigrationTarget, digests: boolean) {
+  constructor(target: MigrationTarget) {
     this.#target = target;
-    this.#digests = digests;
   }
 
   /** Bytes of guest memory that the pass has left behind. */
@@ -308,21 +306,15 @@ class PassTarget implements MigrationTarget {
     this.#offsets = setup.blocks.map(({ usedLength }) => (offset += usedLength) - usedLength);
     this.#position = offset;
     this.#targetPageSize = setup.targetPageSize;
-    if (this.#digests && setup.targetPageSize % DIGEST_PAGE_BYTES === 0) {
-      this.digest = new RamDigest(setup.blocks);
-    }
   }
 
   zeroPage(block: ReadRamBlock, page: PageIndex): void {
     this.#target.zeroPage(block, page);
-    this.digest?.clear(block.index, page * this.#targetPageSize, this.#targetPageSize);
     this.#reached(block, page);
   }
 
   page(block: ReadRamBlock, page: PageIndex, bytes: Uint8Array, at: number, offset: number): void {
     this.#target.page(block, page, bytes, at, offset);
-    const size = this.#targetPageSize;
-    this.digest?.set(block.index, page * size, bytes.subarray(at, at + size));
     this.#reached(block, page);
   }
 
@@ -335,7 +327,6 @@ class PassTarget implements MigrationTarget {
     offset: number,
   ): void {
     this.#target.xbzrlePage(block, page, bytes, at, length, offset);
-    this.digest = undefined;
   }
 
   command(command: number, payload: Uint8Array): void {

@@ -8,10 +8,12 @@
 // When the room gets small, the kept bytes leave in one write, and the rest goes to the front of the next buffer.
 
 import type { ByteChannel } from '../channel/channel.js';
+import { DIGEST_PAGE_BYTES, RamDigest } from '../format/ram-digest.js';
 import { Command, TARGET_PAGE_BITS } from '../format/stream/constants.js';
-import type { ReadRamBlock } from '../format/stream/stream-handler.js';
+import type { RamSetup, ReadRamBlock } from '../format/stream/stream-handler.js';
 import { decodeXbzrle } from '../format/stream/xbzrle.js';
-import type { MigrationTarget, PageCounts, ReceiveArea } from './target.js';
+import { Segment } from '../memory/segment.js';
+import type { DigestingTarget, DigestOption, PageCounts, ReceiveArea } from './target.js';
 import { Waiters } from './waiters.js';
 
 /** Takes bytes in order, as a file does. A `ByteChannel` is one. */
@@ -24,6 +26,9 @@ const BUFFER_BYTES = 2 * SMALLEST_READ_BYTES;
 /** One being filled, two being written, so that the disk never waits for the network. */
 const BUFFERS = 3;
 
+/** Room for them: a power of two. */
+const BUFFERS_BYTES = 4 * BUFFER_BYTES;
+
 /**
  * Commands that stay. SWITCHOVER_START is part of what QEMU itself writes into a file, and only machine types that know it
  * (10.0) send it. The others speak to a live peer: the loader of a file fails on a PING, and on a postcopy ADVISE unless it
@@ -31,10 +36,12 @@ const BUFFERS = 3;
  */
 const keptCommands: ReadonlySet<number> = new Set([Command.SWITCHOVER_START]);
 
-export class FileTarget implements MigrationTarget {
+export class FileTarget implements DigestingTarget {
   readonly pages: PageCounts = { normal: 0, zero: 0, xbzrle: 0 };
   readonly warnings: readonly string[] = [];
   readonly #sink: ByteSink;
+  /** All buffers, where the digest's kernel finds the pages in them. */
+  readonly #buffers = Segment.create({ ramBytes: BUFFERS_BYTES });
   readonly #free: Uint8Array[] = [];
   #allocated = 0;
   #buffer: Uint8Array | undefined;
@@ -47,9 +54,17 @@ export class FileTarget implements MigrationTarget {
   /** XBZRLE data is applied to this, only to see whether it can be: no check depends on the page's old content. */
   readonly #page = new Uint8Array(2 ** TARGET_PAGE_BITS.largest);
   #pageSize = 0;
+  readonly #digests: boolean;
+  #digest: RamDigest | undefined;
 
-  constructor(sink: ByteSink) {
+  constructor(sink: ByteSink, { digests = false }: DigestOption = {}) {
     this.#sink = sink;
+    this.#digests = digests;
+  }
+
+  /** A page that comes as a difference cannot be hashed: what it differs from is in the file. */
+  get digest(): RamDigest | undefined {
+    return this.#digest;
   }
 
   get ready(): boolean {
@@ -84,21 +99,27 @@ export class FileTarget implements MigrationTarget {
     });
   }
 
-  ramSetup({ targetPageSize }: { readonly targetPageSize: number }): void {
+  ramSetup({ targetPageSize, blocks }: RamSetup): void {
     this.#pageSize = targetPageSize;
+    if (this.#digests && targetPageSize % DIGEST_PAGE_BYTES === 0) {
+      this.#digest = new RamDigest(blocks);
+    }
   }
 
-  zeroPage(_block: ReadRamBlock, _page: number): void {
+  zeroPage({ index }: ReadRamBlock, page: number): void {
+    this.#digest?.clear(index, page * this.#pageSize, this.#pageSize);
     this.pages.zero += 1;
   }
 
-  page(_block: ReadRamBlock, _page: number): void {
+  page({ index }: ReadRamBlock, page: number, bytes: Uint8Array, at: number): void {
+    this.#digest?.setInSegment(index, page * this.#pageSize, this.#buffers, bytes.byteOffset + at, this.#pageSize);
     this.pages.normal += 1;
   }
 
   xbzrlePage(_block: ReadRamBlock, _page: number, bytes: Uint8Array, at: number, length: number, offset: number): void {
     decodeXbzrle(bytes, at, length, this.#page.subarray(0, this.#pageSize), offset);
     this.pages.xbzrle += 1;
+    this.#digest = undefined;
   }
 
   command(command: number, payload: Uint8Array): void {
@@ -146,7 +167,7 @@ export class FileTarget implements MigrationTarget {
       return free;
     }
     this.#allocated += 1;
-    return new Uint8Array(BUFFER_BYTES);
+    return this.#buffers.bytes.subarray((this.#allocated - 1) * BUFFER_BYTES, this.#allocated * BUFFER_BYTES);
   }
 
   #throwIfBroken(): void {

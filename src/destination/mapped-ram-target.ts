@@ -11,7 +11,9 @@
 
 import type { PositionedFile } from '../channel/positioned-file.js';
 import { invalid } from '../format/invalid.js';
-import { mappedRamStart } from '../format/mapped-ram/layout.js';
+import { writeFingerprint } from '../format/mapped-ram/fingerprint.js';
+import { type MappedRamLayout, mappedRamStart } from '../format/mapped-ram/layout.js';
+import { DIGEST_PAGE_BYTES, fingerprintOf, RamDigest } from '../format/ram-digest.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
 import { Capability, ElementType } from '../format/stream/constants.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
@@ -20,8 +22,9 @@ import { ramBodyEnd, ramPart, streamEnd, streamHeader } from '../format/stream/w
 import { decodeXbzrle } from '../format/stream/xbzrle.js';
 import { RamferryError } from '../memory/errors.js';
 import { FileBitmap } from '../memory/file-bitmap.js';
+import { Segment } from '../memory/segment.js';
 import { fileOffset } from '../memory/units.js';
-import type { MigrationTarget, PageCounts, ReceiveArea } from './target.js';
+import type { DigestingTarget, DigestOption, PageCounts, ReceiveArea } from './target.js';
 
 /** The most that one read or write gains from. */
 const RUN_BYTES = 2 ** 20;
@@ -36,13 +39,11 @@ const AREA_BYTES = 2 * RUN_BYTES;
 const RAM_LIMIT_BYTES = 2 ** 44;
 
 /** A block with its place in the file. */
-interface PlacedBlock {
-  readonly bitmapOffset: number;
-  readonly pagesOffset: number;
+interface PlacedBlock extends MappedRamLayout {
   readonly file: FileBitmap;
 }
 
-export class MappedRamTarget implements MigrationTarget {
+export class MappedRamTarget implements DigestingTarget {
   readonly pages: PageCounts = { normal: 0, zero: 0, xbzrle: 0 };
   readonly warnings: readonly string[] = [];
   readonly ready = true;
@@ -56,13 +57,29 @@ export class MappedRamTarget implements MigrationTarget {
   #end: number;
 
   // The run: content of pages that follow each other, in the file from #runPosition on.
-  readonly #run = new Uint8Array(RUN_BYTES);
+  readonly #run = Segment.create({ ramBytes: RUN_BYTES });
   #runBytes = 0;
   #runPosition = 0;
+  /** Block of the run. */
+  #runBlock = 0;
 
-  constructor(file: PositionedFile) {
+  readonly #digests: boolean;
+  #digest: RamDigest | undefined;
+  #fingerprint: string | undefined;
+
+  constructor(file: PositionedFile, { digests = false }: DigestOption = {}) {
     this.#file = file;
     this.#end = file.start;
+    this.#digests = digests;
+  }
+
+  get digest(): RamDigest | undefined {
+    return this.#digest;
+  }
+
+  /** What ties the file to its digest, once the devices are written; undefined if the file has no room for it. */
+  get fingerprint(): string | undefined {
+    return this.#fingerprint;
   }
 
   /** Where the file ends so far. */
@@ -108,11 +125,13 @@ export class MappedRamTarget implements MigrationTarget {
       this.#file.write(bytes, position);
     }
     this.#end = end;
-    this.#placed = layouts.map(({ bitmapOffset, pagesOffset }, index) => ({
-      bitmapOffset,
-      pagesOffset,
+    this.#placed = layouts.map((layout, index) => ({
+      ...layout,
       file: new FileBitmap(blocks[index]!.usedLength / targetPageSize),
     }));
+    if (this.#digests && targetPageSize % DIGEST_PAGE_BYTES === 0) {
+      this.#digest = new RamDigest(blocks);
+    }
   }
 
   zeroPage({ index }: ReadRamBlock, page: number): void {
@@ -121,6 +140,7 @@ export class MappedRamTarget implements MigrationTarget {
       // The run may hold the page, and would fill the hole.
       this.#writeRun();
       this.#file.punchHole(pagesOffset + page * this.#pageSize, this.#pageSize);
+      this.#digest?.clear(index, page * this.#pageSize, this.#pageSize);
     }
     this.pages.zero += 1;
   }
@@ -158,9 +178,15 @@ export class MappedRamTarget implements MigrationTarget {
   }
 
   /** Writes the bitmaps, which complete the pages (MR-13), and then everything that follows RAM. */
-  writeDevices({ early, sections, description }: DeviceTail): void {
+  writeDevices(tail: DeviceTail): void {
+    const { early, sections, description } = tail;
     for (const { bitmapOffset, file } of this.#placed) {
       this.#file.write(file.bytes, bitmapOffset);
+    }
+    if (this.#digest !== undefined) {
+      const fingerprint = fingerprintOf(this.#digest, tail);
+      const write = (bytes: Uint8Array, position: number): void => this.#file.write(bytes, position);
+      this.#fingerprint = writeFingerprint(this.#placed[0], fingerprint, write) ? fingerprint : undefined;
     }
     this.#append(early);
     this.#append(ramPart(ElementType.SECTION_END, this.#ramSectionId));
@@ -176,15 +202,19 @@ export class MappedRamTarget implements MigrationTarget {
     if (position !== this.#runPosition + this.#runBytes || this.#runBytes === RUN_BYTES) {
       this.#writeRun();
       this.#runPosition = position;
+      this.#runBlock = index;
     }
     file.set(page, 1);
     this.#runBytes += this.#pageSize;
-    return this.#run.subarray(this.#runBytes - this.#pageSize, this.#runBytes);
+    return this.#run.bytes.subarray(this.#runBytes - this.#pageSize, this.#runBytes);
   }
 
   #writeRun(): void {
     if (this.#runBytes > 0) {
-      this.#file.writePages(this.#run, 0, this.#runBytes, this.#runPosition);
+      const { pagesOffset } = this.#placed[this.#runBlock]!;
+      // While it is in the cache: the run has just been filled, and is about to be copied into the file.
+      this.#digest?.setInSegment(this.#runBlock, this.#runPosition - pagesOffset, this.#run, 0, this.#runBytes);
+      this.#file.writePages(this.#run.bytes, 0, this.#runBytes, this.#runPosition);
       this.#file.barrier();
       this.#runPosition += this.#runBytes;
       this.#runBytes = 0;

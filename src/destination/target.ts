@@ -1,6 +1,7 @@
 // What the destination engine needs of the place that a migration goes to: guest memory (memory-target.ts) or a file
 // (file-target.ts).
 
+import type { RamDigest } from '../format/ram-digest.js';
 import type { StreamHandler } from '../format/stream/stream-handler.js';
 
 /** Page records taken so far. */
@@ -45,4 +46,17 @@ export interface MigrationTarget extends Omit<StreamHandler, 'end' | 'ramSection
 
   /** Resolves when everything that was consumed is where it belongs. Called once, after the end of the stream. */
   finish(): Promise<void>;
+}
+
+/** A target that can hash what passes through. */
+export interface DigestingTarget extends MigrationTarget {
+  /** Of the RAM that has arrived; undefined unless asked for, or where the content of a page was not seen whole. */
+  readonly digest: RamDigest | undefined;
+  /** What ties the file to that digest, where it carries something of the kind. */
+  readonly fingerprint?: string | undefined;
+}
+
+export interface DigestOption {
+  /** Make a digest of RAM on the way. Default false. */
+  readonly digests?: boolean;
 }

@@ -2,6 +2,7 @@
 // window of it at a time, so that sending needs a few MiB however large the guest is.
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import type { RamDigest } from '../format/ram-digest.js';
 import type { Snapshot } from '../format/snapshot.js';
 import { Capability } from '../format/stream/constants.js';
 import { type DeviceTail, pickRamSectionId } from '../format/stream/device-tail.js';
@@ -11,9 +12,6 @@ import { RamBlockList } from '../memory/ram-block-list.js';
 import { Segment, STAGING_SLOT_PAGES } from '../memory/segment.js';
 import type { PageIndex } from '../memory/units.js';
 import type { SourceGuest } from '../source/guest.js';
-
-/** `bytes`, at most a MiB and valid only during the call, is what a block of the snapshot holds from byte `offset` on. */
-type OnRead = (block: number, offset: number, bytes: Uint8Array) => void;
 
 export class SnapshotGuest implements SourceGuest {
   readonly machine: string;
@@ -31,15 +29,15 @@ export class SnapshotGuest implements SourceGuest {
   readonly #window = Segment.create({ ramBytes: STAGING_SLOT_PAGES * GUEST_PAGE_SIZE });
   #loaded: { readonly block: RamBlock; readonly extent: Extent } | undefined;
 
-  readonly #onRead: OnRead;
+  readonly #digest: RamDigest | undefined;
 
   /**
-   * @param onRead sees all content on its way
+   * @param digest of the snapshot's blocks; sees all content on its way
    * @param ignored names of blocks whose content the destination has by other means
    * @throws RamferryError `invalid`, if the file has what cannot be sent on as a plain stream
    */
-  constructor(snapshot: Snapshot, file?: string, onRead: OnRead = () => {}, ignored: ReadonlySet<string> = new Set()) {
-    this.#onRead = onRead;
+  constructor(snapshot: Snapshot, file?: string, digest?: RamDigest, ignored: ReadonlySet<string> = new Set()) {
+    this.#digest = digest;
     const { configuration, setup, summary } = snapshot;
     const refuse = (what: string, value: number | string): never => {
       throw new RamferryError('invalid', 'NOT_SENDABLE', `The snapshot ${what}; it cannot be sent.`, {
@@ -95,7 +93,7 @@ export class SnapshotGuest implements SourceGuest {
     const target = this.#window.bytes.subarray(0, pageCount * GUEST_PAGE_SIZE);
     const index = this.#indexes.get(block) as number;
     this.#snapshot.readPages(index, page, pageCount, target);
-    this.#onRead(index, page * GUEST_PAGE_SIZE, target);
+    this.#digest?.setInSegment(index, page * GUEST_PAGE_SIZE, this.#window, 0, target.length);
     const extent = { segment: this.#window, address: 0, firstPage: page, pageCount };
     this.#loaded = { block, extent };
     return extent;

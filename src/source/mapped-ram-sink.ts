@@ -9,7 +9,9 @@
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { PositionedFile } from '../channel/positioned-file.js';
-import { mappedRamStart } from '../format/mapped-ram/layout.js';
+import { writeFingerprint } from '../format/mapped-ram/fingerprint.js';
+import { type MappedRamLayout, mappedRamStart } from '../format/mapped-ram/layout.js';
+import { fingerprintOf, RamDigest } from '../format/ram-digest.js';
 import { Capability, ElementType } from '../format/stream/constants.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
 import { ramBodyEnd, ramPart, streamEnd, streamHeader } from '../format/stream/write.js';
@@ -29,13 +31,15 @@ const RUN_PAGES = 256;
 const SLOT = 0;
 
 /** A block with its place in the file. */
-interface PlacedBlock {
-  readonly bitmapOffset: number;
-  readonly pagesOffset: number;
+interface PlacedBlock extends MappedRamLayout {
+  /** Position in the digest. */
+  readonly index: number;
   readonly file: FileBitmap;
 }
 
 export interface MappedRamSinkOptions {
+  /** Make a digest of RAM on the way. Default false. */
+  readonly digests?: boolean;
   readonly trace?: Trace;
 }
 
@@ -46,6 +50,9 @@ export class MappedRamSink implements PageSink {
   readonly #file: PositionedFile;
   readonly #trace: Trace;
   readonly #placed = new Map<RamBlock, PlacedBlock>();
+  readonly #digests: boolean;
+  #digest: RamDigest | undefined;
+  #fingerprint: string | undefined;
   #ramSectionId = 0;
   #earlySections: Uint8Array | undefined;
   /** The guest's pages are brought into memory that the next batch reuses. */
@@ -58,7 +65,18 @@ export class MappedRamSink implements PageSink {
 
   constructor(file: PositionedFile, options: MappedRamSinkOptions = {}) {
     this.#file = file;
+    this.#digests = options.digests ?? false;
     this.#trace = options.trace ?? {};
+  }
+
+  /** Of what is in the file; from `start` on, if asked for. */
+  get digest(): RamDigest | undefined {
+    return this.#digest;
+  }
+
+  /** What ties the file to its digest, once the devices are written; undefined if the file has no room for it. */
+  get fingerprint(): string | undefined {
+    return this.#fingerprint;
   }
 
   get transferred(): number {
@@ -100,9 +118,12 @@ export class MappedRamSink implements PageSink {
     }
     this.#end = end;
     this.#trace.savevm_section_end?.('ram', ramSectionId, 0);
-    for (const [index, { bitmapOffset, pagesOffset }] of layouts.entries()) {
+    for (const [index, layout] of layouts.entries()) {
       const block = migratable[index]!;
-      this.#placed.set(block, { bitmapOffset, pagesOffset, file: new FileBitmap(block.usedPages) });
+      this.#placed.set(block, { ...layout, index, file: new FileBitmap(block.usedPages) });
+    }
+    if (this.#digests) {
+      this.#digest = new RamDigest(migratable);
     }
   }
 
@@ -160,21 +181,26 @@ export class MappedRamSink implements PageSink {
   }
 
   #writeRun(
-    { file, pagesOffset }: PlacedBlock,
+    { file, pagesOffset, index }: PlacedBlock,
     segment: Segment,
     address: number,
     page: number,
     count: number,
     isZero: boolean,
   ): void {
-    const position = pagesOffset + page * GUEST_PAGE_SIZE;
+    const offset = page * GUEST_PAGE_SIZE;
+    const position = pagesOffset + offset;
     const length = count * GUEST_PAGE_SIZE;
     if (!isZero) {
+      // The guest may store into a page between this and the write, or before a writer thread comes to it. Then the page is
+      // dirty, and comes again.
+      this.#digest?.setInSegment(index, offset, segment, address, length);
       this.#file.writePages(segment.bytes, address, length, position);
       file.set(page, count);
       this.queued += length;
     } else if (file.clear(page, count) > 0) {
       this.#file.punchHole(position, length);
+      this.#digest?.clear(index, offset, length);
     }
   }
 
@@ -183,11 +209,17 @@ export class MappedRamSink implements PageSink {
     this.#file.barrier();
   }
 
-  writeDevices({ sections, description }: DeviceTail): void {
+  writeDevices(tail: DeviceTail): void {
     this.#throwIfAborted();
     this.#file.barrier();
-    for (const { bitmapOffset, file } of this.#placed.values()) {
+    const placed = [...this.#placed.values()];
+    for (const { bitmapOffset, file } of placed) {
       this.#write(file.bytes, bitmapOffset);
+    }
+    if (this.#digest !== undefined) {
+      const fingerprint = fingerprintOf(this.#digest, tail);
+      const write = (bytes: Uint8Array, position: number): void => this.#write(bytes, position);
+      this.#fingerprint = writeFingerprint(placed[0], fingerprint, write) ? fingerprint : undefined;
     }
     // No page can follow its bitmap any more (MR-13).
     this.#placed.clear();
@@ -196,8 +228,8 @@ export class MappedRamSink implements PageSink {
     }
     this.#append(ramPart(ElementType.SECTION_END, this.#ramSectionId));
     this.#append(ramBodyEnd(this.#ramSectionId));
-    this.#append(sections);
-    this.#append(streamEnd(description));
+    this.#append(tail.sections);
+    this.#append(streamEnd(tail.description));
   }
 
   async finish(): Promise<void> {

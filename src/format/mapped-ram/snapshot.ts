@@ -6,6 +6,7 @@ import { invalid } from '../invalid.js';
 import { checkPageRange, type PageCounts, PageKind, type ReadAt, type Snapshot } from '../snapshot.js';
 import type { StreamConfiguration } from '../stream/configuration.js';
 import type { RamSetup, ReadRamBlock, StreamSummary } from '../stream/stream-handler.js';
+import { readFingerprint } from './fingerprint.js';
 import type { MappedRamLayout } from './layout.js';
 import { PageBitmap } from './page-bitmap.js';
 
@@ -78,6 +79,11 @@ export class MappedRamSnapshot implements Snapshot {
     this.summary = summary;
     this.#indexes = indexes;
     this.#refuseMissingBitmaps();
+  }
+
+  /** What ties the file to its digest sidecar, if one was made with it. */
+  get fingerprint(): string | undefined {
+    return readFingerprint(this.#indexes[0]?.layout, this.#readAt);
   }
 
   get indexBytes(): number {
