@@ -40,10 +40,12 @@ export const testMachine = (): TestMachine => {
 /** Memory of which `marks` holds `block:page` for every page that was reported dirty. */
 export const markedMemory = (machine: TestMachine): { memory: GuestMemory; marks: Set<string> } => {
   const marks = new Set<string>();
-  const memory = new GuestMemory(machine.regions, (block, first, count) => {
-    for (let page = first; page < first + count; page += 1) {
-      marks.add(`${block.name}:${page}`);
-    }
+  const memory = new GuestMemory(machine.regions, {
+    markRange: (block, first, count) => {
+      for (let page = first; page < first + count; page += 1) {
+        marks.add(`${block.name}:${page}`);
+      }
+    },
   });
   return { memory, marks };
 };

@@ -37,33 +37,22 @@ export class DeviceQueue {
   /** Running index of the next element to pop. */
   #next: number;
   #used: number;
-  /** The used index up to which the driver was interrupted, or did not want to be. Undefined: not known. */
+  /** The used index up to which the driver was interrupted, or did not want to be. Undefined: nobody knows. */
   #signalled: number | undefined;
 
   /**
-   * `features`: what was negotiated. `next`: where a queue that was migrated goes on; elements after it are popped, again
-   * if need be. Throws VIRTQUEUE_LAYOUT, VIRTQUEUE_INDEX, GUEST_ADDRESS_INVALID.
+   * `features`: what was negotiated. A queue goes on behind the last element that was returned, which is what guest memory
+   * says: so a device that was migrated pops again what was popped but not returned, provided that elements are returned in
+   * the order in which they were popped. Throws VIRTQUEUE_LAYOUT, GUEST_ADDRESS_INVALID.
    */
-  constructor(memory: GuestMemory, layout: QueueLayout, features: bigint, next?: number) {
+  constructor(memory: GuestMemory, layout: QueueLayout, features: bigint) {
     this.layout = layout;
     this.#memory = memory;
     this.#at = new QueueAddresses(layout);
     this.#eventIndex = (features & VirtioFeature.eventIndex) !== 0n;
     this.#indirect = (features & VirtioFeature.indirectDescriptors) !== 0n;
     this.#used = memory.loadUint16(this.#at.usedIndex);
-    this.#next = next ?? this.#used;
-    if (indexDistance(this.#next, this.#used) > layout.size) {
-      throw invalid('VIRTQUEUE_INDEX', `The next element is ${this.#next} but only ${this.#used} are used`, this.#next);
-    }
-    this.#signalled = next === undefined ? this.#used : undefined;
-  }
-
-  /**
-   * Where another device, to which this one migrates, has to go on so that it pops what was popped but not pushed. True to the
-   * driver only if elements are pushed in the order in which they were popped.
-   */
-  get resumeIndex(): number {
-    return this.#used;
+    this.#next = this.#used;
   }
 
   /** The next element, if there is one. Throws VIRTQUEUE_INDEX, VIRTQUEUE_DESCRIPTOR, GUEST_ADDRESS_INVALID. */

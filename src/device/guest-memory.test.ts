@@ -12,16 +12,24 @@ describe('GuestMemory', () => {
   test('copies across extents and regions that touch, and marks what it stored to and nothing else', () => {
     const { ram } = machine;
     const touching = { guestAddress: guestAddress(LOW_BYTES), block: machine.dimm, offset: 0, bytes: GUEST_PAGE_SIZE };
-    const marks: string[] = [];
-    const memory = new GuestMemory([...machine.regions, touching], (block, first, count) =>
-      marks.push(`${block.name}:${first}+${count}`),
-    );
-    const bytes = Uint8Array.from({ length: 2 * GUEST_PAGE_SIZE }, (_, index) => index * 7);
-    const start = guestAddress(LOW_BYTES - GUEST_PAGE_SIZE - 5);
+    const events: string[] = [];
+    const memory = new GuestMemory([...machine.regions, touching], {
+      beforeStore: (block, page) =>
+        events.push(`before ${block.name}:${page} ${block.read(page * GUEST_PAGE_SIZE + 4090, 1)}`),
+      markRange: (block, first, count) => {
+        events.push(`after ${block.name}:${first}+${count} ${block.read(first * GUEST_PAGE_SIZE + 4090, 1)}`);
+      },
+    });
+    const bytes = new Uint8Array(GUEST_PAGE_SIZE + 6 + 4091).fill(7);
+    const start = guestAddress(LOW_BYTES - GUEST_PAGE_SIZE - 6);
     memory.write(start, bytes);
     assert.deepEqual(memory.read(start, bytes.length), bytes);
-    assert.deepEqual(ram.read(start, GUEST_PAGE_SIZE + 5), bytes.slice(0, GUEST_PAGE_SIZE + 5));
-    assert.deepEqual(marks, ['pc.ram:254+2', 'dimm0:0+1']);
+    assert.deepEqual(ram.read(start, GUEST_PAGE_SIZE + 6), bytes.slice(0, GUEST_PAGE_SIZE + 6));
+    // BS-3: asked before the page changes; TS-1, TS-4: marked after its last byte has.
+    assert.deepEqual(
+      events,
+      ['pc.ram:254', 'pc.ram:255', 'dimm0:0'].flatMap((page) => [`before ${page} 0`, `after ${page}+1 7`]),
+    );
   });
 
   test('ranges end at holes and at the used length; access beyond is refused whole', () => {
@@ -72,7 +80,7 @@ describe('GuestMemory', () => {
       [{ ...region, guestAddress: guestAddress(8) }],
     ];
     for (const regions of bad) {
-      assert.throws(() => new GuestMemory(regions, () => {}), { code: 'GUEST_REGION_INVALID' });
+      assert.throws(() => new GuestMemory(regions, { markRange: () => {} }), { code: 'GUEST_REGION_INVALID' });
     }
   });
 

@@ -25,8 +25,13 @@ export interface MemoryRegion {
   readonly bytes: number;
 }
 
-/** Reports to the dirty log that pages of a block were stored to, after the store. `StoreBarrierWriter.markRange` is one. */
-export type MarkDirty = (block: RamBlock, firstPage: number, pageCount: number) => void;
+/** The calling thread's end of the dirty log: a `StoreBarrierWriter`, or something of the same shape. */
+export interface StoreTracker {
+  /** Before a store to the page, where background snapshots are taken: they may have to save it first (BS-3). */
+  beforeStore?(block: RamBlock, page: number): void;
+  /** After a store to the pages. */
+  markRange(block: RamBlock, firstPage: number, pageCount: number): void;
+}
 
 /** The part of a region that lies in one extent. */
 interface Piece {
@@ -50,12 +55,12 @@ export class GuestMemory {
   readonly regions: readonly MemoryRegion[];
   /** By start. A piece ends where the next starts, or before. */
   readonly #pieces: readonly Piece[];
-  readonly #markDirty: MarkDirty;
+  readonly #tracker: StoreTracker;
 
   /** Throws GUEST_REGION_INVALID for regions that overlap, or are not whole pages of their block. */
-  constructor(regions: readonly MemoryRegion[], markDirty: MarkDirty) {
+  constructor(regions: readonly MemoryRegion[], tracker: StoreTracker) {
     this.regions = regions.toSorted((one, other) => one.guestAddress - other.guestAddress);
-    this.#markDirty = markDirty;
+    this.#tracker = tracker;
     let end = 0;
     for (const region of this.regions) {
       const { guestAddress: start, block, offset, bytes } = region;
@@ -114,7 +119,7 @@ export class GuestMemory {
     const copy = new Uint8Array(length);
     for (let done = 0; done < length; ) {
       const piece = this.#pieceAt(address + done)!;
-      const from = piece.address + (address + done - piece.start);
+      const from = placeOf(piece, address + done);
       const bytes = Math.min(length - done, piece.end - (address + done));
       copy.set(piece.views.bytes.subarray(from, from + bytes), done);
       done += bytes;
@@ -126,12 +131,26 @@ export class GuestMemory {
   write(address: GuestAddress, bytes: Uint8Array): void {
     this.#checkContained(address, bytes.length);
     for (let done = 0; done < bytes.length; ) {
-      const piece = this.#pieceAt(address + done)!;
-      const into = address + done - piece.start;
-      const count = Math.min(bytes.length - done, piece.end - (address + done));
-      piece.views.bytes.set(bytes.subarray(done, done + count), piece.address + into);
-      this.#marked(piece, into, count);
+      const at = address + done;
+      const piece = this.#pieceAt(at)!;
+      const count = Math.min(bytes.length - done, GUEST_PAGE_SIZE - (at % GUEST_PAGE_SIZE));
+      this.#store(piece, at, () => {
+        piece.views.bytes.set(bytes.subarray(done, done + count), placeOf(piece, at));
+      });
       done += count;
+    }
+  }
+
+  /**
+   * Makes a page that nobody needs read as zero, if it does not. What was never touched stays so: it costs no memory.
+   * `address` is that of the page.
+   */
+  zeroPage(address: GuestAddress): void {
+    const piece = this.#scalar(address, GUEST_PAGE_SIZE);
+    const from = placeOf(piece, address) / 4;
+    const words = piece.views.words.subarray(from, from + GUEST_PAGE_SIZE / 4);
+    if (words.some((word) => word !== 0)) {
+      this.#store(piece, address, () => words.fill(0));
     }
   }
 
@@ -143,24 +162,24 @@ export class GuestMemory {
    */
   loadUint16(address: GuestAddress): number {
     const piece = this.#scalar(address, 2);
-    return Atomics.load(piece.views.halfwords, (piece.address + (address - piece.start)) / 2);
+    return Atomics.load(piece.views.halfwords, placeOf(piece, address) / 2);
   }
 
   storeUint16(address: GuestAddress, value: number): void {
     const piece = this.#scalar(address, 2);
-    Atomics.store(piece.views.halfwords, (piece.address + (address - piece.start)) / 2, value);
-    this.#marked(piece, address - piece.start, 2);
+    this.#store(piece, address, () => Atomics.store(piece.views.halfwords, placeOf(piece, address) / 2, value));
   }
 
   readUint32(address: GuestAddress): number {
     const piece = this.#scalar(address, 4);
-    return piece.views.words[(piece.address + (address - piece.start)) / 4]! >>> 0;
+    return piece.views.words[placeOf(piece, address) / 4]! >>> 0;
   }
 
   writeUint32(address: GuestAddress, value: number): void {
     const piece = this.#scalar(address, 4);
-    piece.views.words[(piece.address + (address - piece.start)) / 4] = value;
-    this.#marked(piece, address - piece.start, 4);
+    this.#store(piece, address, () => {
+      piece.views.words[placeOf(piece, address) / 4] = value;
+    });
   }
 
   /** Inexact above 2^53, where no memory is. */
@@ -202,12 +221,17 @@ export class GuestMemory {
     }
   }
 
-  #marked(piece: Piece, into: number, bytes: number): void {
-    const first = Math.floor((piece.offset + into) / GUEST_PAGE_SIZE);
-    const last = Math.floor((piece.offset + into + bytes - 1) / GUEST_PAGE_SIZE);
-    this.#markDirty(piece.block, first, last - first + 1);
+  /** A store inside of one page. */
+  #store(piece: Piece, address: number, store: () => void): void {
+    const page = Math.floor((piece.offset + (address - piece.start)) / GUEST_PAGE_SIZE);
+    this.#tracker.beforeStore?.(piece.block, page);
+    store();
+    this.#tracker.markRange(piece.block, page, 1);
   }
 }
+
+/** Where a guest address of the piece is in its segment's memory. */
+const placeOf = (piece: Piece, address: number): number => piece.address + (address - piece.start);
 
 /** The whole pages of [offset, offset + bytes): partly covered pages at either end are left out (FH-19). */
 export const wholePages = (offset: number, bytes: number): { firstPage: PageIndex; pageCount: number } => {

@@ -2,10 +2,11 @@
 
 export { DeviceQueue, type QueueElement } from './device-queue.js';
 export { DriverQueue, type DriverQueueState, type UsedElement } from './driver-queue.js';
-export { GuestMemory, type MarkDirty, type MemoryRegion, wholePages } from './guest-memory.js';
+export { GuestMemory, type MemoryRegion, type StoreTracker, wholePages } from './guest-memory.js';
 export { allocateVirtio, DeviceStatus, Interrupt, type VirtioDescription, type VirtioShared } from './registers.js';
-export { type QueueState, VirtioDevice, type VirtioState } from './virtio-device.js';
+export { VirtioDevice } from './virtio-device.js';
 export { VirtioDriver } from './virtio-driver.js';
+export { loadVirtio, type QueueState, saveVirtio, type VirtioState } from './virtio-state.js';
 export {
   layOutQueue,
   type QueueBuffer,

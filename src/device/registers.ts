@@ -5,6 +5,7 @@
 //   status, features, queues ──▶ doorbell counts up ─────▶ VirtioDevice.service
 //   takeInterrupts           ◀── interrupt bits      ◀──── used buffers, configuration changes
 
+import { type GuestAddress, guestAddress } from '../memory/index.js';
 import type { QueueLayout } from './virtqueue.js';
 
 /** Of device status (virtio 1.2, 2.1). */
@@ -105,10 +106,24 @@ const storeAddress = (words: Int32Array, at: number, address: number): void => {
   words[at + 1] = Math.floor(address / 2 ** 32);
 };
 
-export const loadAddress = (words: Int32Array, at: number): number =>
-  (words[at]! >>> 0) + (words[at + 1]! >>> 0) * 2 ** 32;
+export const loadLayout = (words: Int32Array, queue: number): QueueLayout => ({
+  size: words[queueRegister(queue, QueueRegister.size)]!,
+  descriptorTable: loadAddress(words, queueRegister(queue, QueueRegister.descriptorTable)),
+  availableRing: loadAddress(words, queueRegister(queue, QueueRegister.availableRing)),
+  usedRing: loadAddress(words, queueRegister(queue, QueueRegister.usedRing)),
+});
 
+const loadAddress = (words: Int32Array, at: number): GuestAddress =>
+  guestAddress((words[at]! >>> 0) + (words[at + 1]! >>> 0) * 2 ** 32);
+
+/** Wakes the device's thread, from any thread. */
 export const ringDoorbell = (words: Int32Array): void => {
   Atomics.add(words, Register.doorbell, 1);
   Atomics.notify(words, Register.doorbell);
+};
+
+/** Interrupts the driver, from any thread. */
+export const interruptDriver = (words: Int32Array, bit: number): void => {
+  Atomics.or(words, Register.interrupts, bit);
+  Atomics.notify(words, Register.interrupts);
 };

@@ -1,41 +1,24 @@
 // The device's end of a virtio device, but for what it does: reset, features, queues, configuration space, interrupts, being
 // broken. A device (balloon, memory) has one and calls it from its thread.
 
-import { guestAddress, type RamferryError } from '../memory/index.js';
+import type { RamferryError } from '../memory/index.js';
 import { DeviceQueue } from './device-queue.js';
 import type { GuestMemory } from './guest-memory.js';
 import {
   configWords,
   DeviceStatus,
   Interrupt,
-  loadAddress,
+  interruptDriver,
   loadFeatures,
+  loadLayout,
   QueueRegister,
   queueRegister,
   RESET_REQUESTED,
   Register,
   ringDoorbell,
   storeFeatures,
-  storeLayout,
   type VirtioShared,
 } from './registers.js';
-import type { QueueLayout } from './virtqueue.js';
-
-/** What of a device goes with the guest when it migrates, besides its configuration space and what is its own. */
-export interface VirtioState {
-  readonly status: number;
-  /** Interrupt bits that the driver has not taken. */
-  readonly interrupts: number;
-  readonly features: bigint;
-  /** By number; undefined if the driver has not set the queue up. */
-  readonly queues: readonly (QueueState | undefined)[];
-}
-
-export interface QueueState {
-  readonly layout: QueueLayout;
-  /** Running index of the next element to pop. */
-  readonly next: number;
-}
 
 export class VirtioDevice {
   readonly shared: VirtioShared;
@@ -44,9 +27,12 @@ export class VirtioDevice {
   readonly config: Int32Array;
   readonly #words: Int32Array;
   readonly #queues: (DeviceQueue | undefined)[] = [];
+  readonly #onBreak: (reason: RamferryError) => void;
   #broken: RamferryError | undefined;
 
-  constructor(shared: VirtioShared, memory: GuestMemory) {
+  /** `onBreak`: to tell somebody, since the driver only learns that a reset is needed. */
+  constructor(shared: VirtioShared, memory: GuestMemory, onBreak: (reason: RamferryError) => void = () => {}) {
+    this.#onBreak = onBreak;
     this.shared = shared;
     this.memory = memory;
     this.config = configWords(shared);
@@ -100,7 +86,7 @@ export class VirtioDevice {
     }
     if (this.#queues[index] === undefined) {
       this.guard(() => {
-        this.#queues[index] = new DeviceQueue(this.memory, this.#layout(index), this.features);
+        this.#queues[index] = new DeviceQueue(this.memory, loadLayout(this.#words, index), this.features);
       });
     }
     return this.#queues[index];
@@ -125,18 +111,19 @@ export class VirtioDevice {
     this.#broken = reason;
     Atomics.or(this.#words, Register.status, DeviceStatus.needsReset);
     this.interruptForConfig();
+    this.#onBreak(reason);
   }
 
   /** Interrupts the driver if it wants to hear of what was pushed. */
   interruptForUsed(queue: DeviceQueue): void {
     if (queue.needsInterrupt()) {
-      this.#interrupt(Interrupt.usedBuffer);
+      interruptDriver(this.#words, Interrupt.usedBuffer);
     }
   }
 
   /** After a change of the configuration space. */
   interruptForConfig(): void {
-    this.#interrupt(Interrupt.configuration);
+    interruptDriver(this.#words, Interrupt.configuration);
   }
 
   /**
@@ -165,55 +152,7 @@ export class VirtioDevice {
     ringDoorbell(this.#words);
   }
 
-  /** With the guest stopped. Elements that were popped but not pushed will be popped again at the other side. */
-  save(): VirtioState {
-    return {
-      status: this.#status(),
-      interrupts: Atomics.load(this.#words, Register.interrupts),
-      features: this.features,
-      queues: this.shared.queueSizes.map((_, index) => {
-        if (Atomics.load(this.#words, queueRegister(index, QueueRegister.ready)) === 0) {
-          return undefined;
-        }
-        return { layout: this.#layout(index), next: this.#queues[index]?.resumeIndex ?? 0 };
-      }),
-    };
-  }
-
-  /** The device that `state` describes. Its memory must be there. What is wrong with a queue breaks the device. */
-  load(state: VirtioState): void {
-    this.reset();
-    storeFeatures(this.#words, Register.driverFeatures, state.features);
-    for (const [index, queue] of state.queues.entries()) {
-      if (queue !== undefined) {
-        storeLayout(this.#words, index, queue.layout);
-        this.guard(() => {
-          this.#queues[index] = new DeviceQueue(this.memory, queue.layout, state.features, queue.next);
-        });
-      }
-    }
-    Atomics.or(this.#words, Register.interrupts, state.interrupts);
-    Atomics.or(this.#words, Register.status, state.status);
-    // What the driver made available may have been announced to the other side only.
-    this.ring();
-  }
-
-  #layout(index: number): QueueLayout {
-    const address = (register: number) => guestAddress(loadAddress(this.#words, queueRegister(index, register)));
-    return {
-      size: this.#words[queueRegister(index, QueueRegister.size)]!,
-      descriptorTable: address(QueueRegister.descriptorTable),
-      availableRing: address(QueueRegister.availableRing),
-      usedRing: address(QueueRegister.usedRing),
-    };
-  }
-
   #status(): number {
     return Atomics.load(this.#words, Register.status);
-  }
-
-  #interrupt(bit: number): void {
-    Atomics.or(this.#words, Register.interrupts, bit);
-    Atomics.notify(this.#words, Register.interrupts);
   }
 }
