@@ -5,6 +5,7 @@ import { listen, openChannel } from '../src/channel/index.js';
 import { FileTarget, MemoryTarget, MigrationDestination } from '../src/destination/index.js';
 import { adviseHugePages } from '../src/memory/huge-pages-node.js';
 import { RamBlockList } from '../src/memory/index.js';
+import { BackgroundPopulator } from '../src/memory/populator-node.js';
 import { MEMORY_LIMIT } from './loaded-guest.js';
 import { tellParent } from './node-child.js';
 
@@ -17,7 +18,11 @@ const destination = new MigrationDestination({
   channel,
   target:
     output === undefined
-      ? new MemoryTarget({ blocks: RamBlockList.create({ onSegment: adviseHugePages }), memoryLimit: MEMORY_LIMIT })
+      ? new MemoryTarget({
+          blocks: RamBlockList.create({ onSegment: adviseHugePages }),
+          memoryLimit: MEMORY_LIMIT,
+          populator: new BackgroundPopulator(),
+        })
       : new FileTarget(output),
   commit: async () => output?.end(),
 });

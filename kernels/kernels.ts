@@ -121,6 +121,24 @@ export interface PageKernels {
   ): number;
 
   /**
+   * The same records without a copy of the pages: headers, block id and zero bytes go to `heads`, and `vector` (16 bytes
+   * an entry: address and length, 64-bit little-endian, the system's `struct iovec`) gets the pieces in the order in which they are to be
+   * written. `base` is the address of this memory in the process. Returns the number of entries, at most
+   * 2 * count + 1; a page that is not zero is always two of them, and zero pages at the end of the list are one.
+   */
+  emitVector(
+    list: number,
+    count: number,
+    address: number,
+    firstPage: number,
+    name: number,
+    nameBytes: number,
+    heads: number,
+    base: number,
+    vector: number,
+  ): number;
+
+  /**
    * Scatter, the inverse: decodes CONTINUE records from [input, input + length) into the extent until something
    * stops it. `written` is a bitmap of the extent's pages (bit = page - firstPage): a zero record for a page whose bit
    * is clear touches nothing, since fresh memory reads as zero; a normal record sets the bit. A zero record for a page

@@ -133,6 +133,58 @@ test('emitRecords writes the stream that the format describes, with and without 
   );
 });
 
+test('emitVector names the pieces of the same stream, the pages where they lie', () => {
+  // Addresses with a high half, as processes have them; and a base from which the low half carries over.
+  const bases = fc.constantFrom(0, 0x7f12_3456_7000, 2 ** 40 - 4096);
+  const firstPages = fc.constantFrom(0, 100, 2 ** 31 - EXTENT_PAGES);
+  fc.assert(
+    fc.property(
+      bases,
+      firstPages,
+      fc.array(fc.nat(EXTENT_PAGES - 1), { maxLength: 40 }),
+      fc.constantFrom('', 'pc.ram'),
+      (base, firstPage, pages, id) => {
+        const name = id === '' ? undefined : Buffer.concat([Buffer.of(id.length), Buffer.from(id)]);
+        forBoth(MEMORY_BYTES, (kernels, bytes) => {
+          const vector = STREAM - 3 + 8192;
+          for (let page = 0; page < EXTENT_PAGES; page++) {
+            bytes.set(content(page), SOURCE + page * GUEST_PAGE_SIZE);
+          }
+          bytes.set(name ?? [], NAME);
+          pages.forEach((page, i) => {
+            bytes.writeInt32LE(firstPage + page, LIST + 4 * i);
+          });
+          const entries = kernels.emitVector(
+            LIST,
+            pages.length,
+            SOURCE,
+            firstPage,
+            NAME,
+            name?.length ?? 0,
+            STREAM,
+            base,
+            vector,
+          );
+          const normal = pages.filter((page) => page % 3 !== 0);
+          assert.equal(entries >>> 1, normal.length);
+          const pieces = Array.from({ length: entries }, (_, i) => {
+            const at = Number(bytes.readBigUInt64LE(vector + 16 * i)) - base;
+            return bytes.subarray(at, at + Number(bytes.readBigUInt64LE(vector + 16 * i + 8)));
+          });
+          const expected = pages.map((page, i) => record(firstPage + page, content(page), i === 0 ? name : undefined));
+          assert.ok(Buffer.concat(pieces).equals(Buffer.concat(expected)));
+          // Not copies: every second piece is a page of the extent.
+          assert.deepEqual(
+            pieces.filter((_, i) => i % 2 === 1).map(({ byteOffset }) => byteOffset),
+            normal.map((page) => SOURCE + page * GUEST_PAGE_SIZE),
+          );
+        });
+      },
+    ),
+    { numRuns: 30 },
+  );
+});
+
 /** The loader's contract, page by page. */
 const load = (stream: Buffer, firstPage: number, extent: Buffer, written: Set<number>): number[] => {
   let [at, zero, normal] = [0, 0, 0];

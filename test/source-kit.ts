@@ -1,7 +1,7 @@
 // A guest, a sink and a channel for tests of the source engine: the guest's stores are made by the test itself, through
 // the real store barrier; the sink keeps what the destination would hold.
 
-import type { ByteChannel, ChannelReader } from '../src/channel/channel.js';
+import type { ByteChannel, ChannelReader, WriteDone, WriteVector } from '../src/channel/channel.js';
 import type { DirtyLog } from '../src/dirty-log/dirty-log.js';
 import { allocateStoreBarrier } from '../src/dirty-log/store-barrier.js';
 import { StoreBarrierLog } from '../src/dirty-log/store-barrier-log.js';
@@ -226,5 +226,32 @@ export class MemoryChannel implements ByteChannel {
       this.reader!.buffer()[0] = byte;
       this.reader!.received(1);
     }
+  }
+}
+
+/** A channel that takes pieces of memory as well, and reads them as late as it may. */
+export class GatheringChannel extends MemoryChannel {
+  static readonly base = 2 ** 40 - 4096;
+  vectors = 0;
+
+  addressOf(): number {
+    return GatheringChannel.base;
+  }
+
+  writeVector({ memory, base, entries, byteCount }: WriteVector, done: WriteDone): void {
+    this.vectors += 1;
+    setImmediate(() => {
+      const words = new BigUint64Array(entries.slice().buffer);
+      const pieces: Uint8Array[] = [];
+      for (let index = 0; index < words.length; index += 2) {
+        const offset = Number(words[index]) - base;
+        pieces.push(memory.slice(offset, offset + Number(words[index + 1])));
+      }
+      const bytes = Buffer.concat(pieces);
+      if (bytes.length !== byteCount) {
+        throw new Error(`the pieces have ${bytes.length} bytes, the vector says ${byteCount}`);
+      }
+      this.write(bytes, done);
+    });
   }
 }

@@ -103,6 +103,53 @@ export function emitRecords(
   return zero;
 }
 
+export function emitVector(
+  list: usize,
+  count: i32,
+  address: usize,
+  firstPage: i32,
+  name: usize,
+  nameBytes: i32,
+  heads: usize,
+  base: f64,
+  vector: usize,
+): i32 {
+  const origin = <u64>base;
+  let from = heads;
+  let at = heads;
+  let entry = vector;
+  let namePending = nameBytes;
+  for (; count > 0; count--, list += 4) {
+    const page = load<u32>(list);
+    const content = address + (<usize>(page - firstPage) << 12);
+    const isZero = isZeroPage(content);
+    const kind = isZero ? ZERO : NORMAL;
+    store<u64>(at, bswap<u64>((<u64>page << 12) | kind | (namePending ? 0 : CONTINUE)));
+    at += 8;
+    if (namePending) {
+      memory.copy(at, name, nameBytes);
+      at += nameBytes;
+      namePending = 0;
+    }
+    if (isZero) {
+      store<u8>(at++, 0);
+      continue;
+    }
+    store<u64>(entry, origin + from);
+    store<u64>(entry, at - from, 8);
+    store<u64>(entry, origin + content, 16);
+    store<u64>(entry, PAGE, 24);
+    entry += 32;
+    from = at;
+  }
+  if (at != from) {
+    store<u64>(entry, origin + from);
+    store<u64>(entry, at - from, 8);
+    entry += 16;
+  }
+  return <i32>((entry - vector) >> 4);
+}
+
 export function loadRecords(
   input: usize,
   length: i32,

@@ -125,6 +125,41 @@ export const bindPageTwin = (memory: WebAssembly.Memory): PageKernels => {
       return zero;
     },
 
+    emitVector(list, count, address, firstPage, name, nameBytes, heads, base, vector) {
+      let from = heads >>> 0;
+      let at = from;
+      let entry = vector >>> 0;
+      const piece = (start: number, length: number): void => {
+        view.setBigUint64(entry, BigInt(base + start), true);
+        view.setBigUint64(entry + 8, BigInt(length), true);
+        entry += 16;
+      };
+      for (let i = 0; i < count; i++) {
+        const page = words[(list >>> 2) + i]!;
+        const content = (address >>> 0) + (page - firstPage) * GUEST_PAGE_SIZE;
+        const isZero = isZeroPage(content) === 1;
+        const named = i === 0 && nameBytes > 0;
+        const flags = (isZero ? FLAGS.zero : FLAGS.page) | (named ? 0 : FLAGS.continue);
+        view.setBigUint64(at, (BigInt(page) << 12n) | BigInt(flags));
+        at += HEADER_BYTES;
+        if (named) {
+          bytes.copyWithin(at, name >>> 0, (name >>> 0) + nameBytes);
+          at += nameBytes;
+        }
+        if (isZero) {
+          bytes[at++] = 0;
+          continue;
+        }
+        piece(from, at - from);
+        piece(content, GUEST_PAGE_SIZE);
+        from = at;
+      }
+      if (at !== from) {
+        piece(from, at - from);
+      }
+      return (entry - (vector >>> 0)) / 16;
+    },
+
     loadRecords(input, length, address, firstPage, pageCount, written, result) {
       let consumed = 0;
       let zero = 0;

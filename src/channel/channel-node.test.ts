@@ -145,6 +145,69 @@ for (const [name, address] of Object.entries(addresses)) {
     await Promise.all([client.closed, server.closed]);
   });
 
+  test(`${name}: 64 MiB of pieces that stay where they are arrive complete, between plain writes`, async (t) => {
+    const [client, server] = await connectedPair(address());
+    const memory = new Uint8Array(new WebAssembly.Memory({ initial: 128, maximum: 128, shared: true }).buffer);
+    const base = client.addressOf!(memory);
+    if (base === undefined) {
+      client.destroy();
+      t.skip('no system call can be made');
+      return;
+    }
+    randomFillSync(memory.subarray(0, 65536));
+    memory.copyWithin(65536, 0, 65536);
+    const collector = collect(server);
+    const hash = createHash('sha256');
+    for (let sent = 0; sent < 64; sent += 1) {
+      // 8 bytes and a page in turn, 255 times, in a place of the vector's own.
+      const entries = memory.subarray(2 ** 20 + (sent % 64) * 8192, 2 ** 20 + (sent % 64) * 8192 + 510 * 16);
+      const view = new DataView(entries.buffer, entries.byteOffset);
+      let byteCount = 0;
+      for (let entry = 0; entry < 510; entry += 1) {
+        const offset = (entry * 241 + sent * 7) % 65536;
+        const length = entry % 2 === 0 ? 8 : 4096;
+        view.setBigUint64(entry * 16, BigInt(base + offset), true);
+        view.setBigUint64(entry * 16 + 8, BigInt(length), true);
+        hash.update(memory.subarray(offset, offset + length));
+        byteCount += length;
+      }
+      const vectorDone = new Promise<void>((resolve, reject) => {
+        client.writeVector!({ memory, base, entries, byteCount }, (error) => (error ? reject(error) : resolve()));
+      });
+      hash.update(`plain ${sent}`);
+      await Promise.all([vectorDone, write(client, `plain ${sent}`)]);
+    }
+    await client.end();
+    await collector.finished;
+    assert.equal(collector.digest(), hash.digest('hex'));
+    server.destroy();
+  });
+
+  test(`${name}: pieces that the peer does not take fail once, with its name`, async (t) => {
+    const [client, server] = await connectedPair(address());
+    const memory = new Uint8Array(new WebAssembly.Memory({ initial: 512, maximum: 512, shared: true }).buffer);
+    const base = client.addressOf!(memory);
+    if (base === undefined) {
+      client.destroy();
+      t.skip('no system call can be made');
+      return;
+    }
+    const entries = memory.subarray(0, 32);
+    const view = new DataView(entries.buffer);
+    view.setBigUint64(0, BigInt(base + 65536), true);
+    view.setBigUint64(8, BigInt(16 * 2 ** 20), true);
+    view.setBigUint64(16, BigInt(base + 65536), true);
+    view.setBigUint64(24, BigInt(4096), true);
+    const errors: unknown[] = [];
+    client.writeVector!({ memory, base, entries, byteCount: 16 * 2 ** 20 + 4096 }, (error) => errors.push(error));
+    await delay(20);
+    assert.deepEqual(errors, []);
+    server.destroy();
+    await client.closed;
+    assert.equal(errors.length, 1);
+    assert.match(String(errors[0]), new RegExp(client.peer.replace(/[[\]]/g, '.')));
+  });
+
   test(`${name}: nothing is read before read(), and nothing that came early is lost`, async () => {
     const [client, server] = await connectedPair(address());
     await write(client, 'early ');

@@ -12,6 +12,20 @@ export interface ChannelReader {
   failed(error: Error): void;
 }
 
+/** Called once the bytes of a write were handed to the system, or could not be. */
+export type WriteDone = (error: Error | undefined) => void;
+
+/** Pieces of one memory in the order in which they are to be written. */
+export interface WriteVector {
+  readonly memory: Uint8Array;
+  /** Address of `memory` in the process, as `addressOf` gave it. */
+  readonly base: number;
+  /** Address and length of each piece, 64-bit little-endian (the system's `struct iovec`). The channel may change them. */
+  readonly entries: Uint8Array;
+  /** Sum of all lengths. */
+  readonly byteCount: number;
+}
+
 /** A connected, bidirectional (or one-way, as a file is) byte channel. */
 export interface ByteChannel {
   /** How messages name the other end: `unix:/tmp/x`, `tcp:127.0.0.1:4444`, `file:/tmp/x`. */
@@ -22,7 +36,13 @@ export interface ByteChannel {
    * the system call that writes it. `done` gets the error if the bytes could not be written; it is called exactly
    * once, in order, never synchronously.
    */
-  write(bytes: Uint8Array, done: (error: Error | undefined) => void): void;
+  write(bytes: Uint8Array, done: WriteDone): void;
+
+  /** The address of `memory` in the process if `writeVector` can be used, else undefined. */
+  addressOf?(memory: Uint8Array): number | undefined;
+
+  /** As `write`, of pieces that stay where they are: the system reads them some time before `done`. */
+  writeVector?(vector: WriteVector, done: WriteDone): void;
 
   /** Starts reading into `reader`. Once per channel, unless `pause` was called. */
   read(reader: ChannelReader): void;

@@ -1,11 +1,11 @@
 // Files as one-way halves of a channel: bytes from an offset on, in order.
 
 import fs from 'node:fs';
-import type { ChannelReader } from './channel.js';
+import type { ChannelReader, WriteDone } from './channel.js';
 import { channelDestroyed, channelError } from './channel-error.js';
 import type { InputHalf, OutputHalf } from './channel-halves.js';
 import { spaceOf } from './reader-feed.js';
-import { byteLength, type WriteDone, WriteQueue } from './write-queue.js';
+import { byteLength, WriteQueue } from './write-queue.js';
 
 /** Bytes per system call: larger ones gain nothing (spec/node-performance.md section 4) and delay `destroy`. */
 const READ_BYTES = 1024 * 1024;

@@ -2,10 +2,12 @@
 // memory; neither is copied in this process (spec/node-performance.md section 3).
 
 import net from 'node:net';
-import type { ByteChannel, ChannelReader } from './channel.js';
+import type { ByteChannel, ChannelReader, WriteDone, WriteVector } from './channel.js';
 import { channelDestroyed, channelError, peerClosed } from './channel-error.js';
+import { addressInProcess, writeEntries } from './gather-node.js';
 import { ReaderFeed } from './reader-feed.js';
-import { byteLength, type WriteDone, WriteQueue } from './write-queue.js';
+import type { VectorCursor } from './vector-cursor.js';
+import { byteLength, WriteQueue } from './write-queue.js';
 
 export class SocketChannel implements ByteChannel {
   readonly peer: string;
@@ -52,11 +54,67 @@ export class SocketChannel implements ByteChannel {
 
   write(bytes: Uint8Array, done: WriteDone): void {
     this.#queue.push(bytes, done);
+    this.#start();
+  }
+
+  addressOf(memory: Uint8Array): number | undefined {
+    return this.#descriptor < 0 ? undefined : addressInProcess(memory);
+  }
+
+  writeVector(vector: WriteVector, done: WriteDone): void {
+    this.#queue.pushVector(vector, done);
+    this.#start();
+  }
+
+  /** -1 if there is none, as after the end. */
+  get #descriptor(): number {
+    return (this.#socket as unknown as { _handle: { fd?: number } | null })._handle?.fd ?? -1;
+  }
+
+  #start(): void {
     if (this.#isClosed) {
       process.nextTick(() => this.#queue.fail(this.#error()));
     } else {
-      this.#writeBatch();
+      this.#writeNext();
     }
+  }
+
+  #writeNext(): void {
+    if (this.#busy || this.#queue.length === 0 || this.#socket.destroyed) {
+      return;
+    }
+    this.#busy = true;
+    const { vector } = this.#queue;
+    if (vector === undefined) {
+      this.#writeBatch();
+    } else {
+      this.#writeVector(vector);
+    }
+  }
+
+  /**
+   * As much of the vector as the system takes at once; then the piece at which it stopped, or the last one, goes through
+   * the event loop, which waits for room, tells of errors, and calls back.
+   *
+   *   writev ─▶ ███████▒░░░░░░░░   █ written  ▒ what is left of one piece: socket.write ─▶ room again: writev ─▶ …
+   */
+  #writeVector(vector: VectorCursor): void {
+    if (vector.count > 1) {
+      vector.advance(Math.max(0, writeEntries(this.#descriptor, vector.entries, vector.count - 1)));
+    }
+    const piece = vector.piece!;
+    this.#socket.write(piece, (error) => {
+      if (error || this.#socket.destroyed) {
+        return;
+      }
+      vector.advance(piece.length);
+      if (vector.count > 0) {
+        this.#writeVector(vector);
+      } else {
+        this.#queue.vectorCompleted();
+        this.#next();
+      }
+    });
   }
 
   /**
@@ -65,10 +123,6 @@ export class SocketChannel implements ByteChannel {
    * by Node; so callbacks count only while the socket lives, and `close` settles the rest.
    */
   #writeBatch(): void {
-    if (this.#busy || this.#queue.length === 0 || this.#socket.destroyed) {
-      return;
-    }
-    this.#busy = true;
     const pieces = this.#queue.batch();
     const last = pieces.length - 1;
     this.#socket.cork();
@@ -83,9 +137,13 @@ export class SocketChannel implements ByteChannel {
       return;
     }
     this.#queue.completed(byteLength(pieces));
+    this.#next();
+  }
+
+  #next(): void {
     this.#busy = false;
     if (this.#queue.length > 0) {
-      this.#writeBatch();
+      this.#writeNext();
     } else {
       this.#flushed?.();
     }

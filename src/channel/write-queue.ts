@@ -1,6 +1,7 @@
 // Writes that wait for their system call, in order, and the callbacks that give their memory back.
 
-export type WriteDone = (error: Error | undefined) => void;
+import type { WriteDone, WriteVector } from './channel.js';
+import { VectorCursor } from './vector-cursor.js';
 
 /**
  * Bounds of one gathering write. Small pieces share a system call; yet a batch is kept short, because the memory of all
@@ -10,8 +11,12 @@ export type WriteDone = (error: Error | undefined) => void;
 const BATCH_BYTES = 1024 * 1024;
 const BATCH_PIECES = 512;
 
+const NOTHING = new Uint8Array(0);
+
 interface QueuedWrite {
   bytes: Uint8Array;
+  /** Instead of `bytes`. */
+  readonly vector?: VectorCursor;
   readonly done: WriteDone;
 }
 
@@ -26,13 +31,29 @@ export class WriteQueue {
     this.#writes.push({ bytes, done });
   }
 
-  /** What the next system call shall write; stays queued until `completed`. At least one piece if any is queued. */
+  pushVector(vector: WriteVector, done: WriteDone): void {
+    this.#writes.push({ bytes: NOTHING, vector: new VectorCursor(vector), done });
+  }
+
+  /** The vector that is next, if one is; stays queued until `vectorCompleted`. */
+  get vector(): VectorCursor | undefined {
+    return this.#writes[0]?.vector;
+  }
+
+  vectorCompleted(): void {
+    this.#writes.shift()!.done(undefined);
+  }
+
+  /**
+   * What the next system call shall write, up to the next vector; stays queued until `completed`. At least one piece if
+   * any comes before that.
+   */
   batch(): Uint8Array[] {
     const pieces: Uint8Array[] = [];
     let batchBytes = 0;
-    for (const { bytes } of this.#writes) {
+    for (const { bytes, vector } of this.#writes) {
       batchBytes += bytes.length;
-      if (pieces.length === BATCH_PIECES || (pieces.length > 0 && batchBytes > BATCH_BYTES)) {
+      if (vector !== undefined || pieces.length === BATCH_PIECES || (pieces.length > 0 && batchBytes > BATCH_BYTES)) {
         break;
       }
       pieces.push(bytes);
@@ -44,8 +65,11 @@ export class WriteQueue {
   completed(byteCount: number): void {
     let left = byteCount;
     let count = 0;
-    while (count < this.#writes.length && this.#writes[count]!.bytes.length <= left) {
-      left -= this.#writes[count]!.bytes.length;
+    for (const { bytes, vector } of this.#writes) {
+      if (vector !== undefined || bytes.length > left) {
+        break;
+      }
+      left -= bytes.length;
       count += 1;
     }
     const written = this.#writes.splice(0, count);

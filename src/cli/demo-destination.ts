@@ -15,6 +15,7 @@ import { deviceStates } from '../format/stream/device-tail.js';
 import type { BarrierChoice } from '../guest/workload/control.js';
 import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
 import { adviseHugePages } from '../memory/huge-pages-node.js';
+import { BackgroundPopulator } from '../memory/populator-node.js';
 import { RamBlockList } from '../memory/ram-block-list.js';
 import { type PlainError, plainError } from '../monitor/source-messages.js';
 import { type Judgement, judge } from './demo-judgement.js';
@@ -46,7 +47,8 @@ async function receive(request: Extract<ToDemoDestination, { type: 'prepare' }>)
   const channel = await listener.accept();
   await listener.close();
   const blocks = RamBlockList.create({ onSegment: adviseHugePages });
-  const target = new MemoryTarget({ blocks, memoryLimit: request.memoryLimit });
+  const populator = new BackgroundPopulator();
+  const target = new MemoryTarget({ blocks, memoryLimit: request.memoryLimit, populator });
   let guest: WorkloadGuest | undefined;
   let threads: Promise<void> | undefined;
   const destination = new MigrationDestination({
@@ -66,6 +68,7 @@ async function receive(request: Extract<ToDemoDestination, { type: 'prepare' }>)
     },
   });
   const report = await destination.run();
+  await populator.close();
   if (guest === undefined || report.status !== 'completed') {
     throw destination.error ?? new Error('the migration did not complete');
   }

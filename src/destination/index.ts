@@ -8,5 +8,6 @@ export {
   MigrationDestination,
   type MigrationDestinationOptions,
 } from './migration-destination.js';
+export type { Populator } from './populate-ahead.js';
 export type { IncomingReport, IncomingStatus } from './statistics.js';
 export type { MigrationTarget, PageCounts, ReceiveArea } from './target.js';

@@ -20,6 +20,7 @@ import { RamferryError } from '../memory/errors.js';
 import type { RamBlock } from '../memory/ram-block.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { type Segment, STAGING_SLOT_BYTES } from '../memory/segment.js';
+import { PopulateAhead, type Populator } from './populate-ahead.js';
 import { createBlocks, matchBlocks } from './ram-geometry.js';
 import type { MigrationTarget, PageCounts, ReceiveArea } from './target.js';
 
@@ -34,6 +35,8 @@ export interface MemoryTargetOptions {
   readonly blocks: RamBlockList;
   /** Create what the source announces, up to this many bytes in all. A failed migration leaves the list as it is then. */
   readonly memoryLimit?: number;
+  /** Touches pages that will probably be loaded next. */
+  readonly populator?: Populator;
 }
 
 export class MemoryTarget implements MigrationTarget {
@@ -42,6 +45,7 @@ export class MemoryTarget implements MigrationTarget {
   readonly ready = true;
   readonly #blocks: RamBlockList;
   readonly #memoryLimit: number | undefined;
+  readonly #ahead: PopulateAhead | undefined;
   #ignoreShared = false;
   /** The blocks in the order of the setup record. */
   #announced: readonly RamBlock[] = [];
@@ -54,9 +58,10 @@ export class MemoryTarget implements MigrationTarget {
     end: 2 * LONGEST_UNIT_BYTES,
   };
 
-  constructor({ blocks, memoryLimit }: MemoryTargetOptions) {
+  constructor({ blocks, memoryLimit, populator }: MemoryTargetOptions) {
     this.#blocks = blocks;
     this.#memoryLimit = memoryLimit;
+    this.#ahead = populator && new PopulateAhead(populator);
   }
 
   area(): ReceiveArea {
@@ -132,8 +137,17 @@ export class MemoryTarget implements MigrationTarget {
         result,
       );
       const { words } = segment;
-      this.pages.zero += words[result / 4];
-      this.pages.normal += words[result / 4 + 1];
+      const zeroPages = words[result / 4] as number;
+      const normalPages = words[result / 4 + 1] as number;
+      this.pages.zero += zeroPages;
+      this.pages.normal += normalPages;
+      this.#ahead?.loaded(
+        segment,
+        address + (page - firstPage) * GUEST_PAGE_SIZE,
+        zeroPages + normalPages,
+        normalPages,
+        address + pageCount * GUEST_PAGE_SIZE,
+      );
       at += taken;
       if (taken === 0 || words[result / 4 + 2] !== LoadStop.outside) {
         break;

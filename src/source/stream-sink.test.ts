@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { MemoryChannel, PAGE, ScriptedGuest } from '../../test/source-kit.js';
+import { GatheringChannel, MemoryChannel, PAGE, ScriptedGuest } from '../../test/source-kit.js';
 import type { ByteChannel } from '../channel/channel.js';
 import { StreamReader } from '../format/stream/read.js';
 import { pong, shut } from '../format/stream/return-path.js';
@@ -19,43 +19,81 @@ const run = (guest: ScriptedGuest, channel: ByteChannel, returnPath: boolean): P
     parameters: defaultParameters,
   }).run();
 
-test('the stream read back is the guest: blocks over several segments, zero and normal pages', async () => {
-  const guest = new ScriptedGuest([900, 200, 3], 2 ** 20);
-  for (const block of guest.blocks.blocks) {
-    for (let page = 0; page < block.usedPages; page += 3) {
-      guest.store(block, page, (page % 255) + 1);
+for (const channel of [new MemoryChannel(), new GatheringChannel()]) {
+  test(`the stream read back is the guest: blocks over several segments, zero and normal pages (${channel.constructor.name})`, async () => {
+    const guest = new ScriptedGuest([900, 200, 3], 2 ** 20);
+    for (const block of guest.blocks.blocks) {
+      for (let page = 0; page < block.usedPages; page += 3) {
+        guest.store(block, page, (page % 255) + 1);
+      }
     }
+    const report = await run(guest, channel, false);
+    assert.equal(report.status, 'completed');
+    assert.ok(channel.ended);
+    assert.ok(channel instanceof GatheringChannel === (channel as GatheringChannel).vectors > 0);
+    const bytes = Buffer.concat(channel.chunks);
+    assert.equal(bytes.length, report.ram.transferred);
+    const seen = new Map<string, number>();
+    let ended = false;
+    const reader = new StreamReader({
+      ramSetup: ({ blocks, totalBytes }) => {
+        assert.deepEqual(
+          blocks.map(({ name, usedLength }) => [name, usedLength]),
+          guest.blocks.blocks.map(({ name, usedLength }) => [name, usedLength]),
+        );
+        assert.equal(totalBytes, 1103 * PAGE);
+      },
+      zeroPage: (block, page) => seen.set(`${block.name}:${page}`, 0),
+      page: (block, page, data, at) => seen.set(`${block.name}:${page}`, data[at]!),
+      xbzrlePage: () => assert.fail('no delta was sent'),
+      end: () => {
+        ended = true;
+      },
+    });
+    assert.equal(reader.push(bytes), bytes.length);
+    assert.ok(ended);
+    for (const block of guest.blocks.blocks) {
+      for (let page = 0; page < block.usedPages; page += 1) {
+        assert.equal(seen.get(`${block.name}:${page}`), guest.load(block, page));
+      }
+    }
+  });
+}
+
+test('pages that are only lent are copied before the guest can take them back', async () => {
+  const guest = new ScriptedGuest([900]);
+  const [block] = guest.blocks.blocks;
+  const extent = block!.extents[0]!;
+  for (let page = 0; page < 900; page += 1) {
+    guest.store(block!, page, (page % 255) + 1);
   }
-  const channel = new MemoryChannel();
-  const report = await run(guest, channel, false);
-  assert.equal(report.status, 'completed');
-  assert.ok(channel.ended);
-  const bytes = Buffer.concat(channel.chunks);
-  assert.equal(bytes.length, report.ram.transferred);
-  const seen = new Map<string, number>();
-  let ended = false;
-  const reader = new StreamReader({
-    ramSetup: ({ blocks, totalBytes }) => {
-      assert.deepEqual(
-        blocks.map(({ name, usedLength }) => [name, usedLength]),
-        guest.blocks.blocks.map(({ name, usedLength }) => [name, usedLength]),
-      );
-      assert.equal(totalBytes, 1103 * PAGE);
-    },
-    zeroPage: (block, page) => seen.set(`${block.name}:${page}`, 0),
-    page: (block, page, data, at) => seen.set(`${block.name}:${page}`, data[at]!),
-    xbzrlePage: () => assert.fail('no delta was sent'),
-    end: () => {
-      ended = true;
+  // The window of an opened snapshot: what was lent before holds something else as soon as the next is asked for.
+  const { bytes } = extent.segment;
+  const content = bytes.slice(extent.address, extent.address + 900 * PAGE);
+  const lender = Object.assign(guest, {
+    extentAt: (_: unknown, page: number) => {
+      const pageCount = Math.min(32, 900 - page);
+      bytes.fill(0xee, extent.address, extent.address + 900 * PAGE);
+      bytes.set(content.subarray(page * PAGE, (page + pageCount) * PAGE), extent.address);
+      return { ...extent, firstPage: page, pageCount };
     },
   });
-  assert.equal(reader.push(bytes), bytes.length);
-  assert.ok(ended);
-  for (const block of guest.blocks.blocks) {
-    for (let page = 0; page < block.usedPages; page += 1) {
-      assert.equal(seen.get(`${block.name}:${page}`), guest.load(block, page));
-    }
-  }
+  const channel = new GatheringChannel();
+  assert.equal((await run(lender, channel, false)).status, 'completed');
+  assert.equal(channel.vectors, 0);
+  let pages = 0;
+  const reader = new StreamReader({
+    zeroPage: () => assert.fail('no page is zero'),
+    page: (_, page, data, at) => {
+      assert.equal(data[at], (page % 255) + 1);
+      pages += 1;
+    },
+    xbzrlePage: () => assert.fail('no delta was sent'),
+    ramSetup: () => {},
+    end: () => {},
+  });
+  reader.push(Buffer.concat(channel.chunks));
+  assert.equal(pages, 900);
 });
 
 test('with the return path the migration waits for SHUT, byte by byte', async () => {

@@ -1,17 +1,17 @@
 // QEMU's migration stream as a sink: pages become records in staging slots of their own segment, written by a kernel,
 // and each full slot is one write to the channel (spec/node-performance.md section 3: one write per MiB is what C does too).
 
-import { NORMAL_RECORD_BYTES, ZERO_RECORD_BYTES } from '../../kernels/kernels.js';
-import type { ByteChannel } from '../channel/channel.js';
+import type { ByteChannel, WriteDone } from '../channel/channel.js';
 import { Command, ElementType } from '../format/stream/constants.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
 import { ReturnPathReader } from '../format/stream/return-path.js';
 import { command, ping, ramBodyEnd, ramPart, ramStart, streamEnd, streamHeader } from '../format/stream/write.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
-import { type Segment, SLOT_COUNT, STAGING_SLOT_BYTES } from '../memory/segment.js';
+import { type Segment, SLOT_COUNT } from '../memory/segment.js';
 import type { SourceGuest } from './guest.js';
 import type { PageBatch, PageSink } from './page-sink.js';
+import { CopiedRecords, GatheredRecords, type RecordSlot } from './record-slot.js';
 import type { Trace } from './trace.js';
 
 /**
@@ -23,19 +23,10 @@ const MAX_WRITES = 4;
 /** Several times the longest message (516 bytes). */
 const RETURN_PATH_BUFFER_BYTES = 4096;
 
-/** Room a slot keeps behind its records for the end of the section. */
-const SECTION_END_BYTES = 13;
-
 export interface StreamSinkOptions {
   /** Ask the destination to confirm (SHUT): a failure there leaves the guest running here. */
   readonly returnPath: boolean;
   readonly trace?: Trace;
-}
-
-interface Slot {
-  readonly segment: Segment;
-  readonly address: number;
-  used: number;
 }
 
 export class StreamSink implements PageSink {
@@ -47,7 +38,9 @@ export class StreamSink implements PageSink {
   readonly #trace: Trace;
   /** Slot to use next, by segment. */
   readonly #nextSlot = new Map<Segment, number>();
-  #slot: Slot | undefined;
+  /** Whether pages may be written from where they lie, which the guest decides. */
+  #mayGather = false;
+  #slot: RecordSlot | undefined;
   #ramSectionId = 0;
   #writes = 0;
   #lastBlock: RamBlock | undefined;
@@ -76,6 +69,7 @@ export class StreamSink implements PageSink {
   start(guest: SourceGuest): void {
     const { machine, uuid, ramSectionId, earlySections } = guest;
     this.#ramSectionId = ramSectionId;
+    this.#mayGather = guest.extentAt === undefined;
     this.#append(streamHeader({ machine, uuid, targetPageBits: undefined, capabilities: [] }));
     if (this.#options.returnPath) {
       this.#append(command(Command.OPEN_RETURN_PATH));
@@ -98,9 +92,7 @@ export class StreamSink implements PageSink {
     if (this.#slot !== undefined && this.#slot.segment !== extent.segment) {
       this.#writeSlot();
     }
-    const slot = this.#slot ?? this.#openSlot(extent.segment);
-    // The block id of the first record takes at most 256 bytes.
-    const room = Math.floor((STAGING_SLOT_BYTES - SECTION_END_BYTES - 256 - slot.used) / NORMAL_RECORD_BYTES);
+    const { room } = (this.#slot ??= this.#openSlot(extent.segment));
     if (room > 0) {
       return room;
     }
@@ -114,28 +106,18 @@ export class StreamSink implements PageSink {
   }
 
   writePages(batch: PageBatch): number {
-    const { block, extent, pages, count } = batch;
-    const slot = this.#slot as Slot;
+    const { block, pages, count } = batch;
+    const slot = this.#slot as RecordSlot;
     const { segment } = slot;
-    const list = segment.listSlot(0);
-    segment.words.set(pages.subarray(0, count), list / 4);
+    segment.words.set(pages.subarray(0, count), segment.listSlot(0) / 4);
     let nameBytes = 0;
     if (block !== this.#lastBlock) {
       nameBytes = this.#placeName(segment, block.name);
       this.#lastBlock = block;
     }
-    const zeroPages = segment.kernels.emitRecords(
-      list,
-      count,
-      extent.address,
-      extent.firstPage,
-      segment.listSlot(1),
-      nameBytes,
-      slot.address + slot.used,
-    );
-    const bytes = zeroPages * ZERO_RECORD_BYTES + (count - zeroPages) * NORMAL_RECORD_BYTES + nameBytes;
-    slot.used += bytes;
-    this.queued += bytes;
+    const before = slot.byteCount;
+    const zeroPages = slot.add(batch, nameBytes);
+    this.queued += slot.byteCount - before;
     return zeroPages;
   }
 
@@ -183,44 +165,41 @@ export class StreamSink implements PageSink {
   /** Bytes that are not page records: into the open slot where they fit, else written on their own. */
   #append(bytes: Uint8Array): void {
     this.queued += bytes.length;
-    const slot = this.#slot;
-    if (slot !== undefined && slot.used + bytes.length <= STAGING_SLOT_BYTES) {
-      slot.segment.bytes.set(bytes, slot.address + slot.used);
-      slot.used += bytes.length;
+    if (this.#slot?.append(bytes) === true) {
       return;
     }
     this.#writeSlot();
-    this.#write(bytes);
+    this.#write(bytes.length, (done) => this.#channel.write(bytes, done));
   }
 
-  #openSlot(segment: Segment): Slot {
+  #openSlot(segment: Segment): RecordSlot {
     const index = this.#nextSlot.get(segment) ?? 0;
     this.#nextSlot.set(segment, (index + 1) % SLOT_COUNT);
-    this.#slot = { segment, address: segment.stagingSlot(index), used: 0 };
-    return this.#slot;
+    const base = this.#mayGather ? this.#channel.addressOf?.(segment.bytes) : undefined;
+    return base === undefined ? new CopiedRecords(segment, index) : new GatheredRecords(segment, index, base);
   }
 
   #writeSlot(): void {
     const slot = this.#slot;
     this.#slot = undefined;
-    if (slot !== undefined && slot.used > 0) {
-      this.#write(slot.segment.bytes.subarray(slot.address, slot.address + slot.used));
+    if (slot !== undefined) {
+      this.#write(slot.byteCount, (done) => slot.write(this.#channel, done));
     }
   }
 
-  #write(bytes: Uint8Array): void {
-    if (this.#error !== undefined || bytes.length === 0) {
+  #write(byteCount: number, write: (done: WriteDone) => void): void {
+    if (this.#error !== undefined || byteCount === 0) {
       return;
     }
     this.#writes += 1;
-    this.#channel.write(bytes, (error) => {
+    write((error) => {
       this.#writes -= 1;
       if (error !== undefined) {
         this.#trace.migration_completion_file_err?.();
         this.#break(error);
         return;
       }
-      this.transferred += bytes.length;
+      this.transferred += byteCount;
       this.#wake();
     });
   }
