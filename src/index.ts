@@ -8,7 +8,7 @@ export { deviceStates } from './format/stream/index.js';
 export { SnapshotGuest, WorkloadGuest } from './guest/index.js';
 export { openSnapshotFile } from './guest/open-snapshot-file-node.js';
 export { adviseHugePages } from './memory/huge-pages-node.js';
-export { BackgroundPopulator } from './memory/populator-node.js';
 export { RamBlockList, RamferryError } from './memory/index.js';
+export { BackgroundPopulator } from './memory/populator-node.js';
 export { Migration, type MigrationEnd, type MigrationOptions } from './monitor/migration.js';
 export type { MigrationReport } from './source/index.js';
