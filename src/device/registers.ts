@@ -84,6 +84,11 @@ export const queueRegister = (queue: number, register: number): number =>
 export const configWords = ({ registers, queueSizes, configBytes }: VirtioShared): Int32Array =>
   new Int32Array(registers, 4 * queueRegister(queueSizes.length, 0), Math.ceil(configBytes / 4));
 
+/** Whether the driver is ready, waits for no reset, and the device is not broken. */
+export const isLive = (words: Int32Array): boolean =>
+  (Atomics.load(words, Register.status) & (DeviceStatus.driverOk | DeviceStatus.needsReset | RESET_REQUESTED)) ===
+  DeviceStatus.driverOk;
+
 export const storeFeatures = (words: Int32Array, at: number, features: bigint): void => {
   words[at] = Number(BigInt.asIntN(32, features));
   words[at + 1] = Number(BigInt.asIntN(32, features >> 32n));

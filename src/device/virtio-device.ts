@@ -9,6 +9,7 @@ import {
   DeviceStatus,
   Interrupt,
   interruptDriver,
+  isLive,
   loadFeatures,
   loadLayout,
   QueueRegister,
@@ -44,9 +45,9 @@ export class VirtioDevice {
     return this.#broken;
   }
 
-  /** Whether the driver is ready, and the device not broken. */
+  /** Whether the driver is ready, waits for no reset, and the device is not broken. */
   get isLive(): boolean {
-    return (this.#status() & (DeviceStatus.driverOk | DeviceStatus.needsReset)) === DeviceStatus.driverOk;
+    return isLive(this.#words);
   }
 
   /** What was negotiated. */

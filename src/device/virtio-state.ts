@@ -1,7 +1,7 @@
 // What of any virtio device goes with the guest when it migrates, besides its configuration space and what is its own. It is
 // all in shared memory, so that any thread can save it while the guest is stopped.
 
-import { guestAddress } from '../memory/index.js';
+import { guestAddress, RamferryError } from '../memory/index.js';
 import type { GuestMemory } from './guest-memory.js';
 import {
   loadFeatures,
@@ -53,9 +53,28 @@ export const saveVirtio = (shared: VirtioShared, memory: GuestMemory): VirtioSta
   };
 };
 
-/** Before the guest runs and before the device's thread looks at it. Guest memory need not be there yet. */
+/**
+ * Before the guest runs and before the device's thread looks at it. Guest memory need not be there yet. Throws VIRTIO_FEATURES
+ * and VIRTIO_QUEUES for the state of a device that can more than this one.
+ */
 export const loadVirtio = (shared: VirtioShared, state: VirtioState): void => {
   const words = new Int32Array(shared.registers);
+  const excess = state.features & ~loadFeatures(words, Register.deviceFeatures);
+  if (excess !== 0n) {
+    throw stateInvalid(
+      'VIRTIO_FEATURES',
+      `The driver uses features 0x${excess.toString(16)}, which this device lacks`,
+      excess,
+    );
+  }
+  if (state.queues.some((queue, index) => queue !== undefined && index >= shared.queueSizes.length)) {
+    const count = state.queues.length;
+    throw stateInvalid(
+      'VIRTIO_QUEUES',
+      `The driver uses ${count} queues, this device has ${shared.queueSizes.length}`,
+      count,
+    );
+  }
   storeFeatures(words, Register.driverFeatures, state.features);
   for (const [index] of shared.queueSizes.entries()) {
     const queue = state.queues[index];
@@ -76,3 +95,6 @@ const nextToPop = (layout: QueueLayout, memory: GuestMemory): number => {
   const usedIndex = guestAddress(layout.usedRing + 2);
   return usedIndex % 2 === 0 && memory.contains(usedIndex, 2) ? memory.loadUint16(usedIndex) : 0;
 };
+
+const stateInvalid = (code: string, message: string, value: number | bigint): RamferryError =>
+  new RamferryError('invalid', code, message, { value });
