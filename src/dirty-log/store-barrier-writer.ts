@@ -12,6 +12,7 @@ import type { BitmapMemory } from '../memory/bitmap-memory.js';
 import type { RamBlock } from '../memory/ram-block.js';
 import { HandshakeWriter } from './handshake.js';
 import type { StoreBarrierShared } from './store-barrier.js';
+import { WriteProtectWriter } from './write-protect-writer.js';
 
 /** The barrier of writer number `writer`, in the thread that is that writer. Starts parked. */
 export function attachStoreBarrier(
@@ -30,11 +31,25 @@ export abstract class StoreBarrierWriter {
   readonly #recordingWord: Int32Array;
   /** This thread's copy of whether anybody records: a mark costs nothing outside of migrations. */
   protected recording = false;
+  readonly #protection: WriteProtectWriter | undefined;
+  /** This thread's copy of whether pages are protected; it changes only while this thread is parked. */
+  #isProtecting = false;
 
   constructor(shared: StoreBarrierShared, writer: number, bitmaps: BitmapMemory) {
     this.words = bitmaps.words;
     this.#handshake = new HandshakeWriter(shared.handshake, writer);
     this.#recordingWord = new Int32Array(shared.recording);
+    this.#protection = shared.protection && new WriteProtectWriter(shared.protection, writer, bitmaps);
+  }
+
+  /**
+   * Before a store to a page of the block: while a background snapshot is taken the page may have to be saved first. From
+   * here to the store no safepoint is passed.
+   */
+  beforeStore(block: RamBlock, page: number): void {
+    if (this.#isProtecting) {
+      this.#protection?.beforeStore(block, page);
+    }
   }
 
   /** Reports that a page of the block was stored to, after the store. */
@@ -74,6 +89,7 @@ export abstract class StoreBarrierWriter {
 
   #renew(): void {
     this.recording = Atomics.load(this.#recordingWord, 0) !== 0;
+    this.#isProtecting = this.#protection?.isActive === true;
     this.forget(this.#handshake.firstPage, this.#handshake.pageCount);
   }
 }

@@ -1,14 +1,17 @@
 // The control side of an outgoing migration: starts the engine in its own thread and follows it.
 
 import { Worker } from 'node:worker_threads';
+import { liftProtection } from '../dirty-log/write-protect-store-barrier.js';
+import { closeUserfaultfd } from '../dirty-log/write-protect-userfaultfd-node.js';
 import { RamferryError } from '../memory/errors.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { changeParameters, defaultParameters, type MigrationParameters } from '../source/parameters.js';
 import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
+import { checkCapabilities } from './capabilities.js';
 import type { GuestDescription } from './guests.js';
-import type { MappedRamOptions } from './source-messages.js';
+import type { BackgroundSnapshotOptions, MappedRamOptions } from './source-messages.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
 
 export interface MigrationOptions {
@@ -22,6 +25,11 @@ export interface MigrationOptions {
   readonly returnPath?: boolean;
   /** Save into a mapped-ram file, which `uri` must name: `file:PATH[,offset=N]`. Default: send a stream. */
   readonly mappedRam?: MappedRamOptions;
+  /**
+   * Save the guest as it is at one instant and leave it running (QEMU's background-snapshot). What is written is the
+   * instant's, whatever the guest stores meanwhile; rate limit, hints and the return path are off.
+   */
+  readonly backgroundSnapshot?: BackgroundSnapshotOptions;
   /** For how long a destination that does not listen yet is waited for; default 0. */
   readonly retryMs?: number;
   readonly onStatus?: (status: MigrationStatus) => void;
@@ -49,14 +57,18 @@ export class Migration {
   readonly ended: Promise<MigrationEnd>;
   readonly #worker: Worker;
   #over = false;
+  #userfaultfd: number | undefined;
 
+  /** @throws RamferryError `CAPABILITY_CONFLICT` if options exclude each other */
   constructor(options: MigrationOptions) {
+    checkCapabilities(options);
     const start: SourceStart = {
       guest: options.guest,
       uri: options.uri,
       parameters: changeParameters(defaultParameters, options.parameters ?? {}),
-      returnPath: options.returnPath ?? true,
+      returnPath: options.returnPath ?? options.backgroundSnapshot === undefined,
       mappedRam: options.mappedRam,
+      backgroundSnapshot: options.backgroundSnapshot,
       trace: options.trace?.pattern,
       retryMs: options.retryMs ?? 0,
     };
@@ -98,6 +110,17 @@ export class Migration {
     }
   }
 
+  /** Nobody saves pages any more: guest threads that wait for it go on. */
+  #releaseGuest(guest: GuestDescription): void {
+    if (this.#userfaultfd !== undefined) {
+      closeUserfaultfd(this.#userfaultfd);
+      this.#userfaultfd = undefined;
+    }
+    if (guest.kind === 'workload' && guest.shared.barrier.protection !== undefined) {
+      liftProtection(guest.shared.barrier.protection);
+    }
+  }
+
   #follow(options: MigrationOptions): Promise<MigrationEnd> {
     return new Promise((resolve, reject) => {
       this.#worker.on('message', (message: FromSource) => {
@@ -114,7 +137,11 @@ export class Migration {
           case 'trace':
             options.trace?.listener(message.name, message.values);
             break;
+          case 'userfaultfd':
+            this.#userfaultfd = message.descriptor;
+            break;
           case 'ended':
+            this.#userfaultfd = undefined;
             resolve({ report: message.report, error: message.error && ramferryError(message.error) });
             break;
           case 'refused':
@@ -124,7 +151,12 @@ export class Migration {
       });
       // The engine thread is gone, the guest's threads are not: it runs on here (TS-34, TS-35).
       this.#worker.on('error', (error) => reject(engineDied(String(error))));
-      this.#worker.on('exit', (code) => reject(engineDied(`exit code ${code}`)));
+      this.#worker.on('exit', (code) => {
+        if (!this.#over) {
+          this.#releaseGuest(options.guest);
+        }
+        reject(engineDied(`exit code ${code}`));
+      });
     });
   }
 }

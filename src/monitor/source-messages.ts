@@ -11,6 +11,14 @@ import type { GuestDescription } from './guests.js';
 /** How a mapped-ram file is written. */
 export type MappedRamOptions = Pick<PositionedFileOptions, 'channels' | 'directIo'>;
 
+/** Who keeps the guest's pages as they are during a background snapshot. */
+export type ProtectorKind = 'store-barrier' | 'userfaultfd';
+
+export interface BackgroundSnapshotOptions {
+  /** Default: the guest's own store barrier where it has one, else userfaultfd. */
+  readonly protector?: ProtectorKind;
+}
+
 /** What the engine's thread is started with; structured-cloneable. */
 export interface SourceStart {
   readonly guest: GuestDescription;
@@ -20,6 +28,8 @@ export interface SourceStart {
   readonly returnPath: boolean;
   /** Write a mapped-ram file instead of a stream. */
   readonly mappedRam: MappedRamOptions | undefined;
+  /** Save the guest as it is at one instant, and leave it running. */
+  readonly backgroundSnapshot: BackgroundSnapshotOptions | undefined;
   /** Pattern of the trace events wanted. */
   readonly trace: string | undefined;
   /** For how long a destination that does not listen yet is waited for. */
@@ -36,6 +46,8 @@ export type FromSource =
   | { readonly type: 'pass'; readonly pass: number }
   | { readonly type: 'progress'; readonly report: MigrationReport }
   | { readonly type: 'trace'; readonly name: TraceName; readonly values: readonly (string | number)[] }
+  /** Guest threads may wait on this userfaultfd from now on: whoever finds the engine's thread dead closes it. */
+  | { readonly type: 'userfaultfd'; readonly descriptor: number }
   | { readonly type: 'ended'; readonly report: MigrationReport; readonly error: PlainError | undefined }
   /** The channel could not be opened; no migration took place. */
   | { readonly type: 'refused'; readonly error: PlainError };

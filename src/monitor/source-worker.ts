@@ -4,6 +4,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { MigrationSource } from '../source/migration-source.js';
 import { createTrace } from '../source/trace.js';
 import { attachGuest } from './guests.js';
+import { openProtector } from './open-protector.js';
 import { openSink } from './open-sink.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
 
@@ -35,11 +36,13 @@ try {
   const trace =
     start.trace === undefined ? {} : createTrace(start.trace, (name, values) => post({ type: 'trace', name, values }));
   const guest = await attachGuest(start.guest);
+  const protector = start.backgroundSnapshot && openProtector(guest, start.backgroundSnapshot, post);
   const sink = await openSink(start, connecting.signal, trace);
   source = new MigrationSource({
     guest,
     sink,
     parameters: start.parameters,
+    ...(protector !== undefined && { snapshotWith: protector }),
     trace,
     onStatus: (status) => post({ type: 'status', status }),
     onPass: (pass) => post({ type: 'pass', pass }),

@@ -10,7 +10,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
-import { allocateStoreBarrier, releaseWriter } from '../../dirty-log/index.js';
+import { allocateStoreBarrier, allocateWriteProtect, releaseWriter } from '../../dirty-log/index.js';
 import type { DeviceState } from '../../format/stream/index.js';
 import { adviseHugePages } from '../../memory/huge-pages-node.js';
 import { type RamBlock, RamBlockList, RamferryError } from '../../memory/index.js';
@@ -96,7 +96,10 @@ export class WorkloadGuest {
     this.blocks = blocks;
     this.#shared = {
       barrierChoice: barrier,
-      barrier: allocateStoreBarrier(barrier === 'none' ? 'unconditional' : barrier, writerCount),
+      barrier:
+        barrier === 'none'
+          ? allocateStoreBarrier('unconditional', writerCount)
+          : allocateStoreBarrier(barrier, writerCount, allocateWriteProtect(writerCount)),
       control: allocateControl(writerCount),
       registers: allocateRegisters(writerCount),
       writerCount,

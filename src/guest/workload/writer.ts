@@ -76,6 +76,7 @@ export class WorkloadWriter {
     registers[Register.generation] = generation;
     const region = this.#region;
     const index = this.#index;
+    this.#barrier?.beforeStore(region.block, region.dataPage(index));
     region.fill(index, generation);
     this.#barrier?.mark(region.block, region.dataPage(index));
     this.#setGeneration(region, index, old, generation);
@@ -117,6 +118,7 @@ export class WorkloadWriter {
   }
 
   #setGeneration(region: Region, index: number, old: number, generation: number): void {
+    this.#barrier?.beforeStore(region.block, region.tablePage(index));
     region.setGeneration(index, generation);
     this.#barrier?.mark(region.block, region.tablePage(index));
     this.registers[Register.generationSum]! += generation - old;
