@@ -10,6 +10,7 @@
 
 import type { BitmapMemory } from '../memory/bitmap-memory.js';
 import type { RamBlock } from '../memory/ram-block.js';
+import { maskOfBits } from '../memory/words.js';
 import { HandshakeWriter } from './handshake.js';
 import type { StoreBarrierShared } from './store-barrier.js';
 import { WriteProtectWriter } from './write-protect-writer.js';
@@ -98,6 +99,16 @@ class UnconditionalWriter extends StoreBarrierWriter {
   mark(block: RamBlock, page: number): void {
     if (this.recording) {
       Atomics.or(this.words, (block.bitmaps.remote >>> 2) + (page >>> 5), 1 << (page & 31));
+    }
+  }
+
+  /** 32 pages a step: a guest that zeroes 4 MiB at once marks as much at once. */
+  override markRange(block: RamBlock, firstPage: number, pageCount: number): void {
+    const end = firstPage + pageCount;
+    for (let page = firstPage; this.recording && page < end; ) {
+      const next = Math.min(end, (page | 31) + 1);
+      Atomics.or(this.words, (block.bitmaps.remote >>> 2) + (page >>> 5), maskOfBits(page, next));
+      page = next;
     }
   }
 
