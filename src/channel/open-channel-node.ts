@@ -23,6 +23,8 @@ export interface OpenOptions {
    * with its source may listen a moment later. 0, the default, tries once.
    */
   readonly retryMs?: number;
+  /** How long between two tries; default 50 ms. */
+  readonly retryPauseMs?: number;
 }
 
 const RETRY_PAUSE_MS = 50;
@@ -61,18 +63,18 @@ const connectOnce = (
   });
 
 const connect = async (peer: string, address: net.NetConnectOpts, options: OpenOptions): Promise<ByteChannel> => {
-  const { signal, retryMs = 0 } = options;
+  const { signal, retryMs = 0, retryPauseMs = RETRY_PAUSE_MS } = options;
   const deadline = performance.now() + retryMs;
   for (;;) {
     try {
       return await connectOnce(peer, address, signal);
     } catch (error) {
       signal?.throwIfAborted();
-      if (!mayComeLater(error) || performance.now() + RETRY_PAUSE_MS > deadline) {
+      if (!mayComeLater(error) || performance.now() + retryPauseMs > deadline) {
         throw channelError(error, 'connect to', peer);
       }
     }
-    await delay(RETRY_PAUSE_MS, undefined, signal === undefined ? {} : { signal });
+    await delay(retryPauseMs, undefined, signal === undefined ? {} : { signal });
   }
 };
 

@@ -52,4 +52,11 @@ export const verbs: readonly VerbEntry[] = [
     example: 'send guest.mig tcp:host2:4444',
     load: async () => (await import('./send.js')).send,
   },
+  {
+    name: 'serve',
+    operands: '<file> <uri>',
+    summary: 'runs a saved guest at once in a waiting qemu -incoming; its memory follows',
+    example: 'serve guest.mig unix:/run/in.sock',
+    load: async () => (await import('./serve.js')).serve,
+  },
 ];

@@ -47,6 +47,9 @@ export interface Snapshot {
   /** First present page of a block at or after `from`; the block's page count if there is none. */
   nextPresent(block: number, from: PageIndex): PageIndex;
 
+  /** Sets the bits of a block's present pages in `target`, which is zero: bit n % 8 of byte n / 8 is page n. */
+  presentBitmap(block: number, target: Uint8Array): void;
+
   /**
    * Reads `pageCount` consecutive pages of a block into `target`, all of it; absent and zero pages become zero bytes.
    * @throws RamferryError `usage`, if the pages do not fit the block or the target

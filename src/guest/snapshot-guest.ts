@@ -26,6 +26,7 @@ export class SnapshotGuest implements SourceGuest {
   readonly #devices: DeviceTail;
   /** Position of each block in the snapshot. */
   readonly #indexes = new Map<RamBlock, number>();
+  readonly #content = new Map<RamBlock, number>();
   readonly #window = Segment.create({ ramBytes: STAGING_SLOT_PAGES * GUEST_PAGE_SIZE });
   #loaded: { readonly block: RamBlock; readonly extent: Extent } | undefined;
 
@@ -80,7 +81,20 @@ export class SnapshotGuest implements SourceGuest {
     return this.#devices;
   }
 
-  extentAt(block: RamBlock, page: PageIndex): Extent {
+  /** Made when first asked for, which takes a stream file a few milliseconds for each GiB. */
+  contentBitmap(block: RamBlock): number {
+    let address = this.#content.get(block);
+    if (address === undefined) {
+      const { bitmaps } = this.blocks;
+      address = bitmaps.allocate(block.usedPages);
+      const target = new Uint8Array(bitmaps.memory.buffer, address, Math.ceil(block.usedPages / 8));
+      this.#snapshot.presentBitmap(this.#indexes.get(block) as number, target);
+      this.#content.set(block, address);
+    }
+    return address;
+  }
+
+  extentAt(block: RamBlock, page: PageIndex, pagesWanted: number): Extent {
     const loaded = this.#loaded;
     if (
       loaded?.block === block &&
@@ -89,7 +103,7 @@ export class SnapshotGuest implements SourceGuest {
     ) {
       return loaded.extent;
     }
-    const pageCount = Math.min(STAGING_SLOT_PAGES, block.usedPages - page);
+    const pageCount = Math.min(STAGING_SLOT_PAGES, pagesWanted, block.usedPages - page);
     const target = this.#window.bytes.subarray(0, pageCount * GUEST_PAGE_SIZE);
     const index = this.#indexes.get(block) as number;
     this.#snapshot.readPages(index, page, pageCount, target);

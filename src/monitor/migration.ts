@@ -1,18 +1,23 @@
 // The control side of an outgoing migration: starts the engine in its own thread and follows it.
 
 import { Worker } from 'node:worker_threads';
-import { liftProtection } from '../dirty-log/write-protect-store-barrier.js';
-import { closeUserfaultfd } from '../dirty-log/write-protect-userfaultfd-node.js';
 import { RamferryError } from '../memory/errors.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { changeParameters, defaultParameters, type MigrationParameters } from '../source/parameters.js';
+import type { GuestPage } from '../source/postcopy.js';
 import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
-import { checkCapabilities } from './capabilities.js';
 import type { GuestDescription } from './guests.js';
-import type { BackgroundSnapshotOptions, MappedRamOptions } from './source-messages.js';
-import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
+import {
+  type FromSource,
+  type MappedRamOptions,
+  type PostcopyStart,
+  plainError,
+  ramferryError,
+  type SourceStart,
+  type ToSource,
+} from './source-messages.js';
 
 export interface MigrationOptions {
   readonly guest: GuestDescription;
@@ -25,11 +30,8 @@ export interface MigrationOptions {
   readonly returnPath?: boolean;
   /** Save into a mapped-ram file, which `uri` must name: `file:PATH[,offset=N]`. Default: send a stream. */
   readonly mappedRam?: MappedRamOptions;
-  /**
-   * Save the guest as it is at one instant and leave it running (QEMU's background-snapshot). What is written is the
-   * instant's, whatever the guest stores meanwhile; rate limit, hints and the return path are off.
-   */
-  readonly backgroundSnapshot?: BackgroundSnapshotOptions;
+  /** Announce postcopy to the destination, which must have the capability on, so that `startPostcopy` can switch to it. */
+  readonly postcopy?: PostcopyStart;
   /** For how long a destination that does not listen yet is waited for; default 0. */
   readonly retryMs?: number;
   readonly onStatus?: (status: MigrationStatus) => void;
@@ -49,6 +51,8 @@ export interface MigrationEnd {
   readonly report: MigrationReport;
   /** Why, if it did not complete. The guest runs on at the source then, if it ran before. */
   readonly error: RamferryError | undefined;
+  /** What was asked for in postcopy and had not been sent, in that order; 65,536 pages at most. */
+  readonly demands: readonly GuestPage[];
 }
 
 /** A migration under way. */
@@ -56,19 +60,19 @@ export class Migration {
   /** Resolves when the migration has ended, one way or another; rejects if it could not even start. */
   readonly ended: Promise<MigrationEnd>;
   readonly #worker: Worker;
+  readonly #hasPostcopy: boolean;
+  #status: MigrationStatus = 'none';
   #over = false;
-  #userfaultfd: number | undefined;
 
-  /** @throws RamferryError `CAPABILITY_CONFLICT` if options exclude each other */
   constructor(options: MigrationOptions) {
-    checkCapabilities(options);
+    this.#hasPostcopy = options.postcopy !== undefined;
     const start: SourceStart = {
       guest: options.guest,
       uri: options.uri,
       parameters: changeParameters(defaultParameters, options.parameters ?? {}),
-      returnPath: options.returnPath ?? options.backgroundSnapshot === undefined,
+      returnPath: options.returnPath ?? true,
       mappedRam: options.mappedRam,
-      backgroundSnapshot: options.backgroundSnapshot,
+      postcopy: options.postcopy,
       trace: options.trace?.pattern,
       retryMs: options.retryMs ?? 0,
     };
@@ -97,6 +101,54 @@ export class Migration {
     this.#post({ type: 'set-parameters', changes });
   }
 
+  /** Switches to postcopy as soon as possible: the guest runs at the destination, and its pages follow. */
+  startPostcopy(): void {
+    this.#orderPostcopy('start-postcopy');
+  }
+
+  /** Ends laziness: everything is sent, and then the migration is over. */
+  finishPostcopy(): void {
+    this.#orderPostcopy('finish-postcopy');
+  }
+
+  /** Takes the link of a postcopy down; the guest waits at the destination for what it lacks. */
+  pausePostcopy(): void {
+    this.#orderPostcopy('pause-postcopy');
+  }
+
+  /**
+   * Goes on with a paused postcopy over a new connection to `uri`.
+   * @throws RamferryError `usage`, if it is not paused
+   */
+  recoverPostcopy(uri: string): void {
+    if (this.#status !== 'postcopy-paused') {
+      throw new RamferryError(
+        'usage',
+        'NOT_PAUSED',
+        `Only a paused postcopy can be recovered; this migration is ${this.#status}.`,
+      );
+    }
+    this.#status = 'postcopy-recover-setup';
+    this.#post({ type: 'recover-postcopy', uri });
+  }
+
+  /** Leaves a postcopy as it is: the guest stays at the destination, paused; a new source can recover it. */
+  abandonPostcopy(): void {
+    const error = new RamferryError(
+      'failed',
+      'POSTCOPY_ABANDONED',
+      'The postcopy was abandoned before all pages were sent.',
+    );
+    this.#post({ type: 'fail', error: plainError(error) });
+  }
+
+  #orderPostcopy(type: 'start-postcopy' | 'finish-postcopy' | 'pause-postcopy'): void {
+    if (!this.#hasPostcopy) {
+      throw new RamferryError('usage', 'POSTCOPY_OFF', 'This migration was started without postcopy.');
+    }
+    this.#post({ type });
+  }
+
   #fail(message: string, value: string): void {
     this.#post({
       type: 'fail',
@@ -110,22 +162,12 @@ export class Migration {
     }
   }
 
-  /** Nobody saves pages any more: guest threads that wait for it go on. */
-  #releaseGuest(guest: GuestDescription): void {
-    if (this.#userfaultfd !== undefined) {
-      closeUserfaultfd(this.#userfaultfd);
-      this.#userfaultfd = undefined;
-    }
-    if (guest.kind === 'workload' && guest.shared.barrier.protection !== undefined) {
-      liftProtection(guest.shared.barrier.protection);
-    }
-  }
-
   #follow(options: MigrationOptions): Promise<MigrationEnd> {
     return new Promise((resolve, reject) => {
       this.#worker.on('message', (message: FromSource) => {
         switch (message.type) {
           case 'status':
+            this.#status = message.status;
             options.onStatus?.(message.status);
             break;
           case 'pass':
@@ -137,12 +179,12 @@ export class Migration {
           case 'trace':
             options.trace?.listener(message.name, message.values);
             break;
-          case 'userfaultfd':
-            this.#userfaultfd = message.descriptor;
-            break;
           case 'ended':
-            this.#userfaultfd = undefined;
-            resolve({ report: message.report, error: message.error && ramferryError(message.error) });
+            resolve({
+              report: message.report,
+              error: message.error && ramferryError(message.error),
+              demands: message.demands,
+            });
             break;
           case 'refused':
             reject(ramferryError(message.error));
@@ -151,12 +193,7 @@ export class Migration {
       });
       // The engine thread is gone, the guest's threads are not: it runs on here (TS-34, TS-35).
       this.#worker.on('error', (error) => reject(engineDied(String(error))));
-      this.#worker.on('exit', (code) => {
-        if (!this.#over) {
-          this.#releaseGuest(options.guest);
-        }
-        reject(engineDied(`exit code ${code}`));
-      });
+      this.#worker.on('exit', (code) => reject(engineDied(`exit code ${code}`)));
     });
   }
 }

@@ -3,6 +3,7 @@
 import type { PositionedFileOptions } from '../channel/positioned-file-node.js';
 import { type ErrorKind, RamferryError } from '../memory/errors.js';
 import type { MigrationParameters } from '../source/parameters.js';
+import type { GuestPage, PostcopyOptions } from '../source/postcopy.js';
 import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
@@ -11,12 +12,10 @@ import type { GuestDescription } from './guests.js';
 /** How a mapped-ram file is written. */
 export type MappedRamOptions = Pick<PositionedFileOptions, 'channels' | 'directIo'>;
 
-/** Who keeps the guest's pages as they are during a background snapshot. */
-export type ProtectorKind = 'store-barrier' | 'userfaultfd';
-
-export interface BackgroundSnapshotOptions {
-  /** Default: the guest's own store barrier where it has one, else userfaultfd. */
-  readonly protector?: ProtectorKind;
+/** Postcopy, as the engine's thread is told of it. */
+export interface PostcopyStart extends Omit<PostcopyOptions, 'onDemand'> {
+  /** Switch before the first page. */
+  readonly atOnce?: boolean;
 }
 
 /** What the engine's thread is started with; structured-cloneable. */
@@ -28,8 +27,8 @@ export interface SourceStart {
   readonly returnPath: boolean;
   /** Write a mapped-ram file instead of a stream. */
   readonly mappedRam: MappedRamOptions | undefined;
-  /** Save the guest as it is at one instant, and leave it running. */
-  readonly backgroundSnapshot: BackgroundSnapshotOptions | undefined;
+  /** Announce postcopy. */
+  readonly postcopy: PostcopyStart | undefined;
   /** Pattern of the trace events wanted. */
   readonly trace: string | undefined;
   /** For how long a destination that does not listen yet is waited for. */
@@ -39,6 +38,8 @@ export interface SourceStart {
 export type ToSource =
   | { readonly type: 'cancel' }
   | { readonly type: 'fail'; readonly error: PlainError }
+  | { readonly type: 'start-postcopy' | 'finish-postcopy' | 'pause-postcopy' }
+  | { readonly type: 'recover-postcopy'; readonly uri: string }
   | { readonly type: 'set-parameters'; readonly changes: Partial<MigrationParameters> };
 
 export type FromSource =
@@ -46,9 +47,13 @@ export type FromSource =
   | { readonly type: 'pass'; readonly pass: number }
   | { readonly type: 'progress'; readonly report: MigrationReport }
   | { readonly type: 'trace'; readonly name: TraceName; readonly values: readonly (string | number)[] }
-  /** Guest threads may wait on this userfaultfd from now on: whoever finds the engine's thread dead closes it. */
-  | { readonly type: 'userfaultfd'; readonly descriptor: number }
-  | { readonly type: 'ended'; readonly report: MigrationReport; readonly error: PlainError | undefined }
+  | {
+      readonly type: 'ended';
+      readonly report: MigrationReport;
+      readonly error: PlainError | undefined;
+      /** Pages asked for in postcopy, in that order. */
+      readonly demands: readonly GuestPage[];
+    }
   /** The channel could not be opened; no migration took place. */
   | { readonly type: 'refused'; readonly error: PlainError };
 

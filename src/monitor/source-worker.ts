@@ -1,12 +1,16 @@
 // The engine's thread: attaches the guest, opens the sink, runs one migration.
 
 import { parentPort, workerData } from 'node:worker_threads';
+import { openChannel } from '../channel/open-channel-node.js';
 import { MigrationSource } from '../source/migration-source.js';
+import type { GuestPage } from '../source/postcopy.js';
 import { createTrace } from '../source/trace.js';
 import { attachGuest } from './guests.js';
-import { openProtector } from './open-protector.js';
 import { openSink } from './open-sink.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
+
+/** Pages that a guest asks for are remembered; a guest that wants more than these wants everything. */
+const DEMANDS_MAX = 65_536;
 
 const start = workerData as SourceStart;
 const port = parentPort;
@@ -17,6 +21,13 @@ const post = (message: FromSource): void => port.postMessage(message);
 
 const connecting = new AbortController();
 let source: MigrationSource | undefined;
+let isPostcopyOrdered = start.postcopy?.atOnce === true;
+const demands: GuestPage[] = [];
+const onDemand = (page: GuestPage): void => {
+  if (demands.length < DEMANDS_MAX) {
+    demands.push(page);
+  }
+};
 port.on('message', (message: ToSource) => {
   switch (message.type) {
     case 'cancel':
@@ -29,6 +40,19 @@ port.on('message', (message: ToSource) => {
     case 'set-parameters':
       source?.setParameters(message.changes);
       break;
+    case 'start-postcopy':
+      isPostcopyOrdered = true;
+      source?.startPostcopy();
+      break;
+    case 'finish-postcopy':
+      source?.finishPostcopy();
+      break;
+    case 'pause-postcopy':
+      source?.pausePostcopy();
+      break;
+    case 'recover-postcopy':
+      source?.recoverPostcopy(() => openChannel(message.uri, { direction: 'both', signal: connecting.signal }));
+      break;
   }
 });
 
@@ -36,21 +60,29 @@ try {
   const trace =
     start.trace === undefined ? {} : createTrace(start.trace, (name, values) => post({ type: 'trace', name, values }));
   const guest = await attachGuest(start.guest);
-  const protector = start.backgroundSnapshot && openProtector(guest, start.backgroundSnapshot, post);
+  if (start.postcopy !== undefined) {
+    // Before the destination starts to wait.
+    for (const block of guest.blocks.blocks) {
+      guest.contentBitmap?.(block);
+    }
+  }
   const sink = await openSink(start, connecting.signal, trace);
   source = new MigrationSource({
     guest,
     sink,
     parameters: start.parameters,
-    ...(protector !== undefined && { snapshotWith: protector }),
+    postcopy: start.postcopy && { ...start.postcopy, onDemand },
     trace,
     onStatus: (status) => post({ type: 'status', status }),
     onPass: (pass) => post({ type: 'pass', pass }),
     onProgress: (report) => post({ type: 'progress', report }),
   });
+  if (isPostcopyOrdered) {
+    source.startPostcopy();
+  }
   const report = await source.run();
   const error = report.status === 'completed' ? undefined : plainError(source.error);
-  post({ type: 'ended', report, error });
+  post({ type: 'ended', report, error, demands });
 } catch (error) {
   post({ type: 'refused', error: plainError(error) });
 } finally {

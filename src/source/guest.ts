@@ -2,7 +2,6 @@
 // thread sees it, over shared memory, so that stopping it does not wait for anybody's event loop.
 
 import type { DirtyLog } from '../dirty-log/dirty-log.js';
-import type { WriteProtector } from '../dirty-log/write-protector.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
@@ -80,9 +79,6 @@ export interface SourceGuest {
   /** The guest's free page hints, where it has a balloon device that gives them. */
   readonly hints?: HintSource;
 
-  /** Keeps its pages as they are at an instant, if the guest's own stores can be asked to. */
-  readonly protector?: WriteProtector | undefined;
-
   /** Whether the guest executes at this moment. */
   isRunning(): boolean;
 
@@ -102,8 +98,14 @@ export interface SourceGuest {
   throttle?(percentage: number): void;
 
   /**
-   * For guests whose RAM is not in memory (an opened snapshot): brings the pages from `page` on into memory and says
-   * where they are. The extent is valid until the next call.
+   * For guests whose RAM is not in memory (an opened snapshot): brings the pages from `page` on into memory, at most
+   * `pageCount`, and says where they are. The extent is valid until the next call.
    */
-  extentAt?(block: RamBlock, page: PageIndex): Extent;
+  extentAt?(block: RamBlock, page: PageIndex, pageCount: number): Extent;
+
+  /**
+   * For guests that know without looking which pages have content: address of a bitmap of those, in the memory of the
+   * block's bitmaps. All other pages read as zero; postcopy sends them only when asked.
+   */
+  contentBitmap?(block: RamBlock): number;
 }

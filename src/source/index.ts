@@ -6,6 +6,8 @@ export { MappedRamSink, type MappedRamSinkOptions } from './mapped-ram-sink.js';
 export { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
 export { PageBatch, type PageSink } from './page-sink.js';
 export { changeParameters, defaultParameters, type MigrationParameters } from './parameters.js';
+export type { GuestPage, PostcopyOptions, PostcopyReport } from './postcopy.js';
+export { PostcopySink, type PostcopySinkOptions } from './postcopy-sink.js';
 export type { DowntimeBreakdown, Iteration, MigrationReport, RamStatistics } from './statistics.js';
 export type { MigrationStatus } from './status.js';
 export { StreamSink, type StreamSinkOptions } from './stream-sink.js';

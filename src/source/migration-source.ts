@@ -1,18 +1,18 @@
 // The source engine: one loop for every guest and every sink.
 
 import { GUEST_PAGE_SIZE, NORMAL_RECORD_BYTES } from '../../kernels/kernels.js';
+import type { ByteChannel } from '../channel/channel.js';
 import { RateLimit } from '../channel/rate-limit.js';
 import { clampClearBitmapShift } from '../dirty-log/clear-bitmap.js';
-import type { WriteProtector } from '../dirty-log/write-protector.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Extent } from '../memory/ram-block.js';
-import { BackgroundSnapshot } from './background-snapshot.js';
 import { BandwidthWindow } from './bandwidth.js';
 import { type Clock, systemClock } from './clock.js';
 import { excludeDiscarded, freezeDiscards } from './discarded-pages.js';
 import type { SourceGuest } from './guest.js';
 import type { PageSink } from './page-sink.js';
 import { changeParameters, effectiveParameters, type MigrationParameters } from './parameters.js';
+import { Postcopy, type PostcopyOptions } from './postcopy.js';
 import { SendBitmap } from './send-bitmap.js';
 import { Counters, type DowntimeBreakdown, type Iteration, type MigrationReport } from './statistics.js';
 import { MigrationState, type MigrationStatus } from './status.js';
@@ -32,8 +32,8 @@ export interface MigrationSourceOptions {
   readonly guest: SourceGuest;
   readonly sink: PageSink;
   readonly parameters: MigrationParameters;
-  /** Saves the guest as it is at one instant and leaves it running (background-snapshot.ts), instead of migrating it. */
-  readonly snapshotWith?: WriteProtector;
+  /** Announce postcopy to the destination, so that the migration can switch to it; `sink` is a `PostcopySink` then. */
+  readonly postcopy?: PostcopyOptions | undefined;
   readonly clock?: Clock;
   readonly trace?: Trace;
   /** The state moved (QMP's MIGRATION event). */
@@ -52,9 +52,8 @@ export interface MigrationSourceOptions {
  *
  *   switchover: stop the guest, last sync, send the rest, device state, wait for the destination's answer
  *
- * A background snapshot has its instant at the end of the setup, sends until nothing is left, and ends without a stop.
- *
- * Whatever fails before that answer leaves the guest running where it is (G-10, PL-36).
+ * Whatever fails before that answer leaves the guest running where it is (G-10, PL-36). After a switch to postcopy, which
+ * may be ordered at any moment, the guest is at the destination (postcopy.ts).
  */
 export class MigrationSource {
   readonly state: MigrationState;
@@ -71,7 +70,7 @@ export class MigrationSource {
   readonly #iterations: Iteration[] = [];
   readonly #throttle = new Throttle();
   readonly #cancelled = new AbortController();
-  readonly #snapshot: BackgroundSnapshot | undefined;
+  readonly #postcopy: Postcopy | undefined;
 
   #parameters: MigrationParameters;
   #send!: SendBitmap;
@@ -83,6 +82,8 @@ export class MigrationSource {
   #totalMs: number | undefined;
   #downtime: DowntimeBreakdown | undefined;
   #error: Error | undefined;
+  /** Why the link of a postcopy broke last. */
+  #pausedBy: Error | undefined;
   #passStart = { at: 0, normalPages: 0, zeroPages: 0, bytes: 0, calls: 0, pages: 0 };
   #period = { at: 0, transferred: 0 };
   #lastSyncAt = 0;
@@ -94,10 +95,8 @@ export class MigrationSource {
     this.#clock = options.clock ?? systemClock;
     this.#trace = options.trace ?? {};
     this.#parameters = changeParameters(options.parameters, {});
-    this.#snapshot = options.snapshotWith && new BackgroundSnapshot(this.#guest, options.snapshotWith, this.#clock);
-    // A guest thread that waits for its page must not wait for a rate (PL-30).
-    const isLimited = this.#snapshot === undefined;
-    this.#rateLimit = new RateLimit(isLimited ? this.#parameters.maxBandwidth : 0, this.#clock.now());
+    this.#rateLimit = new RateLimit(this.#parameters.maxBandwidth, this.#clock.now());
+    this.#postcopy = options.postcopy && new Postcopy(options.guest, options.sink, options.postcopy, this.#clock);
     const { shift, warning } = clampClearBitmapShift(options.parameters.clearBitmapShift);
     this.#shift = shift;
     if (warning !== undefined) {
@@ -112,9 +111,56 @@ export class MigrationSource {
   /** Takes effect at once, in the middle of a migration too. */
   setParameters(changes: Partial<MigrationParameters>): void {
     this.#parameters = changeParameters(this.#parameters, changes);
-    if (this.#snapshot === undefined) {
-      this.#rateLimit.setLimit(this.#parameters.maxBandwidth);
+    this.#limitBandwidth();
+  }
+
+  #limitBandwidth(): void {
+    const { maxBandwidth, maxPostcopyBandwidth } = this.#parameters;
+    this.#rateLimit.setLimit(this.#postcopy?.hasBegun === true ? maxPostcopyBandwidth : maxBandwidth);
+  }
+
+  /**
+   * Orders the switch to postcopy, at any moment before the end of precopy (`migrate-start-postcopy`).
+   * @throws RamferryError `usage`, if postcopy was not announced to the destination
+   */
+  startPostcopy(): void {
+    this.#announcedPostcopy().start();
+  }
+
+  /** Sends everything after all, where only what is asked for is sent. */
+  finishPostcopy(): void {
+    this.#announcedPostcopy().finish();
+  }
+
+  /** Takes the link down, without harm to the guest, which runs at the destination (`migrate-pause`). */
+  pausePostcopy(): void {
+    this.#announcedPostcopy().pause();
+  }
+
+  /**
+   * Goes on with a paused postcopy over the connection that `open` makes. If that fails, or what is then said over it, it is
+   * paused again (RC-6).
+   * @throws RamferryError `usage`, if it is not paused (RC-8)
+   */
+  recoverPostcopy(open: () => Promise<ByteChannel>): void {
+    if (!this.#announcedPostcopy().recover(open)) {
+      throw new RamferryError(
+        'usage',
+        'NOT_PAUSED',
+        `Only a paused postcopy can be recovered; this migration is ${this.state.value}.`,
+      );
     }
+  }
+
+  #announcedPostcopy(): Postcopy {
+    if (this.#postcopy === undefined) {
+      throw new RamferryError(
+        'usage',
+        'POSTCOPY_OFF',
+        'This migration was started without postcopy, which its destination does not expect.',
+      );
+    }
+    return this.#postcopy;
   }
 
   /** Ends the migration; the guest runs on here. Without effect once the destination has confirmed (PL-4). */
@@ -126,9 +172,12 @@ export class MigrationSource {
     }
   }
 
-  /** Fails the migration from outside, e.g. because a RAM block is being resized (DM-23); the first error wins (PL-5). */
+  /**
+   * Fails the migration from outside, e.g. because a RAM block is being resized (DM-23); the first error wins (PL-5). It
+   * gives up a postcopy: the guest stays at the destination, without the pages that are missing there.
+   */
   fail(error: Error): void {
-    this.#error ??= error;
+    this.#error ??= (this.state.value === 'postcopy-paused' ? this.#pausedBy : undefined) ?? error;
     this.#cancelled.abort();
     this.#sink.abort(error);
   }
@@ -149,19 +198,23 @@ export class MigrationSource {
     this.#startedAt = this.#clock.now();
     try {
       await this.#setup();
-      this.#enter('active');
-      await this.#iterate();
-      this.#enter('device');
-      await this.#complete();
+      if (this.#postcopy?.recovers !== true) {
+        this.#enter('active');
+        await this.#iterate();
+        this.#enter('device');
+      }
+      await (this.#postcopy?.isOrdered === true ? this.#completeByPostcopy(this.#postcopy) : this.#complete());
       this.#enter('completed');
     } catch (error) {
       this.#error ??= error instanceof Error ? error : new Error(String(error));
       this.#sink.abort(this.#error);
       this.#downtime = undefined;
+      const isHere = this.#postcopy?.hasBegun !== true;
       if (this.state.value !== 'cancelling') {
         this.#trace.migrate_error?.(this.#error.message);
       }
-      if (wasRunning && this.#snapshot === undefined) {
+      // PC-11
+      if (wasRunning && isHere) {
         await this.#guest.resume();
       }
     }
@@ -190,8 +243,7 @@ export class MigrationSource {
   }
 
   async #setup(): Promise<void> {
-    const { blocks } = this.#guest;
-    const log = this.#snapshot === undefined ? this.#guest.log : undefined;
+    const { blocks, log } = this.#guest;
     this.#window = new BandwidthWindow(this.#startedAt, this.#parameters.downtimeLimit);
     this.#period = { at: this.#startedAt, transferred: 0 };
     this.#send = new SendBitmap({
@@ -205,29 +257,24 @@ export class MigrationSource {
     log?.start();
     blocks.dirty.migrationTracking = log !== undefined;
     // The first sync adds nothing, every bit is set already; it records the debts of the first pass (PL-7).
-    if (this.#snapshot === undefined) {
-      this.#sync(false);
-    }
+    this.#sync(false);
     // Not before that sync: it would bring back what dirty memory still had (RD-5).
     this.#discardedPages = excludeDiscarded(this.#send, blocks);
-    this.#sink.start(this.#guest);
-    await this.#sink.flush();
-    this.#throwIfStopped();
-    this.#downtime = await this.#snapshot?.take();
+    this.#postcopy?.leaveOutZeroPages(this.#send);
+    if (this.#postcopy?.recovers !== true) {
+      this.#sink.start(this.#guest);
+      await this.#sink.flush();
+    }
     this.#setupMs = this.#clock.now() - this.#startedAt;
     this.#trace.migration_thread_setup_complete?.();
   }
 
   async #iterate(): Promise<void> {
-    while (!this.#converged()) {
+    while (this.#postcopy?.isOrdered !== true && !this.#converged()) {
       await this.#sendFor(ITERATION_MS, false);
       await this.#clock.yield();
       this.#throwIfStopped();
-      if (
-        this.#parameters.autoConverge &&
-        this.#snapshot === undefined &&
-        this.#clock.now() - this.#lastSyncAt >= THROTTLE_SYNC_MS
-      ) {
+      if (this.#parameters.autoConverge && this.#clock.now() - this.#lastSyncAt >= THROTTLE_SYNC_MS) {
         this.#sync(false);
       }
     }
@@ -235,9 +282,6 @@ export class MigrationSource {
 
   /** Whether what is left fits the downtime limit. Syncs before it says yes, and only then (PL-10, PL-11). */
   #converged(): boolean {
-    if (this.#snapshot !== undefined) {
-      return this.#send.remaining === 0;
-    }
     const estimate = this.#send.remainingBytes;
     this.#trace.migrate_pending_estimate?.(estimate, estimate, 0);
     // A guest that does not run has no downtime to save: all of it is sent before the switchover.
@@ -269,15 +313,12 @@ export class MigrationSource {
     const room = (): number =>
       last ? Number.POSITIVE_INFINITY : Math.max(1, Math.floor(this.#rateLimit.left / NORMAL_RECORD_BYTES));
     const limit = (extent: Extent): number => Math.min(this.#sink.batchLimit(extent), room());
-    while (this.#snapshot?.next(this.#send, limit) ?? this.#send.next(limit)) {
+    const isLimited = (): boolean => this.#rateLimit.exceededFor(this.#clock.now()) > 0;
+    while (this.#postcopy?.next(this.#send, limit, isLimited()) ?? this.#send.next(limit)) {
       const zeroPages = this.transferBatch(this.#send, this.#sink);
       this.#counters.normalPages += batch.count - zeroPages;
       this.#counters.zeroPages += zeroPages;
       batches += 1;
-      if (this.#snapshot !== undefined) {
-        await this.#sink.flush();
-        this.#snapshot.release(batch);
-      }
       if (!this.#sink.ready) {
         await this.#sink.whenReady();
       }
@@ -287,7 +328,7 @@ export class MigrationSource {
       if (last) {
         continue;
       }
-      this.#rateLimit.spent(this.#sink.queued - queued);
+      this.#rateLimit.spent(this.#postcopy?.wasUrgent === true ? 0 : this.#sink.queued - queued);
       queued = this.#sink.queued;
       if (this.#rateLimit.exceededFor(now) > 0) {
         break;
@@ -298,7 +339,7 @@ export class MigrationSource {
       }
     }
     this.#sink.endIteration();
-    const phase = last ? 'downtimeBytes' : 'precopyBytes';
+    const phase = this.#postcopy?.hasBegun === true ? 'postcopyBytes' : last ? 'downtimeBytes' : 'precopyBytes';
     this.#counters[phase] += this.#sink.queued - queuedAtStart;
     if (!last) {
       await this.#limitRate();
@@ -319,7 +360,8 @@ export class MigrationSource {
     const wait = this.#rateLimit.exceededFor(this.#clock.now());
     if (wait > 0) {
       this.#trace.migration_rate_limit_pre?.(wait);
-      await this.#clock.sleep(wait, this.#cancelled.signal);
+      const { signal } = this.#cancelled;
+      await this.#clock.sleep(wait, this.#postcopy?.untilRequest(signal) ?? signal);
       this.#trace.migration_rate_limit_post?.(0);
     }
     this.#updateWindow(this.#clock.now());
@@ -411,14 +453,6 @@ export class MigrationSource {
 
   /** The switchover. The downtime clock runs from the order to stop until the destination confirmed. */
   async #complete(): Promise<void> {
-    if (this.#snapshot !== undefined) {
-      this.#endPass(this.#clock.now(), 0, true);
-      this.#snapshot.end();
-      this.#sink.writeDevices(this.#snapshot.devices);
-      await this.#sink.flush();
-      await this.#sink.finish();
-      return;
-    }
     const marks = [this.#clock.now()];
     const mark = (checkpoint: string): void => {
       marks.push(this.#clock.now());
@@ -452,10 +486,28 @@ export class MigrationSource {
     this.#downtime = { stopMs: part(0), syncMs: part(1), ramMs: part(2), deviceMs: part(3), ackMs: part(4) };
   }
 
+  async #completeByPostcopy(postcopy: Postcopy): Promise<void> {
+    await postcopy.run({
+      send: this.#send,
+      cancelled: this.#cancelled.signal,
+      syncLast: () => this.#sync(true),
+      sendFor: () => this.#sendFor(ITERATION_MS, false),
+      enter: (status) => this.#enter(status),
+      switched: (downtime) => {
+        this.#downtime = downtime;
+        this.#limitBandwidth();
+      },
+      paused: (error) => {
+        this.#pausedBy = error;
+        this.#enter('postcopy-paused');
+      },
+      throwIfStopped: () => this.#throwIfStopped(),
+    });
+  }
+
   #cleanUp(): void {
     this.#trace.migration_cleanup?.();
     this.#totalMs = this.#clock.now() - this.#startedAt;
-    this.#snapshot?.end();
     this.#guest.throttle?.(0);
     this.#guest.log?.stop();
     this.#guest.blocks.dirty.migrationTracking = false;
@@ -469,6 +521,7 @@ export class MigrationSource {
     const totalMs = this.#totalMs ?? this.#clock.now() - this.#startedAt;
     const wholeRunMbps = (this.#sink.transferred * 8) / Math.max(1, totalMs - this.#setupMs) / 1000;
     const downtime = this.#downtime;
+    const error = this.#error ?? (completed ? undefined : this.#pausedBy);
     return {
       status: this.state.value,
       'total-time': Math.round(totalMs),
@@ -486,11 +539,12 @@ export class MigrationSource {
         this.#send?.totalPages ?? 0,
         completed ? wholeRunMbps : (this.#window?.mbps ?? 0),
         this.#window?.pagesPerSecond ?? 0,
+        this.#postcopy?.requestCount ?? 0,
       ),
       ...(this.#throttle.percentage > 0 && !this.state.ended
         ? { 'cpu-throttle-percentage': this.#throttle.percentage }
         : {}),
-      ...(this.#error === undefined ? {} : { 'error-desc': this.#error.message }),
+      ...(error === undefined ? {} : { 'error-desc': error.message }),
       ramferry: {
         parameters: effectiveParameters(this.#parameters, this.#shift),
         iterations: [...this.#iterations],
@@ -498,6 +552,7 @@ export class MigrationSource {
         logClears: { ...(this.#send?.logClears ?? { calls: 0, pages: 0 }) },
         hints: { pages: 0, honoured: 0, stale: 0 },
         discardedPages: this.#discardedPages,
+        ...(this.#postcopy?.hasBegun === true && { postcopy: this.#postcopy.report() }),
         warnings: [...this.#warnings],
       },
     };

@@ -5,6 +5,8 @@ import { RamferryError } from '../memory/errors.js';
 export interface MigrationParameters {
   /** Bytes per second; 0 is unlimited. QEMU's default is 128 MiB/s, which surprises everybody once; ours is 0. */
   readonly maxBandwidth: number;
+  /** The same after the switch to postcopy, for pages that nobody asked for; pages asked for are never held back. */
+  readonly maxPostcopyBandwidth: number;
   /** Bytes per second to expect at the switchover; 0 means: as measured. */
   readonly availSwitchoverBandwidth: number;
   /** The longest time the guest may stand still, in milliseconds. */
@@ -25,6 +27,7 @@ export interface MigrationParameters {
 
 export const defaultParameters: MigrationParameters = {
   maxBandwidth: 0,
+  maxPostcopyBandwidth: 0,
   availSwitchoverBandwidth: 0,
   downtimeLimit: 300,
   clearBitmapShift: 18,
@@ -39,6 +42,7 @@ export const defaultParameters: MigrationParameters = {
 /** QMP name and accepted range of every numeric parameter. */
 const numeric = {
   maxBandwidth: ['max-bandwidth', 0, Number.MAX_SAFE_INTEGER],
+  maxPostcopyBandwidth: ['max-postcopy-bandwidth', 0, Number.MAX_SAFE_INTEGER],
   availSwitchoverBandwidth: ['avail-switchover-bandwidth', 0, Number.MAX_SAFE_INTEGER],
   downtimeLimit: ['downtime-limit', 0, 2_000_000],
   clearBitmapShift: ['clear-bitmap-shift', 0, 255],

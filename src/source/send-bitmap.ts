@@ -28,7 +28,7 @@ export interface SendBitmapOptions {
   /** Undefined: no clear bitmap, every sync clears at once. */
   readonly clearBitmapShift: number | undefined;
   /** Where the pages of a block can be read; by default where the block lies in memory. */
-  readonly extentAt?: (block: RamBlock, page: PageIndex) => Extent;
+  readonly extentAt?: (block: RamBlock, page: PageIndex, pageCount: number) => Extent;
   readonly trace: Trace;
 }
 
@@ -120,8 +120,11 @@ export class SendBitmap {
     return added;
   }
 
-  /** Finds the next pages to send, from the cursor, at most `limit`; false after everything was looked at once (PL-17). */
-  next(limit: (extent: Extent) => number): boolean {
+  /**
+   * Finds the next pages to send, from the cursor, at most `limit` and at most `pagesWanted`; false after everything was
+   * looked at once (PL-17).
+   */
+  next(limit: (extent: Extent) => number, pagesWanted = BATCH_PAGES): boolean {
     const blocks = this.#blocks;
     const startIndex = this.#blockIndex;
     const startPage = this.#page;
@@ -132,7 +135,7 @@ export class SendBitmap {
       const end = lap ? Math.min(startPage, block.usedPages) : block.usedPages;
       const found = this.#page < end ? this.#kernels.findNextSet(block.bitmaps.send, this.#page, end) : end;
       if (found < end) {
-        this.#fill(block, found, limit);
+        this.#fill(block, found, block.usedPages, limit, pagesWanted);
         return true;
       }
       if (lap) {
@@ -150,10 +153,25 @@ export class SendBitmap {
     return false;
   }
 
-  #fill(block: RamBlock, first: number, limit: (extent: Extent) => number): void {
+  /**
+   * The same in [firstPage, endPage) of a block alone; false if nothing is to be sent there. The cursor goes along: what
+   * follows is likely wanted next.
+   */
+  nextIn(block: RamBlock, firstPage: number, endPage: number, limit: (extent: Extent) => number): boolean {
+    const end = Math.min(endPage, block.usedPages);
+    const found = firstPage < end ? this.#kernels.findNextSet(block.bitmaps.send, firstPage, end) : end;
+    if (found >= end) {
+      return false;
+    }
+    this.#blockIndex = this.#blocks.findIndex((migrated) => migrated.block === block);
+    this.#fill(block, found, end, limit, Math.min(BATCH_PAGES, end - found));
+    return true;
+  }
+
+  #fill(block: RamBlock, first: number, endPage: number, limit: (extent: Extent) => number, pagesWanted: number): void {
     const page = first as PageIndex;
-    const extent = this.#options.extentAt?.(block, page) ?? block.extentOf(page);
-    const end = Math.min(block.usedPages, extent.firstPage + extent.pageCount);
+    const extent = this.#options.extentAt?.(block, page, pagesWanted) ?? block.extentOf(page);
+    const end = Math.min(endPage, extent.firstPage + extent.pageCount);
     const { batch } = this;
     batch.block = block;
     batch.extent = extent;
@@ -162,17 +180,9 @@ export class SendBitmap {
       first,
       end,
       this.#list,
-      Math.min(BATCH_PAGES, limit(extent)),
+      Math.min(pagesWanted, limit(extent)),
     );
     this.#page = (batch.pages[batch.count - 1] as number) + 1;
-  }
-
-  /** Makes the batch of these pages, whose content is in `extent`, wherever the cursor is: they cannot wait. */
-  pick(block: RamBlock, extent: Extent, firstPage: number, pageCount: number): void {
-    const { batch } = this;
-    batch.block = block;
-    batch.extent = extent;
-    batch.count = this.#kernels.collect(block.bitmaps.send, firstPage, firstPage + pageCount, this.#list, BATCH_PAGES);
   }
 
   /**
@@ -224,6 +234,57 @@ export class SendBitmap {
     const taken = this.#kernels.testAndClearRange(block.bitmaps.send, firstPage, pageCount);
     this.remaining -= taken;
     return taken;
+  }
+
+  /** Puts pages back in. Returns how many were not in before. */
+  include(block: RamBlock, firstPage: number, pageCount: number): number {
+    const { send } = block.bitmaps;
+    const added = pageCount - this.#kernels.countRange(send, firstPage, pageCount);
+    this.#kernels.setRange(send, firstPage, pageCount);
+    this.remaining += added;
+    return added;
+  }
+
+  /**
+   * A host page of which one guest page is to be sent is sent whole: it can only be placed whole (PC-3). Returns how many
+   * pages that added.
+   */
+  roundToHostPages(block: RamBlock): number {
+    const pages = block.hostPageSize / GUEST_PAGE_SIZE;
+    let added = 0;
+    for (let page = 0; pages > 1 && page < block.usedPages; page += pages) {
+      page = this.#kernels.findNextSet(block.bitmaps.send, page, block.usedPages);
+      page -= page % pages;
+      if (page < block.usedPages) {
+        added += this.include(block, page, pages);
+      }
+    }
+    return added;
+  }
+
+  /** The cursor to the first page of all. */
+  rewind(): void {
+    this.#blockIndex = 0;
+    this.#page = 0;
+  }
+
+  /** Replaces what is to be sent of a block by what of it has not been received, over the used length (RC-1, RC-3). */
+  replaceByMissing(block: RamBlock): void {
+    const { send, received } = block.bitmaps;
+    this.remaining -= this.#kernels.testAndClearRange(send, 0, block.maxPages);
+    this.#kernels.complement(received, send, block.usedPages);
+    this.remaining += this.#kernels.countRange(send, 0, block.usedPages);
+  }
+
+  /** Leaves in only the pages whose bit is also set in the bitmap at `content`. */
+  intersect(block: RamBlock, content: number): void {
+    const { words } = this.#options.blocks.bitmaps;
+    const { send } = block.bitmaps;
+    this.remaining -= this.#kernels.countRange(send, 0, block.usedPages);
+    for (let word = 0; word < Math.ceil(block.usedPages / 32); word += 1) {
+      words[send / 4 + word] &= words[content / 4 + word];
+    }
+    this.remaining += this.#kernels.countRange(send, 0, block.usedPages);
   }
 
   #clear(block: RamBlock, firstPage: number, pageCount: number): void {

@@ -3,6 +3,7 @@
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { EffectiveParameters } from './parameters.js';
+import type { PostcopyReport } from './postcopy.js';
 import type { LogClears } from './send-bitmap.js';
 import type { MigrationStatus } from './status.js';
 
@@ -53,6 +54,7 @@ export interface RamStatistics {
   readonly 'pages-per-second': number;
   readonly 'precopy-bytes': number;
   readonly 'downtime-bytes': number;
+  readonly 'postcopy-bytes': number;
 }
 
 export interface MigrationReport {
@@ -73,6 +75,8 @@ export interface MigrationReport {
     readonly logClears: LogClears;
     readonly hints: { readonly pages: number; readonly honoured: number; readonly stale: number };
     readonly discardedPages: number;
+    /** Once the migration has switched to it. */
+    readonly postcopy?: PostcopyReport;
     readonly warnings: readonly string[];
   };
 }
@@ -89,6 +93,7 @@ export class Counters {
   bytesDirtyAtLastSync = 0;
   precopyBytes = 0;
   downtimeBytes = 0;
+  postcopyBytes = 0;
 
   get pages(): number {
     return this.normalPages + this.zeroPages;
@@ -100,6 +105,7 @@ export class Counters {
     totalPages: number,
     mbps: number,
     pagesPerSecond: number,
+    postcopyRequests: number,
   ): RamStatistics {
     return {
       transferred,
@@ -112,10 +118,11 @@ export class Counters {
       mbps: Math.round(mbps * 100) / 100,
       'dirty-sync-count': this.syncCount,
       'page-size': GUEST_PAGE_SIZE,
-      'postcopy-requests': 0,
+      'postcopy-requests': postcopyRequests,
       'pages-per-second': pagesPerSecond,
       'precopy-bytes': this.precopyBytes,
       'downtime-bytes': this.downtimeBytes,
+      'postcopy-bytes': this.postcopyBytes,
     };
   }
 }

@@ -7,7 +7,16 @@
  *              ├──────────┴──────────┴──▶ cancelling ──▶ cancelled
  *              └──────────┴──────────┴──▶ failed
  *
- * `device` is entered at the switchover: the guest is stopped, the rest of RAM and the device state travel.
+ * `device` is entered at the switchover: the guest is stopped, the rest of RAM and the device state travel. In postcopy the
+ * rest of RAM follows later; neither side alone is a complete guest then, so a broken link pauses and does not fail:
+ *
+ *   device ──▶ postcopy-active ──▶ completed
+ *                 │   ▲
+ *                 ▼   └──── postcopy-recover ◀── postcopy-recover-setup
+ *              postcopy-paused ◀──┴────────────────────┘  ▲
+ *                     └───────────────────────────────────┘    (each of these four also ──▶ failed: given up)
+ *
+ * A source that comes new to an interrupted postcopy goes from `setup` to `postcopy-recover`.
  * QMP's names; spec/algorithms.md 7.2.
  */
 export type MigrationStatus =
@@ -15,6 +24,10 @@ export type MigrationStatus =
   | 'setup'
   | 'active'
   | 'device'
+  | 'postcopy-active'
+  | 'postcopy-paused'
+  | 'postcopy-recover-setup'
+  | 'postcopy-recover'
   | 'completed'
   | 'cancelling'
   | 'cancelled'
@@ -22,9 +35,13 @@ export type MigrationStatus =
 
 const successors: Readonly<Record<MigrationStatus, readonly MigrationStatus[]>> = {
   none: ['setup'],
-  setup: ['active', 'cancelling', 'failed'],
+  setup: ['active', 'postcopy-recover', 'cancelling', 'failed'],
   active: ['device', 'cancelling', 'failed'],
-  device: ['completed', 'cancelling', 'failed'],
+  device: ['completed', 'postcopy-active', 'cancelling', 'failed'],
+  'postcopy-active': ['completed', 'postcopy-paused', 'failed'],
+  'postcopy-paused': ['postcopy-recover-setup', 'failed'],
+  'postcopy-recover-setup': ['postcopy-recover', 'postcopy-paused', 'failed'],
+  'postcopy-recover': ['postcopy-active', 'postcopy-paused', 'failed'],
   cancelling: ['cancelled'],
   completed: [],
   cancelled: [],

@@ -1,10 +1,13 @@
 // QEMU's migration stream as a sink: pages become records in staging slots of their own segment, written by a kernel,
 // and each full slot is one write to the channel (spec/node-performance.md section 3: one write per MiB is what C does too).
 
+import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { ByteChannel, WriteDone } from '../channel/channel.js';
+import { withFile } from '../format/invalid.js';
 import { Command, ElementType } from '../format/stream/constants.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
-import { ReturnPathReader } from '../format/stream/return-path.js';
+import { postcopyAdvise } from '../format/stream/postcopy-commands.js';
+import { type ReturnPathHandler, ReturnPathReader } from '../format/stream/return-path.js';
 import { command, ping, ramBodyEnd, ramPart, ramStart, streamEnd, streamHeader } from '../format/stream/write.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
@@ -26,6 +29,8 @@ const RETURN_PATH_BUFFER_BYTES = 4096;
 export interface StreamSinkOptions {
   /** Ask the destination to confirm (SHUT): a failure there leaves the guest running here. */
   readonly returnPath: boolean;
+  /** Announce postcopy (`postcopy-ram`): the destination discards all its RAM, and pages may be sent after the devices. */
+  readonly isAdvised?: boolean;
   readonly trace?: Trace;
 }
 
@@ -33,7 +38,11 @@ export class StreamSink implements PageSink {
   transferred = 0;
   queued = 0;
 
-  readonly #channel: ByteChannel;
+  /** Postcopy's goes on over another one when it breaks. */
+  protected channel: ByteChannel;
+  /** Writes under way at most. */
+  protected maxWrites = MAX_WRITES;
+  protected ramSectionId = 0;
   readonly #options: StreamSinkOptions;
   readonly #trace: Trace;
   /** Slot to use next, by segment. */
@@ -41,7 +50,6 @@ export class StreamSink implements PageSink {
   /** Whether pages may be written from where they lie, which the guest decides. */
   #mayGather = false;
   #slot: RecordSlot | undefined;
-  #ramSectionId = 0;
   #writes = 0;
   #lastBlock: RamBlock | undefined;
   #error: Error | undefined;
@@ -50,7 +58,7 @@ export class StreamSink implements PageSink {
   #waiters: (() => void)[] = [];
 
   constructor(channel: ByteChannel, options: StreamSinkOptions) {
-    this.#channel = channel;
+    this.channel = channel;
     this.#options = options;
     this.#trace = options.trace ?? {};
     if (options.returnPath) {
@@ -58,51 +66,73 @@ export class StreamSink implements PageSink {
     }
   }
 
+  /** What messages of the return path mean beyond precopy. */
+  protected returnPathHandler(): Partial<ReturnPathHandler> {
+    return {};
+  }
+
+  /** Goes on over a new connection, as if nothing had been written; the destination says what has arrived. */
+  protected reconnect(channel: ByteChannel): void {
+    this.channel = channel;
+    this.#slot = undefined;
+    this.#writes = 0;
+    this.#lastBlock = undefined;
+    this.#error = undefined;
+    this.#shut = undefined;
+    this.#readReturnPath();
+  }
+
   get ready(): boolean {
-    return this.#error === undefined && this.#writes < MAX_WRITES;
+    return this.#error === undefined && this.#writes < this.maxWrites;
+  }
+
+  /** Whether the destination has said its last word. */
+  get hasShut(): boolean {
+    return this.#shut !== undefined;
   }
 
   async whenReady(): Promise<void> {
-    await this.#until(() => this.ready);
+    await this.until(() => this.ready);
   }
 
   start(guest: SourceGuest): void {
     const { machine, uuid, ramSectionId, earlySections } = guest;
-    this.#ramSectionId = ramSectionId;
+    this.ramSectionId = ramSectionId;
     this.#mayGather = guest.extentAt === undefined;
-    this.#append(streamHeader({ machine, uuid, targetPageBits: undefined, capabilities: [] }));
+    this.append(streamHeader({ machine, uuid, targetPageBits: undefined, capabilities: [] }));
     if (this.#options.returnPath) {
-      this.#append(command(Command.OPEN_RETURN_PATH));
-      this.#append(ping(1));
+      this.append(command(Command.OPEN_RETURN_PATH));
+      this.append(ping(1));
+    }
+    const { isAdvised = false } = this.#options;
+    const blocks = guest.blocks.blocks.filter((block) => block.migratable);
+    if (isAdvised) {
+      const migrated = blocks.filter((block) => block.migrated);
+      this.append(postcopyAdvise(migrated, GUEST_PAGE_SIZE));
     }
     this.#trace.savevm_section_start?.('ram', ramSectionId);
-    this.#append(
-      ramStart(
-        ramSectionId,
-        guest.blocks.blocks.filter((block) => block.migratable),
-      ),
-    );
+    this.append(ramStart(ramSectionId, blocks, [], isAdvised));
     this.#trace.savevm_section_end?.('ram', ramSectionId, 0);
     if (earlySections !== undefined && earlySections.length > 0) {
-      this.#append(earlySections);
+      this.append(earlySections);
     }
   }
 
   batchLimit(extent: Extent): number {
     if (this.#slot !== undefined && this.#slot.segment !== extent.segment) {
-      this.#writeSlot();
+      this.writeSlot();
     }
     const { room } = (this.#slot ??= this.#openSlot(extent.segment));
     if (room > 0) {
       return room;
     }
-    this.#writeSlot();
+    this.writeSlot();
     return this.batchLimit(extent);
   }
 
   beginIteration(last: boolean): void {
-    this.#trace.savevm_section_start?.('ram', this.#ramSectionId);
-    this.#append(ramPart(last ? ElementType.SECTION_END : ElementType.SECTION_PART, this.#ramSectionId));
+    this.#trace.savevm_section_start?.('ram', this.ramSectionId);
+    this.append(ramPart(last ? ElementType.SECTION_END : ElementType.SECTION_PART, this.ramSectionId));
   }
 
   writePages(batch: PageBatch): number {
@@ -132,58 +162,58 @@ export class StreamSink implements PageSink {
   }
 
   endIteration(): void {
-    this.#append(ramBodyEnd(this.#ramSectionId));
-    this.#writeSlot();
-    this.#trace.savevm_section_end?.('ram', this.#ramSectionId, 0);
+    this.append(ramBodyEnd(this.ramSectionId));
+    this.writeSlot();
+    this.#trace.savevm_section_end?.('ram', this.ramSectionId, 0);
   }
 
   async flush(): Promise<void> {
-    this.#writeSlot();
-    await this.#until(() => this.#writes === 0 && this.#error === undefined);
+    this.writeSlot();
+    await this.until(() => this.#writes === 0 && this.#error === undefined);
   }
 
   writeDevices(devices: DeviceTail): void {
-    this.#append(devices.sections);
-    this.#append(streamEnd(devices.description));
+    this.append(devices.sections);
+    this.append(streamEnd(devices.description));
   }
 
   async finish(): Promise<void> {
     await this.flush();
     if (this.#options.returnPath) {
-      await this.#until(() => this.#shut === 0);
+      await this.until(() => this.#shut === 0);
     }
-    await this.#channel.end();
+    await this.channel.end();
     // Nobody reads any more; without this a socket would stay until its peer closes, unnoticed.
-    this.#channel.destroy();
+    this.channel.destroy();
   }
 
   abort(reason: Error): void {
-    this.#break(reason);
-    this.#channel.destroy();
+    this.fail(reason);
+    this.channel.destroy();
   }
 
   /** Bytes that are not page records: into the open slot where they fit, else written on their own. */
-  #append(bytes: Uint8Array): void {
+  protected append(bytes: Uint8Array): void {
     this.queued += bytes.length;
     if (this.#slot?.append(bytes) === true) {
       return;
     }
-    this.#writeSlot();
-    this.#write(bytes.length, (done) => this.#channel.write(bytes, done));
+    this.writeSlot();
+    this.#write(bytes.length, (done) => this.channel.write(bytes, done));
   }
 
   #openSlot(segment: Segment): RecordSlot {
     const index = this.#nextSlot.get(segment) ?? 0;
     this.#nextSlot.set(segment, (index + 1) % SLOT_COUNT);
-    const base = this.#mayGather ? this.#channel.addressOf?.(segment.bytes) : undefined;
+    const base = this.#mayGather ? this.channel.addressOf?.(segment.bytes) : undefined;
     return base === undefined ? new CopiedRecords(segment, index) : new GatheredRecords(segment, index, base);
   }
 
-  #writeSlot(): void {
+  protected writeSlot(): void {
     const slot = this.#slot;
     this.#slot = undefined;
     if (slot !== undefined) {
-      this.#write(slot.byteCount, (done) => slot.write(this.#channel, done));
+      this.#write(slot.byteCount, (done) => slot.write(this.channel, done));
     }
   }
 
@@ -191,72 +221,86 @@ export class StreamSink implements PageSink {
     if (this.#error !== undefined || byteCount === 0) {
       return;
     }
+    const { channel } = this;
     this.#writes += 1;
     write((error) => {
+      if (channel !== this.channel) {
+        return;
+      }
       this.#writes -= 1;
       if (error !== undefined) {
         this.#trace.migration_completion_file_err?.();
-        this.#break(error);
+        this.fail(error);
         return;
       }
       this.transferred += byteCount;
-      this.#wake();
+      this.wake();
     });
   }
 
   #readReturnPath(): void {
+    const messages = this.returnPathHandler();
+    const { channel } = this;
+    // What a connection says that was given up is of no interest.
+    const failed = (error: Error): void => {
+      if (channel === this.channel) {
+        this.fail(error);
+      }
+    };
     const unexpected = (what: string) => () => {
-      throw new RamferryError(
-        'failed',
-        'RETURN_PATH_MESSAGE',
-        `The destination ${this.#channel.peer} ${what} in precopy.`,
-        {
-          file: this.#channel.peer,
-        },
-      );
+      throw new RamferryError('failed', 'RETURN_PATH_MESSAGE', `The destination ${channel.peer} ${what} in precopy.`, {
+        file: channel.peer,
+      });
     };
     const reader = new ReturnPathReader({
-      pong: (value) => this.#trace.source_return_path_thread_pong?.(value),
+      pong: (value) => {
+        this.#trace.source_return_path_thread_pong?.(value);
+        messages.pong?.(value);
+      },
       shut: (value) => {
         this.#trace.source_return_path_thread_shut?.(value);
         this.#shut = value;
         if (value !== 0) {
-          this.#break(this.#destinationFailed(value));
+          this.fail(this.#destinationFailed(value));
         }
-        this.#wake();
+        this.wake();
       },
-      requestPages: unexpected('requested pages'),
+      requestPages: messages.requestPages ?? unexpected('requested pages'),
       switchoverAck: unexpected('acknowledged a switchover it was not asked about'),
+      ...(messages.recovery !== undefined && { recovery: messages.recovery }),
     });
     const buffer = new Uint8Array(RETURN_PATH_BUFFER_BYTES);
     let held = 0;
-    this.#channel.read({
+    channel.read({
       buffer: () => buffer.subarray(held),
       received: (byteCount) => {
+        if (channel !== this.channel) {
+          return;
+        }
         held += byteCount;
         try {
           const consumed = reader.push(buffer, 0, held);
           buffer.copyWithin(0, consumed, held);
           held -= consumed;
         } catch (error) {
-          this.#break(error as Error);
+          failed(withFile(error, channel.peer) as Error);
         }
       },
       ended: () => {
         if (this.#shut === undefined) {
-          this.#break(this.#peerClosed());
+          failed(this.#peerClosed());
         }
       },
       failed: (error) => {
         if (this.#shut === undefined) {
-          this.#break(error);
+          failed(error);
         }
       },
     });
   }
 
   #destinationFailed(value: number): RamferryError {
-    const { peer } = this.#channel;
+    const { peer } = this.channel;
     return new RamferryError(
       'failed',
       'DESTINATION_FAILED',
@@ -269,7 +313,7 @@ export class StreamSink implements PageSink {
   }
 
   #peerClosed(): RamferryError {
-    const { peer } = this.#channel;
+    const { peer } = this.channel;
     return new RamferryError(
       'failed',
       'PEER_CLOSED',
@@ -282,16 +326,25 @@ export class StreamSink implements PageSink {
   }
 
   /** Resolves once `condition` holds; rejects if the sink breaks before. */
-  async #until(condition: () => boolean): Promise<void> {
+  protected async until(condition: () => boolean): Promise<void> {
     while (!condition()) {
-      if (this.#error !== undefined) {
-        throw this.#error;
-      }
-      await new Promise<void>((resolve) => this.#waiters.push(resolve));
+      this.throwIfBroken();
+      await this.activity();
     }
   }
 
-  #wake(): void {
+  protected throwIfBroken(): void {
+    if (this.#error !== undefined) {
+      throw this.#error;
+    }
+  }
+
+  /** Resolves when a write has ended, the destination has said something, or the sink has broken. */
+  activity(): Promise<void> {
+    return new Promise((resolve) => this.#waiters.push(resolve));
+  }
+
+  protected wake(): void {
     const waiters = this.#waiters;
     this.#waiters = [];
     for (const resolve of waiters) {
@@ -300,8 +353,8 @@ export class StreamSink implements PageSink {
   }
 
   /** The first error is the one reported (PL-5). */
-  #break(error: Error): void {
+  protected fail(error: Error): void {
     this.#error ??= error;
-    this.#wake();
+    this.wake();
   }
 }

@@ -8,11 +8,14 @@
 const WORD_PAGES = 32;
 
 export class PageBitmap {
+  /** As given: whole 64-bit words. */
+  readonly bytes: Uint8Array;
   readonly #words: DataView;
   readonly #pageCount: number;
 
   /** @param bytes whole 64-bit words, with at least `pageCount` bits */
   constructor(bytes: Uint8Array, pageCount: number) {
+    this.bytes = bytes;
     this.#words = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
     this.#pageCount = pageCount;
   }

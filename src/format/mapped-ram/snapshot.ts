@@ -114,6 +114,10 @@ export class MappedRamSnapshot implements Snapshot {
     return (page < mappedPages ? page : pageCount) as PageIndex;
   }
 
+  presentBitmap(block: number, target: Uint8Array): void {
+    target.set(this.#indexes[block].bitmap.bytes.subarray(0, target.length));
+  }
+
   /** The first run of present pages in [from, end) of a block; undefined if there is none. */
   presentRun(block: number, from: PageIndex, end = this.#indexes[block].pageCount): PageRun | undefined {
     const { bitmap, mappedPages } = this.#indexes[block];

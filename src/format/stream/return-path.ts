@@ -10,6 +10,12 @@ import { ReturnPathMessage } from './constants.js';
 
 const PAYLOAD_LIMIT = 512;
 
+/** Follows a received bitmap (5.6): 0x0123456789abcdef. */
+const BITMAP_END_MARK = [0x01234567, 0x89abcdef] as const;
+
+/** Bytes of a block's received bitmap on the wire: whole 64-bit words, whatever the words of either side (RC-12). */
+export const receivedBitmapBytes = (pageCount: number): number => Math.ceil(pageCount / 64) * 8;
+
 const message = (type: number, payload: ByteWriter = new ByteWriter(0)): Uint8Array =>
   new ByteWriter(4 + payload.length).be16(type).be16(payload.length).bytes(payload.view).copy();
 
@@ -32,6 +38,18 @@ export const requestPages = (start: number, length: number, blockName?: string):
 /** The destination can go on after a recovery. */
 export const resumeAck = (): Uint8Array => message(ReturnPathMessage.RESUME_ACK, number(1));
 
+/**
+ * Which pages of a block have arrived: bit n % 8 of byte n / 8 is page n. `bitmap` has `receivedBitmapBytes`.
+ */
+export const receivedBitmap = (blockName: string, bitmap: Uint8Array): Uint8Array =>
+  new ByteWriter(bitmap.length + 280)
+    .bytes(message(ReturnPathMessage.RECV_BITMAP, new ByteWriter().str8(blockName)))
+    .be64(bitmap.length)
+    .bytes(bitmap)
+    .be32(BITMAP_END_MARK[0])
+    .be32(BITMAP_END_MARK[1])
+    .copy();
+
 /** The destination agrees to the switchover. */
 export const switchoverAck = (): Uint8Array => message(ReturnPathMessage.SWITCHOVER_ACK);
 
@@ -42,15 +60,32 @@ export interface ReturnPathHandler {
   shut(error: number): void;
   requestPages(blockName: string, start: number, length: number): void;
   switchoverAck(): void;
+  /** Only with these two does a source that recovers accept the answers to its questions; without them they are refused. */
+  readonly recovery?: {
+    /** Where the bitmap of the block goes; its length is what the destination must announce. Throws if it was not asked for. */
+    bitmapTarget(blockName: string): Uint8Array;
+    /** All of it is there. */
+    bitmapReceived(blockName: string): void;
+    resumeAck(value: number): void;
+  };
 }
 
-/** Payload bytes; REQ_PAGES_ID has a name besides. */
+/** Payload bytes; REQ_PAGES_ID has a name besides, RECV_BITMAP has nothing else. */
 const LENGTHS: Readonly<Record<number, number>> = {
   [ReturnPathMessage.SHUT]: 4,
   [ReturnPathMessage.PONG]: 4,
   [ReturnPathMessage.REQ_PAGES]: 12,
   [ReturnPathMessage.SWITCHOVER_ACK]: 0,
 };
+const RECOVERY_LENGTHS: Readonly<Record<number, number>> = { [ReturnPathMessage.RESUME_ACK]: 4 };
+
+/** A bitmap that is arriving behind its message. */
+interface IncomingBitmap {
+  readonly blockName: string;
+  readonly target: Uint8Array;
+  /** Bytes that are there; -1 before the size was read. */
+  received: number;
+}
 
 /** The source's end of the return path. Resumable at any byte; waits for at most 516 bytes. */
 export class ReturnPathReader {
@@ -58,6 +93,7 @@ export class ReturnPathReader {
   #position = 0;
   #blockName: string | undefined;
   #done = false;
+  #bitmap: IncomingBitmap | undefined;
 
   constructor(handler: ReturnPathHandler) {
     this.#handler = handler;
@@ -74,7 +110,18 @@ export class ReturnPathReader {
    */
   push(bytes: Uint8Array, start = 0, end = bytes.length): number {
     let at = start;
-    while (end - at >= 4) {
+    for (;;) {
+      if (this.#bitmap !== undefined) {
+        const count = this.#readBitmap(this.#bitmap, bytes, at, end);
+        at += count;
+        this.#position += count;
+        if (this.#bitmap !== undefined) {
+          break;
+        }
+      }
+      if (end - at < 4) {
+        break;
+      }
       const length = be16(bytes, at + 2);
       this.#check(be16(bytes, at), length);
       if (end - at < 4 + length) {
@@ -88,8 +135,11 @@ export class ReturnPathReader {
   }
 
   #check(type: number, length: number): void {
-    const hasName = type === ReturnPathMessage.REQ_PAGES_ID;
-    if (!hasName && LENGTHS[type] === undefined) {
+    const recovers = this.#handler.recovery !== undefined;
+    const isBitmap = recovers && type === ReturnPathMessage.RECV_BITMAP;
+    const hasName = type === ReturnPathMessage.REQ_PAGES_ID || isBitmap;
+    const fixed = LENGTHS[type] ?? (recovers ? RECOVERY_LENGTHS[type] : undefined);
+    if (!hasName && fixed === undefined) {
       throw invalid(
         'RETURN_PATH_MESSAGE',
         `The destination sent a message of unexpected type ${type}`,
@@ -99,7 +149,7 @@ export class ReturnPathReader {
         },
       );
     }
-    if (length > PAYLOAD_LIMIT || (hasName ? length < 14 : length !== LENGTHS[type])) {
+    if (length > PAYLOAD_LIMIT || (hasName ? length < (isBitmap ? 2 : 14) : length !== fixed)) {
       throw invalid('RETURN_PATH_LENGTH', `A message of type ${type} has ${length} bytes`, this.#position + 2, {
         value: length,
       });
@@ -122,9 +172,58 @@ export class ReturnPathReader {
       case ReturnPathMessage.SWITCHOVER_ACK:
         this.#handler.switchoverAck();
         break;
+      case ReturnPathMessage.RESUME_ACK:
+        this.#handler.recovery?.resumeAck(be32(bytes, payload));
+        break;
+      case ReturnPathMessage.RECV_BITMAP:
+        this.#startBitmap(bytes, payload, length);
+        break;
       default:
         this.#requestPages(bytes, payload, length);
     }
+  }
+
+  #startBitmap(bytes: Uint8Array, payload: number, length: number): void {
+    if (length !== 1 + bytes[payload]) {
+      throw invalid('RETURN_PATH_LENGTH', `A received bitmap's header has ${length} bytes`, this.#position + 2, {
+        value: length,
+      });
+    }
+    const blockName = latin1(bytes, payload + 1, payload + length);
+    const target = this.#handler.recovery!.bitmapTarget(blockName);
+    this.#bitmap = { blockName, target, received: -1 };
+  }
+
+  /** Reads what is there of size, bitmap and end mark; returns how many bytes that was. */
+  #readBitmap(bitmap: IncomingBitmap, bytes: Uint8Array, start: number, end: number): number {
+    const { blockName, target } = bitmap;
+    let at = start;
+    if (bitmap.received < 0) {
+      if (end - at < 8) {
+        return 0;
+      }
+      const size = be64(bytes, at);
+      if (size !== target.length) {
+        const statement = `The received bitmap of RAM block "${blockName}" has ${size} bytes, expected are ${target.length}`;
+        throw invalid('RECEIVED_BITMAP_SIZE', statement, this.#position, { value: size });
+      }
+      at += 8;
+      bitmap.received = 0;
+    }
+    const count = Math.min(target.length - bitmap.received, end - at);
+    target.set(bytes.subarray(at, at + count), bitmap.received);
+    bitmap.received += count;
+    at += count;
+    if (bitmap.received < target.length || end - at < 8) {
+      return at - start;
+    }
+    if (be32(bytes, at) !== BITMAP_END_MARK[0] || be32(bytes, at + 4) !== BITMAP_END_MARK[1]) {
+      const statement = `The received bitmap of RAM block "${blockName}" ends without its end mark`;
+      throw invalid('RECEIVED_BITMAP_END', statement, this.#position + at - start);
+    }
+    this.#bitmap = undefined;
+    this.#handler.recovery!.bitmapReceived(blockName);
+    return at + 8 - start;
   }
 
   #requestPages(bytes: Uint8Array, payload: number, length: number): void {

@@ -64,6 +64,14 @@ export class StreamSnapshot implements Snapshot {
     return this.#indexes[block].nextPresent(from) as PageIndex;
   }
 
+  presentBitmap(block: number, target: Uint8Array): void {
+    const index = this.#indexes[block];
+    const pageCount = this.setup.blocks[block].usedLength / this.setup.targetPageSize;
+    for (let page = index.nextPresent(0); page < pageCount; page = index.nextPresent(page + 1)) {
+      target[page >>> 3] |= 1 << (page & 7);
+    }
+  }
+
   /**
    * Reads `pageCount` consecutive pages of a block into `target`, all of it; absent and zero pages become zero bytes.
    * Pages whose records lie near each other in the file, in the order of the pages, come with one read.

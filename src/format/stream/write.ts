@@ -22,7 +22,12 @@ export interface StreamRamBlock {
   readonly usedLength: number;
   /** Guest physical address; in the stream only with `x-ignore-shared`. */
   readonly address?: number | undefined;
+  /** Bytes; in the stream only after POSTCOPY_ADVISE, and only where it differs from the page size of the host. */
+  readonly hostPageSize?: number | undefined;
 }
+
+/** Page size of every host that runs the targets we know; blocks on larger pages say so (2.3). */
+const HOST_PAGE_SIZE = 4096;
 
 /** Header and configuration element: the first bytes of every stream. */
 export const streamHeader = (configuration: StreamConfiguration): Uint8Array => {
@@ -31,11 +36,15 @@ export const streamHeader = (configuration: StreamConfiguration): Uint8Array => 
   return out.copy();
 };
 
-/** The whole RAM START section: header, setup record, EOS, footer. Block names must be unique. */
+/**
+ * The whole RAM START section: header, setup record, EOS, footer. Block names must be unique. With `isAdvised` it follows
+ * POSTCOPY_ADVISE.
+ */
 export const ramStart = (
   sectionId: number,
   blocks: readonly StreamRamBlock[],
   capabilities: readonly string[] = [],
+  isAdvised = false,
 ): Uint8Array => {
   if (new Set(blocks.map((block) => block.name)).size !== blocks.length) {
     throw new RamferryError('usage', 'USAGE_DUPLICATE_BLOCK', 'Two RAM blocks have the same name.');
@@ -46,6 +55,9 @@ export const ramStart = (
   out.be64(blocks.reduce((sum, block) => sum + block.usedLength, 0) + RecordFlag.MEM_SIZE);
   for (const block of blocks) {
     out.str8(block.name).be64(block.usedLength);
+    if (isAdvised && block.hostPageSize !== undefined && block.hostPageSize !== HOST_PAGE_SIZE) {
+      out.be64(block.hostPageSize);
+    }
     if (capabilities.includes(Capability.IGNORE_SHARED)) {
       out.be64(block.address ?? 0);
     }

@@ -254,9 +254,11 @@ const runTests = (): void => {
       await source.stop();
       const { registers } = source.share();
       Object.assign(registersOf(registers, 0), {
-        [Register.listFrame]: 2 ** 40,
-        [Register.listCapacity]: 1,
+        [Register.phase]: 1,
+        [Register.jobFirst]: 2 ** 40,
+        [Register.jobPages]: 1,
       });
+      registersOf(registers, 0)[Register.position] = 0;
       const guest = await moved(source);
       await assert.rejects(
         async () => {
@@ -297,7 +299,7 @@ const runTests = (): void => {
         [],
         [{ ...state, name: 'timer' }],
         [{ ...state, instance: 1 }],
-        [{ ...state, version: REGISTERS_VERSION + 1 }],
+        [{ ...state, version: 2 }],
         [state, state],
         [{ ...state, body: tooMany }],
       ]) {

@@ -1,0 +1,53 @@
+// The file beside a served one that remembers what its guest asked for first.
+
+import fs from 'node:fs';
+import { OutputFile } from '../channel/output-file-node.js';
+import { parseUri } from '../channel/uri.js';
+import {
+  DEMAND_LIST_MAX_BYTES,
+  type DemandedPage,
+  joinDemands,
+  readDemandList,
+  writeDemandList,
+} from '../format/demand-list.js';
+import type { Surroundings } from './read-memory-file.js';
+
+/** `FILE.demand`, also of `file:FILE,offset=N`. */
+export const demandPath = (operand: string): string => {
+  const endpoint = operand.startsWith('file:') ? parseUri(operand) : undefined;
+  return `${endpoint?.kind === 'file' ? endpoint.path : operand}.demand`;
+};
+
+/** What the list says; nothing, with a note, where it cannot be read: a guest starts without it as well. */
+export const readDemandFile = (path: string, { progress }: Pick<Surroundings, 'progress'>): DemandedPage[] => {
+  const stat = fs.statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) {
+    return [];
+  }
+  try {
+    return readDemandList(stat.isFile() && stat.size <= DEMAND_LIST_MAX_BYTES ? fs.readFileSync(path, 'latin1') : '');
+  } catch (error) {
+    progress.note(`warning: ${path} is not used: ${(error as Error).message}`);
+    return [];
+  }
+};
+
+/** Adds demands to the list; a note where it cannot be written. */
+export const writeDemandFile = async (
+  path: string,
+  known: readonly DemandedPage[],
+  demands: readonly DemandedPage[],
+  { progress }: Pick<Surroundings, 'progress'>,
+): Promise<void> => {
+  const joined = joinDemands(known, demands);
+  if (joined.length === known.length) {
+    return;
+  }
+  try {
+    const file = OutputFile.open(path);
+    fs.writeFileSync(file.descriptor, writeDemandList(joined), 'latin1');
+    await file.commit();
+  } catch (error) {
+    progress.note(`warning: the demands are not remembered: ${(error as Error).message}`);
+  }
+};

@@ -1,0 +1,117 @@
+// `ramferry serve FILE URI`: a saved guest runs at once in a stock QEMU, which is told that this is the end of a postcopy
+// migration; its pages come from the file as it asks for them.
+
+import type { Command } from 'commander';
+import { parseUri } from '../channel/uri.js';
+import { RamferryError } from '../memory/errors.js';
+import { Migration } from '../monitor/migration.js';
+import type { MigrationReport } from '../source/statistics.js';
+import { parseInteger } from './arguments.js';
+import { demandPath, readDemandFile, writeDemandFile } from './demand-file.js';
+import { formatCount, formatDuration, formatTable } from './format.js';
+import { addSendingOptions, type MigrationVerbOptions, parametersOf, traceOf } from './migration-options.js';
+import { progressOf, totalsTable } from './migration-report.js';
+import type { Verb } from './verb.js';
+
+interface ServeOptions extends MigrationVerbOptions {
+  readonly prefetch: number;
+  readonly lazy?: boolean;
+  readonly finishAfter?: number;
+  readonly recover?: boolean;
+  readonly retry: number;
+  readonly demand: boolean;
+}
+
+/** Where the elapsed time is counted from 0: for `finishAfter`. */
+const MS = 1000;
+
+export const serve: Verb<ServeOptions> = {
+  configure: (command: Command) => {
+    addSendingOptions(command, { maxBandwidth: 0 })
+      .option('--prefetch <pages>', 'pages to send behind each one that the guest asks for', parseInteger(0, 4096), 32)
+      .option('--lazy', 'send only what the guest asks for, until SIGUSR2 says to finish')
+      .option('--finish-after <seconds>', 'with --lazy: finish then by itself', parseInteger(0, 31_536_000))
+      .option('--recover', 'the guest runs there already and waits, since its server is gone (postcopy-paused)')
+      .option(
+        '--retry <seconds>',
+        'wait this long for a destination that does not listen yet',
+        parseInteger(0, 86_400),
+        0,
+      )
+      .option('--no-demand', 'neither use nor write FILE.demand, which remembers what the guest asks for first');
+  },
+  examples: [
+    ['guest.mig unix:/run/in.sock --retry 10', 'into a QEMU that is told migrate-incoming unix:/run/in.sock'],
+    ['guest.mig tcp:host2:4444 --max-bandwidth 100M', 'with at most 100 MiB/s of what the guest does not wait for'],
+    ['guest.mig unix:/run/in.sock --lazy', 'only what the guest asks for; kill -USR2 sends the rest'],
+    ['guest.mig unix:/run/new.sock --recover', 'after migrate-recover unix:/run/new.sock: goes on where a server died'],
+  ],
+  async run({ operands, options, signal, progress }) {
+    const [file, uri] = operands as [string, string];
+    const { kind } = parseUri(uri);
+    if (kind !== 'tcp' && kind !== 'unix' && kind !== 'fd') {
+      throw new RamferryError('usage', 'NOT_A_DESTINATION', `${uri} is not a destination that can ask for pages.`, {
+        value: uri,
+        hint: 'serve goes to tcp:, unix: or fd:',
+      });
+    }
+    const list = demandPath(file);
+    const known = options.demand ? readDemandFile(list, { progress }) : [];
+    const migration = new Migration({
+      guest: { kind: 'snapshot-file', file },
+      uri,
+      parameters: { ...parametersOf(options), maxPostcopyBandwidth: options.maxBandwidth ?? 0 },
+      postcopy: {
+        atOnce: true,
+        prefetchPages: options.prefetch,
+        isLazy: options.lazy === true,
+        firstPages: known,
+        recovers: options.recover === true,
+      },
+      retryMs: options.retry * MS,
+      onProgress: (report) => progress.update(progressOf(report)),
+      // One process serves over one link; whoever starts the next one knows the address.
+      onStatus: (status) => status === 'postcopy-paused' && migration.abandonPostcopy(),
+      ...traceOf(options.trace, progress),
+    });
+    const finish = (): void => migration.finishPostcopy();
+    process.on('SIGUSR2', finish);
+    const timer = options.finishAfter === undefined ? undefined : setTimeout(finish, options.finishAfter * MS);
+    signal.addEventListener('abort', () => {
+      migration.cancel();
+      migration.abandonPostcopy();
+    });
+    try {
+      const { report, error, demands } = await migration.ended;
+      if (options.demand) {
+        await writeDemandFile(list, known, demands, { progress });
+      }
+      return {
+        document: { file, uri, ...report },
+        text: error === undefined ? `${totalsTable(report)}\n${demandTable(report)}` : '',
+        failure: error,
+      };
+    } finally {
+      process.off('SIGUSR2', finish);
+      clearTimeout(timer);
+    }
+  },
+};
+
+/** What the guest asked for, and how long it waited. */
+const demandTable = ({ downtime, ramferry: { postcopy } }: MigrationReport): string =>
+  postcopy === undefined
+    ? ''
+    : formatTable(
+        [
+          ['handed over in', formatDuration(downtime ?? 0)],
+          [
+            'asked for',
+            `${formatCount(postcopy.demandedPages)} pages, ${formatCount(postcopy.prefetchedPages)} came along`,
+          ],
+          ...(postcopy.serviceMs === undefined
+            ? []
+            : [['service time', `p50 ${postcopy.serviceMs.p50} ms, p99 ${postcopy.serviceMs.p99} ms`]]),
+        ],
+        ['left', 'left'],
+      );

@@ -1,0 +1,270 @@
+// The stream sink of a migration that may switch to postcopy: it announces that, and after the switch it sends the package,
+// reads requests and, on a new connection, asks what has arrived.
+//
+//   engine ── pages, package ──▶ channel ──▶ destination
+//   engine ◀── PageRequests ──── return path ◀──┘      the queue is full ─▶ the return path is not read for a while
+
+import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import type { ByteChannel } from '../channel/channel.js';
+import { ElementType } from '../format/stream/constants.js';
+import type { DeviceTail } from '../format/stream/device-tail.js';
+import {
+  askReceivedBitmap,
+  DiscardWriter,
+  PostcopyPing,
+  postcopyPackage,
+  postcopyResume,
+} from '../format/stream/postcopy-commands.js';
+import { receivedBitmapBytes } from '../format/stream/return-path.js';
+import { ping, ramBodyEnd, ramPart } from '../format/stream/write.js';
+import { RamferryError } from '../memory/errors.js';
+import type { RamBlock } from '../memory/ram-block.js';
+import type { RamBlockList } from '../memory/ram-block-list.js';
+import { type Clock, systemClock } from './clock.js';
+import type { SourceGuest } from './guest.js';
+import type { PageRequests } from './page-requests.js';
+import type { PageBatch } from './page-sink.js';
+import { StreamSink } from './stream-sink.js';
+import type { Trace } from './trace.js';
+
+/** Writes under way after the switch, since a page that is asked for waits behind them. The socket's own buffer keeps it busy. */
+const MAX_WRITES_IN_POSTCOPY = 1;
+
+/** A destination that owes an answer, or does not take what is written, and does nothing at all for this long is given up. */
+const STALL_MS = 60_000;
+
+export interface PostcopySinkOptions {
+  readonly trace?: Trace;
+  readonly clock?: Clock;
+  /** Default 60 s. */
+  readonly stallMs?: number;
+}
+
+export class PostcopySink extends StreamSink {
+  /** Whether the destination has digested the package: until then it must not see the end of the stream (7.9 item 6). */
+  isLoaded = false;
+  readonly #clock: Clock;
+  readonly #stallMs: number;
+  #requests: PageRequests | undefined;
+  #isPartOpen = false;
+  #isPaused = false;
+  #lastSign = 0;
+  /** Blocks whose received bitmap was asked for and is not there. */
+  readonly #awaited = new Map<string, Uint8Array>();
+  #isAcknowledged = false;
+
+  constructor(channel: ByteChannel, { trace = {}, clock = systemClock, stallMs = STALL_MS }: PostcopySinkOptions = {}) {
+    super(channel, { returnPath: true, isAdvised: true, trace });
+    this.#clock = clock;
+    this.#stallMs = stallMs;
+  }
+
+  /** The other end, for messages. */
+  get peer(): string {
+    return this.channel.peer;
+  }
+
+  protected override returnPathHandler(): ReturnType<StreamSink['returnPathHandler']> {
+    return {
+      pong: (value) => {
+        this.isLoaded ||= value === PostcopyPing.DEVICES_LOADED;
+        this.wake();
+      },
+      requestPages: (blockName, start, length) => this.#requested(blockName, start, length),
+      recovery: {
+        bitmapTarget: (blockName) => this.#bitmapTarget(blockName),
+        bitmapReceived: (blockName) => {
+          this.#awaited.delete(blockName);
+          this.wake();
+        },
+        resumeAck: (value) => {
+          if (value !== 1) {
+            throw this.#refused('RESUME_ACK', `acknowledges the resume with ${value} instead of 1`, value);
+          }
+          this.#isAcknowledged = true;
+          this.wake();
+        },
+      },
+    };
+  }
+
+  /** From now on pages may be asked for; what waits is in `requests`. */
+  accept(requests: PageRequests): void {
+    this.#requests = requests;
+    this.maxWrites = MAX_WRITES_IN_POSTCOPY;
+  }
+
+  #requested(blockName: string, start: number, length: number): void {
+    const requests = this.#requests;
+    if (requests === undefined) {
+      throw this.#refused('RETURN_PATH_MESSAGE', 'asks for pages before it was given the devices', start);
+    }
+    requests.add(blockName, start, length, this.#clock.now());
+    if (requests.isFull && !this.#isPaused) {
+      this.#isPaused = true;
+      this.channel.pause();
+    }
+    this.wake();
+  }
+
+  /** Reads on where the queue had no room. */
+  readRequests(): void {
+    if (this.#isPaused && this.#requests?.isFull === false) {
+      this.#isPaused = false;
+      this.channel.resume();
+    }
+  }
+
+  /**
+   * Says which pages of a block are stale or were never sent: runs of the set bits of its send bitmap, and nothing else
+   * (PC-1, PC-2).
+   */
+  discard(block: RamBlock, { bitmaps: { kernels } }: RamBlockList): void {
+    const { send } = block.bitmaps;
+    const discards = new DiscardWriter(block.name);
+    for (let page = 0; page < block.usedPages; ) {
+      const first = kernels.findNextSet(send, page, block.usedPages);
+      page = kernels.findNextClear(send, first, block.usedPages);
+      if (page > first) {
+        discards.add(first * GUEST_PAGE_SIZE, (page - first) * GUEST_PAGE_SIZE);
+      }
+    }
+    this.append(discards.finish());
+  }
+
+  /** All that makes the destination's guest run; nothing brings it back from there. */
+  writePackage({ sections }: DeviceTail): void {
+    this.append(ping(PostcopyPing.DISCARDED));
+    this.append(postcopyPackage(sections));
+    this.append(ping(PostcopyPing.RUNNING));
+  }
+
+  // One PART stays open for all pages of the phase: a requested page has nothing before it.
+  override beginIteration(last: boolean): void {
+    if (this.#requests === undefined) {
+      super.beginIteration(last);
+    } else if (!this.#isPartOpen) {
+      this.#isPartOpen = true;
+      this.append(ramPart(ElementType.SECTION_PART, this.ramSectionId));
+    }
+  }
+
+  override endIteration(): void {
+    if (this.#requests === undefined) {
+      super.endIteration();
+    }
+  }
+
+  override writePages(batch: PageBatch): number {
+    const zeroPages = super.writePages(batch);
+    if (this.#requests !== undefined) {
+      this.writeSlot();
+    }
+    return zeroPages;
+  }
+
+  /** After the switch never without a wait: what the destination asks for is read in it. */
+  override get ready(): boolean {
+    return this.#requests === undefined && super.ready;
+  }
+
+  override async whenReady(): Promise<void> {
+    await this.until(() => super.ready);
+    await this.#clock.yield();
+  }
+
+  override async finish(): Promise<void> {
+    if (this.#requests !== undefined) {
+      if (this.#isPartOpen) {
+        this.append(ramBodyEnd(this.ramSectionId));
+      }
+      this.append(ramPart(ElementType.SECTION_END, this.ramSectionId));
+      this.append(ramBodyEnd(this.ramSectionId));
+      this.append(Uint8Array.of(ElementType.EOF));
+      this.#isPartOpen = false;
+    }
+    await super.finish();
+  }
+
+  /**
+   * The handshake of a recovery, on a new connection (spec/qemu-wire-format.md 5.8): every block's received bitmap, then, once
+   * `haveReceived` has made of them what is to be sent, the order to go on. The destination repeats its requests (RC-7).
+   */
+  async recover(
+    channel: ByteChannel | undefined,
+    { ramSectionId, blocks }: SourceGuest,
+    haveReceived: () => void,
+  ): Promise<void> {
+    this.ramSectionId = ramSectionId;
+    // The guest runs there, or it could not have paused.
+    this.isLoaded = true;
+    this.#isPartOpen = false;
+    this.#isPaused = false;
+    this.#isAcknowledged = false;
+    this.#awaited.clear();
+    const { buffer } = blocks.bitmaps.memory;
+    const migrated = blocks.blocks.filter((block) => block.migrated);
+    for (const { name, bitmaps, usedPages } of migrated) {
+      this.#awaited.set(name, new Uint8Array(buffer, bitmaps.received, receivedBitmapBytes(usedPages)));
+    }
+    if (channel !== undefined) {
+      this.reconnect(channel);
+    }
+    for (const { name } of migrated) {
+      this.append(askReceivedBitmap(name));
+    }
+    await this.until(() => this.#awaited.size === 0);
+    haveReceived();
+    this.append(postcopyResume());
+    await this.until(() => this.#isAcknowledged);
+  }
+
+  #bitmapTarget(blockName: string): Uint8Array {
+    const target = this.#awaited.get(blockName);
+    if (target === undefined) {
+      throw this.#refused('RECEIVED_BITMAP', `sends a received bitmap of "${blockName}", unasked`, blockName);
+    }
+    return target;
+  }
+
+  protected override wake(): void {
+    this.#lastSign = this.#clock.now();
+    super.wake();
+  }
+
+  protected override async until(condition: () => boolean): Promise<void> {
+    await this.#unlessStalled(super.until(condition));
+  }
+
+  /** Resolves when the destination has said something. While it loads devices it has to, within `stallMs`. */
+  async nextMessage(): Promise<void> {
+    await (this.isLoaded ? this.activity() : this.#unlessStalled(this.activity()));
+    this.throwIfBroken();
+  }
+
+  /** Ends a `nextMessage`. */
+  notify(): void {
+    this.wake();
+  }
+
+  async #unlessStalled(waiting: Promise<void>): Promise<void> {
+    this.#lastSign = this.#clock.now();
+    const watch = setInterval(() => {
+      if (this.#clock.now() - this.#lastSign >= this.#stallMs) {
+        const { peer } = this;
+        const message = `The destination ${peer} has neither said nor read anything for ${this.#stallMs / 1000} s.`;
+        this.abort(new RamferryError('failed', 'PEER_STALLED', message, { file: peer, value: this.#stallMs }));
+      }
+    }, this.#stallMs / 4);
+    try {
+      await waiting;
+    } finally {
+      clearInterval(watch);
+    }
+  }
+
+  #refused(code: string, what: string, value: number | string): RamferryError {
+    const { peer } = this;
+    return new RamferryError('failed', code, `The destination ${peer} ${what}.`, { file: peer, value });
+  }
+}

@@ -1,0 +1,451 @@
+// Postcopy (spec/algorithms.md sections 8 and 9): the guest runs at the destination and its pages follow, those it waits for
+// first. What the engine's loop does differently after the switch is here; the loop itself, the sink and the send bitmap are
+// those of every migration.
+//
+//   switch: stop │ last sync, host pages, discards │ package │ ◀ downtime ends
+//   then:   host page in flight ▸ requested page and what is behind it ▸ first pages ▸ everything else, within the limit
+//   link breaks: paused ▸ new connection ▸ received bitmaps ▸ what is missing is sent
+
+import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import type { ByteChannel } from '../channel/channel.js';
+import { RamferryError } from '../memory/errors.js';
+import type { Extent, RamBlock } from '../memory/ram-block.js';
+import type { Clock } from './clock.js';
+import { excludeDiscarded } from './discarded-pages.js';
+import type { SourceGuest } from './guest.js';
+import { type PageRequest, PageRequests } from './page-requests.js';
+import type { PageSink } from './page-sink.js';
+import { PostcopySink } from './postcopy-sink.js';
+import type { SendBitmap } from './send-bitmap.js';
+import { type ServiceTimeReport, ServiceTimes } from './service-times.js';
+import type { DowntimeBreakdown } from './statistics.js';
+import type { MigrationStatus } from './status.js';
+
+export interface PostcopyOptions {
+  /** Pages sent behind each requested one with it. */
+  readonly prefetchPages: number;
+  /** Send only what is asked for, and `firstPages`, until `finish` is called. */
+  readonly isLazy?: boolean;
+  /** Pushed before everything else, each as if it were requested: what the guest asked for last time. */
+  readonly firstPages?: readonly GuestPage[];
+  /** The guest runs at the destination already, and its former source is gone: begin with the recovery. */
+  readonly recovers?: boolean;
+  /** A page was asked for that had not been sent. */
+  readonly onDemand?: (page: GuestPage) => void;
+}
+
+export interface GuestPage {
+  readonly blockName: string;
+  readonly page: number;
+}
+
+export interface PostcopyReport {
+  /** Requests for pages that had not been sent; `postcopy-requests` counts all. */
+  readonly demands: number;
+  readonly demandedPages: number;
+  readonly prefetchedPages: number;
+  /** Milliseconds from reading a request to the system having taken its page. */
+  readonly serviceMs?: ServiceTimeReport;
+  readonly recoveries: number;
+}
+
+/** What postcopy needs of the engine whose loop it uses. */
+export interface PostcopyEngine {
+  readonly send: SendBitmap;
+  readonly cancelled: AbortSignal;
+  /** The sync with the guest stopped. */
+  syncLast(): void;
+  /** One run of the loop. */
+  sendFor(): Promise<void>;
+  enter(status: MigrationStatus): void;
+  /** The guest runs at the destination; how long it stood still. */
+  switched(downtime: DowntimeBreakdown): void;
+  /** The link broke, and `error` says why. */
+  paused(error: Error): void;
+  /** Throws if the migration was given up. */
+  throwIfStopped(): void;
+}
+
+/**
+ * Background pages at once. A request waits for those under way, so there are few while the guest keeps asking; 512 KiB at
+ * a time carry all that a socket does.
+ */
+const PAGES_WHILE_ASKED = 16;
+const PAGES_OTHERWISE = 128;
+
+/** For so long after a request the next one is likely near. */
+const ASKED_MS = 10;
+
+export class Postcopy {
+  readonly #guest: SourceGuest;
+  readonly #sink: PostcopySink;
+  readonly #options: PostcopyOptions;
+  readonly #clock: Clock;
+  readonly #requests: PageRequests;
+  readonly #firstPages: readonly { readonly block: RamBlock; readonly page: number }[];
+  readonly #times = new ServiceTimes();
+  #isOrdered = false;
+  #begun = false;
+  #isLazy: boolean;
+  #current: PageRequest | undefined;
+  /** The request whose page is in the last batch, until the system has taken it. */
+  #serving: PageRequest | undefined;
+  #wasUrgent = false;
+  #lastRequestAt = Number.NEGATIVE_INFINITY;
+  #nextFirstPage = 0;
+  /** Rest of a host page of which a part was sent: nothing may come in between (PC-6). */
+  #unfinished: { readonly block: RamBlock; readonly page: number; readonly end: number } | undefined;
+  #demands = 0;
+  #demandedPages = 0;
+  #prefetchedPages = 0;
+  #recoveries = 0;
+  /** Set while the migration is paused: takes the way to a new connection. */
+  #reconnect: ((open: () => Promise<ByteChannel>) => void) | undefined;
+
+  constructor(guest: SourceGuest, sink: PageSink, options: PostcopyOptions, clock: Clock) {
+    if (!(sink instanceof PostcopySink)) {
+      throw new RamferryError(
+        'usage',
+        'POSTCOPY_SINK',
+        'Postcopy needs a destination that answers: a socket, no file.',
+      );
+    }
+    this.#guest = guest;
+    this.#sink = sink;
+    this.#options = options;
+    this.#clock = clock;
+    this.#isLazy = options.isLazy ?? false;
+    this.#requests = new PageRequests(this.#blocks, sink.peer);
+    this.#firstPages = (options.firstPages ?? []).flatMap(({ blockName, page }) => {
+      const block = this.#blocks.find(({ name }) => name === blockName);
+      return block !== undefined && page < block.usedPages ? [{ block, page }] : [];
+    });
+  }
+
+  get #blocks(): readonly RamBlock[] {
+    return this.#guest.blocks.blocks.filter((block) => block.migrated);
+  }
+
+  /** Whether the engine shall switch as soon as it can. */
+  get isOrdered(): boolean {
+    return this.#isOrdered || this.recovers;
+  }
+
+  /** Whether the destination's guest may run: the source's never does again (PC-11). */
+  get hasBegun(): boolean {
+    return this.#begun;
+  }
+
+  /** Whether the last batch was asked for: it does not count for the bandwidth limit (PC-18). */
+  get wasUrgent(): boolean {
+    return this.#begun && this.#wasUrgent;
+  }
+
+  get recovers(): boolean {
+    return this.#options.recovers ?? false;
+  }
+
+  get requestCount(): number {
+    return this.#requests.received;
+  }
+
+  /** Orders the switch (`migrate-start-postcopy`). */
+  start(): void {
+    this.#isOrdered = true;
+  }
+
+  /** `signal`, which a page request aborts as well: a pause of the background ends for it (PC-18). */
+  untilRequest(signal: AbortSignal): AbortSignal {
+    const asked = new AbortController();
+    this.#requests.onArrival = () => asked.abort();
+    return AbortSignal.any([signal, asked.signal]);
+  }
+
+  /** Ends laziness: everything is sent, and then the migration is over. */
+  finish(): void {
+    this.#isLazy = false;
+    this.#sink.notify();
+  }
+
+  /** Takes the link down (`migrate-pause`). Without effect before the switch. */
+  pause(): void {
+    if (this.#begun) {
+      this.#sink.abort(new RamferryError('failed', 'POSTCOPY_PAUSED', 'The migration was paused.'));
+    }
+  }
+
+  /** Goes on over a new connection; false if it is not paused (RC-8). */
+  recover(open: () => Promise<ByteChannel>): boolean {
+    const reconnect = this.#reconnect;
+    this.#reconnect = undefined;
+    reconnect?.(open);
+    return reconnect !== undefined;
+  }
+
+  /**
+   * What a guest knows to be zero, the destination has: it discards all memory when postcopy is announced. Such pages are
+   * sent only to a guest thread that waits for one.
+   */
+  leaveOutZeroPages(send: SendBitmap): void {
+    const { contentBitmap } = this.#guest;
+    if (contentBitmap !== undefined) {
+      for (const block of this.#blocks) {
+        send.intersect(block, contentBitmap.call(this.#guest, block));
+      }
+    }
+  }
+
+  /** All of it, from the switch on, to the destination's confirmation. */
+  async run(engine: PostcopyEngine): Promise<void> {
+    let step = this.recovers ? () => this.#handshake(engine) : await this.#switchOver(engine);
+    for (;;) {
+      try {
+        await step();
+        await this.#sendAll(engine);
+        await this.#sink.finish();
+        return;
+      } catch (error) {
+        engine.throwIfStopped();
+        const open = await this.#pause(engine, error as Error);
+        step = () => this.#handshake(engine, open);
+      }
+    }
+  }
+
+  /** Up to the point of no return: whatever fails in here leaves the guest to the source. Returns the step behind it. */
+  async #switchOver(engine: PostcopyEngine): Promise<() => Promise<void>> {
+    const { send } = engine;
+    const marks = [this.#clock.now()];
+    await this.#guest.stop();
+    marks.push(this.#clock.now());
+    engine.syncLast();
+    marks.push(this.#clock.now());
+    for (const block of this.#blocks) {
+      this.#forgetReceived(block);
+      send.roundToHostPages(block);
+      this.#sink.discard(block, this.#guest.blocks);
+    }
+    send.rewind();
+    await this.#sink.flush();
+    marks.push(this.#clock.now());
+    const devices = this.#guest.saveDevices();
+    engine.enter('postcopy-active');
+    return async () => {
+      this.#begin();
+      this.#sink.writePackage(devices);
+      await this.#sink.flush();
+      marks.push(this.#clock.now());
+      const part = (index: number): number => Math.round((marks[index + 1] - marks[index]) * 100) / 100;
+      // PC-10
+      engine.switched({ stopMs: part(0), syncMs: part(1), ramMs: part(2), deviceMs: part(3), ackMs: 0 });
+    };
+  }
+
+  #begin(): void {
+    this.#begun = true;
+    this.#sink.accept(this.#requests);
+  }
+
+  /** The link is gone. Resolves with the way to the next one, once there is an order to take it. */
+  async #pause(engine: PostcopyEngine, error: Error): Promise<() => Promise<ByteChannel>> {
+    this.#sink.abort(error);
+    const reconnect = new Promise<() => Promise<ByteChannel>>((resolve) => {
+      this.#reconnect = resolve;
+    });
+    engine.paused(error);
+    const { cancelled } = engine;
+    const givenUp = new Promise<void>((resolve) =>
+      cancelled.addEventListener('abort', () => resolve(), { once: true }),
+    );
+    await Promise.race([reconnect, givenUp]);
+    engine.throwIfStopped();
+    engine.enter('postcopy-recover-setup');
+    return reconnect;
+  }
+
+  /**
+   * Asks what has arrived and makes of it what is to be sent. What was sent and is not there was under way when the link
+   * broke (RC-3). Without `open` the sink's first connection is the new one.
+   */
+  async #handshake(engine: PostcopyEngine, open?: () => Promise<ByteChannel>): Promise<void> {
+    const channel = await open?.();
+    engine.enter('postcopy-recover');
+    this.#begin();
+    this.#requests.clear();
+    this.#current = undefined;
+    this.#serving = undefined;
+    this.#unfinished = undefined;
+    await this.#sink.recover(channel, this.#guest, () => {
+      for (const block of this.#blocks) {
+        engine.send.replaceByMissing(block);
+      }
+      this.leaveOutZeroPages(engine.send);
+      // RD-6
+      excludeDiscarded(engine.send, this.#guest.blocks);
+      engine.send.rewind();
+    });
+    engine.enter('postcopy-active');
+    this.#recoveries += 1;
+  }
+
+  /** The phase: until everything is sent and nothing can be asked for any more (PC-12). */
+  async #sendAll(engine: PostcopyEngine): Promise<void> {
+    const { send } = engine;
+    for (;;) {
+      await engine.sendFor();
+      engine.throwIfStopped();
+      if (this.#sink.hasShut) {
+        throw new RamferryError(
+          'failed',
+          'PEER_CLOSED',
+          `The destination ${this.#sink.peer} ended the migration while ${send.remaining} pages were still to be sent.`,
+          { file: this.#sink.peer, value: send.remaining },
+        );
+      }
+      const isIdle = this.#requests.isEmpty && !this.#mayPush(send);
+      if (isIdle && send.remaining === 0 && this.#sink.isLoaded) {
+        return;
+      }
+      if (isIdle) {
+        await this.#sink.nextMessage();
+      }
+    }
+  }
+
+  /** Whether there are pages to send that nobody has asked for. */
+  #mayPush(send: SendBitmap): boolean {
+    return send.remaining > 0 && (!this.#isLazy || this.#nextFirstPage < this.#firstPages.length);
+  }
+
+  /**
+   * Makes the send bitmap's batch of the pages to send next; false if there are none at present, undefined before the switch.
+   * With `isLimited` only pages that were asked for (PC-8, PC-18).
+   */
+  next(send: SendBitmap, limit: (extent: Extent) => number, isLimited: boolean): boolean | undefined {
+    if (!this.#begun) {
+      return undefined;
+    }
+    if (this.#serving !== undefined) {
+      this.#times.add(this.#clock.now() - this.#serving.at);
+      this.#serving = undefined;
+    }
+    this.#sink.readRequests();
+    const urgentLimit = (extent: Extent): number => this.#sink.batchLimit(extent);
+    const found =
+      this.#nextUnfinished(send, urgentLimit) ||
+      this.#nextRequested(send, urgentLimit) ||
+      (!isLimited && this.#nextPushed(send, limit));
+    if (found) {
+      this.#noteUnfinished(send);
+    }
+    return found;
+  }
+
+  #nextUnfinished(send: SendBitmap, limit: (extent: Extent) => number): boolean {
+    const unfinished = this.#unfinished;
+    this.#unfinished = undefined;
+    return unfinished !== undefined && send.nextIn(unfinished.block, unfinished.page, unfinished.end, limit);
+  }
+
+  #nextRequested(send: SendBitmap, limit: (extent: Extent) => number): boolean {
+    this.#wasUrgent = true;
+    for (;;) {
+      this.#current ??= this.#take(send);
+      if (this.#current === undefined) {
+        this.#wasUrgent = false;
+        return false;
+      }
+      const { block, firstPage, pageCount } = this.#current;
+      const end = firstPage + pageCount;
+      const isMissing = this.#guest.blocks.bitmaps.kernels.findNextSet(block.bitmaps.send, firstPage, end) < end;
+      if (
+        isMissing &&
+        send.nextIn(block, firstPage, this.#hostPageEnd(block, end + this.#options.prefetchPages), limit)
+      ) {
+        const { count, pages } = send.batch;
+        const asked = pages[count - 1] < end ? count : pages.subarray(0, count).findIndex((page) => page >= end);
+        this.#demandedPages += asked;
+        this.#prefetchedPages += count - asked;
+        return true;
+      }
+      this.#current = undefined;
+    }
+  }
+
+  /** The request that waits longest and asks for something that is not sent yet (PC-7). */
+  #take(send: SendBitmap): PageRequest | undefined {
+    const { kernels } = this.#guest.blocks.bitmaps;
+    for (let request = this.#requests.take(); request !== undefined; request = this.#requests.take()) {
+      const { block, firstPage, pageCount } = request;
+      this.#includeZeroPages(send, request);
+      if (kernels.countRange(block.bitmaps.send, firstPage, pageCount) > 0) {
+        this.#lastRequestAt = this.#clock.now();
+        this.#demands += 1;
+        this.#serving = request;
+        this.#options.onDemand?.({ blockName: block.name, page: firstPage });
+        return request;
+      }
+    }
+    return undefined;
+  }
+
+  /** Pages without content are in no send bitmap; the ones that were sent all the same are noted as received. */
+  #includeZeroPages(send: SendBitmap, { block, firstPage, pageCount }: PageRequest): void {
+    const content = this.#guest.contentBitmap?.(block);
+    if (content === undefined) {
+      return;
+    }
+    const { kernels } = this.#guest.blocks.bitmaps;
+    for (let page = firstPage; page < firstPage + pageCount; page += 1) {
+      const { received } = block.bitmaps;
+      if (kernels.countRange(content, page, 1) + kernels.countRange(received, page, 1) === 0) {
+        kernels.setRange(received, page, 1);
+        send.include(block, page, 1);
+      }
+    }
+  }
+
+  #nextPushed(send: SendBitmap, limit: (extent: Extent) => number): boolean {
+    const firstPages = this.#firstPages;
+    for (; this.#nextFirstPage < firstPages.length; this.#nextFirstPage += 1) {
+      const { block, page } = firstPages[this.#nextFirstPage];
+      const first = page - (page % hostPagePages(block));
+      if (send.nextIn(block, first, this.#hostPageEnd(block, page + 1 + this.#options.prefetchPages), limit)) {
+        return true;
+      }
+    }
+    const isAsked = this.#clock.now() - this.#lastRequestAt < ASKED_MS;
+    return !this.#isLazy && send.next(limit, isAsked ? PAGES_WHILE_ASKED : PAGES_OTHERWISE);
+  }
+
+  #hostPageEnd(block: RamBlock, page: number): number {
+    const pages = hostPagePages(block);
+    return Math.ceil(page / pages) * pages;
+  }
+
+  #noteUnfinished({ batch: { block, pages, count } }: SendBitmap): void {
+    const page = pages[count - 1] + 1;
+    const end = this.#hostPageEnd(block, page);
+    if (page < end) {
+      this.#unfinished = { block, page, end };
+    }
+  }
+
+  /** In the send phase `received` notes which pages without content were sent; a relayed guest has something there. */
+  #forgetReceived(block: RamBlock): void {
+    this.#guest.blocks.bitmaps.kernels.testAndClearRange(block.bitmaps.received, 0, block.maxPages);
+  }
+
+  report(): PostcopyReport {
+    const serviceMs = this.#times.report();
+    return {
+      demands: this.#demands,
+      demandedPages: this.#demandedPages,
+      prefetchedPages: this.#prefetchedPages,
+      ...(serviceMs !== undefined && { serviceMs }),
+      recoveries: this.#recoveries,
+    };
+  }
+}
+
+const hostPagePages = (block: RamBlock): number => block.hostPageSize / GUEST_PAGE_SIZE;
