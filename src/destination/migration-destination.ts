@@ -4,6 +4,7 @@ import type { ByteChannel } from '../channel/channel.js';
 import { be32 } from '../format/bytes.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
 import { Command, DEFAULT_TARGET_PAGE_SIZE, ElementType } from '../format/stream/constants.js';
+import type { DeviceSection } from '../format/stream/device-sections.js';
 import { StreamReader } from '../format/stream/read.js';
 import { pong, shut } from '../format/stream/return-path.js';
 import type { RamSetup, StreamHandler, StreamSummary } from '../format/stream/stream-handler.js';
@@ -36,6 +37,11 @@ export interface MigrationDestinationOptions {
   readonly target: MigrationTarget;
   /** Throws to refuse a source, e.g. for its machine type, before anything is loaded. */
   readonly accept?: (configuration: StreamConfiguration) => void;
+  /**
+   * Applies a device section that comes before the first page, after the RAM blocks are known: what a memory device has
+   * plugged, say. Throws to refuse the source. `body` is valid only during the call.
+   */
+  readonly earlySection?: (section: DeviceSection, body: Uint8Array) => void;
   /**
    * Makes it final once everything has arrived: the file synced and renamed, the guest built and ready to run. The source is
    * told only afterwards; if this rejects, its guest runs on there. A cancel comes too late from here on.
@@ -387,6 +393,7 @@ export class MigrationDestination {
         this.#marks.ram = performance.now();
         this.#enter('active');
       },
+      earlySection: (section, body) => this.#options.earlySection?.(section, body),
       records: (block, bytes, start, end, offset) => target.records?.(block, bytes, start, end, offset) ?? 0,
       zeroPage: (block, page) => target.zeroPage(block, page),
       page: (block, page, bytes, at, offset) => target.page(block, page, bytes, at, offset),

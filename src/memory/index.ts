@@ -12,7 +12,12 @@ export {
   type SharedRamBlock,
   type SharedRamBlockList,
 } from './ram-block-list.js';
-export { type RamDiscardListener, RamDiscardManager, type RamSection } from './ram-discard-manager.js';
+export {
+  type RamDiscardListener,
+  RamDiscardManager,
+  type RamSection,
+  type VisitSection,
+} from './ram-discard-manager.js';
 export {
   LIST_SLOT_PAGES,
   SEGMENT_RAM_BYTES,

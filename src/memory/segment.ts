@@ -121,6 +121,11 @@ export class Segment {
         this.kernels.zeroFill(at, EXTENT_ALIGN_BYTES);
       }
     }
+    this.markUnwritten(address, byteCount);
+  }
+
+  /** Notes that [address, address + byteCount), multiples of EXTENT_ALIGN_BYTES, reads as zero again. */
+  markUnwritten(address: number, byteCount: number): void {
     this.kernels.zeroFill(this.writtenBitmap + address / GUEST_PAGE_SIZE / 8, byteCount / GUEST_PAGE_SIZE / 8);
   }
 }

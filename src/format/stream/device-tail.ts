@@ -28,11 +28,16 @@ export interface DeviceState {
 /** Section ids of a built tail start here: 0 is no good (1.5), and 1 is left to RAM, as in a QEMU of x86. */
 const FIRST_SECTION_ID = 2;
 
-/** Makes the tail of a guest of our own. Each device is described as one opaque buffer, so that any reader can cut it. */
-export const buildDeviceTail = (devices: readonly DeviceState[]): DeviceTail => {
-  const out = new ByteWriter(4096);
+/**
+ * Makes the tail of a guest of our own; `early` goes before RAM. Each device is described as one opaque buffer, so that any
+ * reader can cut it.
+ */
+export const buildDeviceTail = (devices: readonly DeviceState[], early: readonly DeviceState[] = []): DeviceTail => {
+  const sections = new ByteWriter(4096);
+  const earlySections = new ByteWriter();
   const described: string[] = [];
-  devices.forEach(({ name, instance, version, body }, index) => {
+  [...early, ...devices].forEach(({ name, instance, version, body }, index) => {
+    const out = index < early.length ? earlySections : sections;
     sectionHeader(out, ElementType.SECTION_FULL, FIRST_SECTION_ID + index, name, instance, version).bytes(body);
     footer(out, FIRST_SECTION_ID + index);
     const size = body.length;
@@ -42,8 +47,8 @@ export const buildDeviceTail = (devices: readonly DeviceState[]): DeviceTail => 
     );
   });
   return {
-    early: new Uint8Array(),
-    sections: out.copy(),
+    early: earlySections.copy(),
+    sections: sections.copy(),
     description: `{"page_size": ${DEFAULT_TARGET_PAGE_SIZE}, "devices": [${described.join(', ')}]}`,
   };
 };

@@ -41,6 +41,11 @@ export class EarlySectionReader {
     return this.#collected.view;
   }
 
+  /** Body of the section that was read last. */
+  get lastBody(): Uint8Array {
+    return this.#collected.view.subarray(this.#bodyStart, this.#bodyStart + this.devices.at(-1)!.bytes);
+  }
+
   /** Reads one section; true once its footer is consumed, false while more bytes are needed. */
   read(cursor: Cursor): boolean {
     if (this.#header === undefined) {

@@ -329,7 +329,12 @@ export class StreamReader {
   // Device state (1.7 to 1.10).
 
   #earlySection(): boolean {
-    return this.#early!.read(this.#cursor) && this.#nextElement();
+    const early = this.#early!;
+    if (!early.read(this.#cursor)) {
+      return false;
+    }
+    this.#handler.earlySection?.(early.devices.at(-1)!, early.lastBody);
+    return this.#nextElement();
   }
 
   #tailStart(): boolean {

@@ -53,6 +53,9 @@ export interface StreamHandler {
 
   ramSetup(setup: RamSetup): void;
 
+  /** A device section before the first page, complete. `body` is valid only during the call. */
+  earlySection?(section: DeviceSection, body: Uint8Array): void;
+
   /**
    * Bulk path, tried whenever a record with CONTINUE is next: takes any number of whole records from the start of
    * [start, end), all zero or normal pages with CONTINUE that lie inside `block`, and returns their bytes. The reader
