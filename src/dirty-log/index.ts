@@ -14,3 +14,6 @@ export { releaseWriter, type WaitWhile } from './handshake.js';
 export { allocateStoreBarrier, type StoreBarrierShared, type StoreBarrierVariant } from './store-barrier.js';
 export { StoreBarrierLog, type StoreBarrierLogOptions } from './store-barrier-log.js';
 export { attachStoreBarrier, type StoreBarrierWriter } from './store-barrier-writer.js';
+export { allocateWriteProtect, type WriteProtectShared } from './write-protect.js';
+export { type AskingStoreBarrier, liftProtection, StoreBarrierProtector } from './write-protect-store-barrier.js';
+export type { PagesToSave, UrgentPages, WriteProtector } from './write-protector.js';

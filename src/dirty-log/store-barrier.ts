@@ -2,6 +2,7 @@
 // The marks themselves are the REMOTE bitmaps of the RAM blocks.
 
 import { allocateHandshake, type HandshakeShared } from './handshake.js';
+import type { WriteProtectShared } from './write-protect.js';
 
 /** How a writer marks: see store-barrier-writer.ts. */
 export type StoreBarrierVariant = 'unconditional' | 'filtered';
@@ -12,8 +13,20 @@ export interface StoreBarrierShared {
   readonly handshake: HandshakeShared;
   /** One word: whether marks are wanted. Writers look at it when the epoch changes. */
   readonly recording: SharedArrayBuffer;
+  /** Where the guest can be asked to keep pages as they are, for background snapshots. */
+  readonly protection?: WriteProtectShared;
 }
 
-export function allocateStoreBarrier(variant: StoreBarrierVariant, writerCount: number): StoreBarrierShared {
-  return { variant, handshake: allocateHandshake(writerCount), recording: new SharedArrayBuffer(4) };
+/** `protection`: from `allocateWriteProtect`, for writers that call `beforeStore`. */
+export function allocateStoreBarrier(
+  variant: StoreBarrierVariant,
+  writerCount: number,
+  protection?: WriteProtectShared,
+): StoreBarrierShared {
+  return {
+    variant,
+    handshake: allocateHandshake(writerCount),
+    recording: new SharedArrayBuffer(4),
+    ...(protection !== undefined && { protection }),
+  };
 }

@@ -10,6 +10,7 @@ export type SystemFunction = (...values: (number | Uint8Array)[]) => number;
 /** What is used of koffi. Not its own types: it may be missing where this is compiled. */
 interface Koffi {
   errno(): number;
+  address(view: Uint8Array): bigint;
   load(library: null): { func(declaration: string): SystemFunction };
 }
 
@@ -37,3 +38,6 @@ export const systemFunction = (declaration: string): SystemFunction | undefined 
 
 /** `errno` of the last call. */
 export const systemErrno = (): number => koffi?.errno() ?? 0;
+
+/** Where a view begins in this process, for structures with pointers in them; a number holds any user space address. */
+export const addressOf = (view: Uint8Array): number => Number(koffi!.address(view));

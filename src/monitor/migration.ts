@@ -1,6 +1,8 @@
 // The control side of an outgoing migration: starts the engine in its own thread and follows it.
 
 import { Worker } from 'node:worker_threads';
+import { liftProtection } from '../dirty-log/write-protect-store-barrier.js';
+import { closeUserfaultfd } from '../dirty-log/write-protect-userfaultfd-node.js';
 import { RamferryError } from '../memory/errors.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { changeParameters, defaultParameters, type MigrationParameters } from '../source/parameters.js';
@@ -8,8 +10,10 @@ import type { GuestPage } from '../source/postcopy.js';
 import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
+import { checkCapabilities } from './capabilities.js';
 import type { GuestDescription } from './guests.js';
 import {
+  type BackgroundSnapshotOptions,
   type FromSource,
   type MappedRamOptions,
   type PostcopyStart,
@@ -32,6 +36,11 @@ export interface MigrationOptions {
   readonly mappedRam?: MappedRamOptions;
   /** Announce postcopy to the destination, which must have the capability on, so that `startPostcopy` can switch to it. */
   readonly postcopy?: PostcopyStart;
+  /**
+   * Save the guest as it is at one instant and leave it running (QEMU's background-snapshot). What is written is the
+   * instant's, whatever the guest stores meanwhile; rate limit, hints and the return path are off.
+   */
+  readonly backgroundSnapshot?: BackgroundSnapshotOptions;
   /** For how long a destination that does not listen yet is waited for; default 0. */
   readonly retryMs?: number;
   readonly onStatus?: (status: MigrationStatus) => void;
@@ -63,16 +72,20 @@ export class Migration {
   readonly #hasPostcopy: boolean;
   #status: MigrationStatus = 'none';
   #over = false;
+  #userfaultfd: number | undefined;
 
+  /** @throws RamferryError `CAPABILITY_CONFLICT` if options exclude each other */
   constructor(options: MigrationOptions) {
     this.#hasPostcopy = options.postcopy !== undefined;
+    checkCapabilities(options);
     const start: SourceStart = {
       guest: options.guest,
       uri: options.uri,
       parameters: changeParameters(defaultParameters, options.parameters ?? {}),
-      returnPath: options.returnPath ?? true,
+      returnPath: options.returnPath ?? options.backgroundSnapshot === undefined,
       mappedRam: options.mappedRam,
       postcopy: options.postcopy,
+      backgroundSnapshot: options.backgroundSnapshot,
       trace: options.trace?.pattern,
       retryMs: options.retryMs ?? 0,
     };
@@ -162,6 +175,17 @@ export class Migration {
     }
   }
 
+  /** Nobody saves pages any more: guest threads that wait for it go on. */
+  #releaseGuest(guest: GuestDescription): void {
+    if (this.#userfaultfd !== undefined) {
+      closeUserfaultfd(this.#userfaultfd);
+      this.#userfaultfd = undefined;
+    }
+    if (guest.kind === 'workload' && guest.shared.barrier.protection !== undefined) {
+      liftProtection(guest.shared.barrier.protection);
+    }
+  }
+
   #follow(options: MigrationOptions): Promise<MigrationEnd> {
     return new Promise((resolve, reject) => {
       this.#worker.on('message', (message: FromSource) => {
@@ -179,7 +203,11 @@ export class Migration {
           case 'trace':
             options.trace?.listener(message.name, message.values);
             break;
+          case 'userfaultfd':
+            this.#userfaultfd = message.descriptor;
+            break;
           case 'ended':
+            this.#userfaultfd = undefined;
             resolve({
               report: message.report,
               error: message.error && ramferryError(message.error),
@@ -193,7 +221,12 @@ export class Migration {
       });
       // The engine thread is gone, the guest's threads are not: it runs on here (TS-34, TS-35).
       this.#worker.on('error', (error) => reject(engineDied(String(error))));
-      this.#worker.on('exit', (code) => reject(engineDied(`exit code ${code}`)));
+      this.#worker.on('exit', (code) => {
+        if (!this.#over) {
+          this.#releaseGuest(options.guest);
+        }
+        reject(engineDied(`exit code ${code}`));
+      });
     });
   }
 }

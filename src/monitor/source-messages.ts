@@ -18,6 +18,14 @@ export interface PostcopyStart extends Omit<PostcopyOptions, 'onDemand'> {
   readonly atOnce?: boolean;
 }
 
+/** Who keeps the guest's pages as they are during a background snapshot. */
+export type ProtectorKind = 'store-barrier' | 'userfaultfd';
+
+export interface BackgroundSnapshotOptions {
+  /** Default: the guest's own store barrier where it has one, else userfaultfd. */
+  readonly protector?: ProtectorKind;
+}
+
 /** What the engine's thread is started with; structured-cloneable. */
 export interface SourceStart {
   readonly guest: GuestDescription;
@@ -29,6 +37,8 @@ export interface SourceStart {
   readonly mappedRam: MappedRamOptions | undefined;
   /** Announce postcopy. */
   readonly postcopy: PostcopyStart | undefined;
+  /** Save the guest as it is at one instant, and leave it running. */
+  readonly backgroundSnapshot: BackgroundSnapshotOptions | undefined;
   /** Pattern of the trace events wanted. */
   readonly trace: string | undefined;
   /** For how long a destination that does not listen yet is waited for. */
@@ -54,6 +64,8 @@ export type FromSource =
       /** Pages asked for in postcopy, in that order. */
       readonly demands: readonly GuestPage[];
     }
+  /** Guest threads may wait on this userfaultfd from now on: whoever finds the engine's thread dead closes it. */
+  | { readonly type: 'userfaultfd'; readonly descriptor: number }
   /** The channel could not be opened; no migration took place. */
   | { readonly type: 'refused'; readonly error: PlainError };
 

@@ -6,6 +6,7 @@ import { MigrationSource } from '../source/migration-source.js';
 import type { GuestPage } from '../source/postcopy.js';
 import { createTrace } from '../source/trace.js';
 import { attachGuest } from './guests.js';
+import { openProtector } from './open-protector.js';
 import { openSink } from './open-sink.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
 
@@ -60,6 +61,7 @@ try {
   const trace =
     start.trace === undefined ? {} : createTrace(start.trace, (name, values) => post({ type: 'trace', name, values }));
   const guest = await attachGuest(start.guest);
+  const protector = start.backgroundSnapshot && openProtector(guest, start.backgroundSnapshot, post);
   if (start.postcopy !== undefined) {
     // Before the destination starts to wait.
     for (const block of guest.blocks.blocks) {
@@ -72,6 +74,7 @@ try {
     sink,
     parameters: start.parameters,
     postcopy: start.postcopy && { ...start.postcopy, onDemand },
+    ...(protector !== undefined && { snapshotWith: protector }),
     trace,
     onStatus: (status) => post({ type: 'status', status }),
     onPass: (pass) => post({ type: 'pass', pass }),

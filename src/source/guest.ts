@@ -2,6 +2,7 @@
 // thread sees it, over shared memory, so that stopping it does not wait for anybody's event loop.
 
 import type { DirtyLog } from '../dirty-log/dirty-log.js';
+import type { WriteProtector } from '../dirty-log/write-protector.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
@@ -78,6 +79,9 @@ export interface SourceGuest {
 
   /** The guest's free page hints, where it has a balloon device that gives them. */
   readonly hints?: HintSource;
+
+  /** Keeps its pages as they are at an instant, if the guest's own stores can be asked to. */
+  readonly protector?: WriteProtector | undefined;
 
   /** Whether the guest executes at this moment. */
   isRunning(): boolean;

@@ -4,8 +4,10 @@ import { GUEST_PAGE_SIZE, NORMAL_RECORD_BYTES } from '../../kernels/kernels.js';
 import type { ByteChannel } from '../channel/channel.js';
 import { RateLimit } from '../channel/rate-limit.js';
 import { clampClearBitmapShift } from '../dirty-log/clear-bitmap.js';
+import type { WriteProtector } from '../dirty-log/write-protector.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Extent } from '../memory/ram-block.js';
+import { BackgroundSnapshot } from './background-snapshot.js';
 import { BandwidthWindow } from './bandwidth.js';
 import { type Clock, systemClock } from './clock.js';
 import { excludeDiscarded, freezeDiscards } from './discarded-pages.js';
@@ -34,6 +36,8 @@ export interface MigrationSourceOptions {
   readonly parameters: MigrationParameters;
   /** Announce postcopy to the destination, so that the migration can switch to it; `sink` is a `PostcopySink` then. */
   readonly postcopy?: PostcopyOptions | undefined;
+  /** Saves the guest as it is at one instant and leaves it running (background-snapshot.ts), instead of migrating it. */
+  readonly snapshotWith?: WriteProtector;
   readonly clock?: Clock;
   readonly trace?: Trace;
   /** The state moved (QMP's MIGRATION event). */
@@ -51,6 +55,8 @@ export interface MigrationSourceOptions {
  *            └── send for 50 ms or until the rate budget is spent ◀── no ──┴── no ──┘
  *
  *   switchover: stop the guest, last sync, send the rest, device state, wait for the destination's answer
+ *
+ * A background snapshot has its instant at the end of the setup, sends until nothing is left, and ends without a stop.
  *
  * Whatever fails before that answer leaves the guest running where it is (G-10, PL-36). After a switch to postcopy, which
  * may be ordered at any moment, the guest is at the destination (postcopy.ts).
@@ -71,6 +77,7 @@ export class MigrationSource {
   readonly #throttle = new Throttle();
   readonly #cancelled = new AbortController();
   readonly #postcopy: Postcopy | undefined;
+  readonly #snapshot: BackgroundSnapshot | undefined;
 
   #parameters: MigrationParameters;
   #send!: SendBitmap;
@@ -95,7 +102,10 @@ export class MigrationSource {
     this.#clock = options.clock ?? systemClock;
     this.#trace = options.trace ?? {};
     this.#parameters = changeParameters(options.parameters, {});
-    this.#rateLimit = new RateLimit(this.#parameters.maxBandwidth, this.#clock.now());
+    this.#snapshot = options.snapshotWith && new BackgroundSnapshot(this.#guest, options.snapshotWith, this.#clock);
+    // A guest thread that waits for its page must not wait for a rate (PL-30).
+    const isLimited = this.#snapshot === undefined;
+    this.#rateLimit = new RateLimit(isLimited ? this.#parameters.maxBandwidth : 0, this.#clock.now());
     this.#postcopy = options.postcopy && new Postcopy(options.guest, options.sink, options.postcopy, this.#clock);
     const { shift, warning } = clampClearBitmapShift(options.parameters.clearBitmapShift);
     this.#shift = shift;
@@ -111,7 +121,9 @@ export class MigrationSource {
   /** Takes effect at once, in the middle of a migration too. */
   setParameters(changes: Partial<MigrationParameters>): void {
     this.#parameters = changeParameters(this.#parameters, changes);
-    this.#limitBandwidth();
+    if (this.#snapshot === undefined) {
+      this.#limitBandwidth();
+    }
   }
 
   #limitBandwidth(): void {
@@ -214,7 +226,7 @@ export class MigrationSource {
         this.#trace.migrate_error?.(this.#error.message);
       }
       // PC-11
-      if (wasRunning && isHere) {
+      if (wasRunning && isHere && this.#snapshot === undefined) {
         await this.#guest.resume();
       }
     }
@@ -243,7 +255,8 @@ export class MigrationSource {
   }
 
   async #setup(): Promise<void> {
-    const { blocks, log } = this.#guest;
+    const { blocks } = this.#guest;
+    const log = this.#snapshot === undefined ? this.#guest.log : undefined;
     this.#window = new BandwidthWindow(this.#startedAt, this.#parameters.downtimeLimit);
     this.#period = { at: this.#startedAt, transferred: 0 };
     this.#send = new SendBitmap({
@@ -257,7 +270,9 @@ export class MigrationSource {
     log?.start();
     blocks.dirty.migrationTracking = log !== undefined;
     // The first sync adds nothing, every bit is set already; it records the debts of the first pass (PL-7).
-    this.#sync(false);
+    if (this.#snapshot === undefined) {
+      this.#sync(false);
+    }
     // Not before that sync: it would bring back what dirty memory still had (RD-5).
     this.#discardedPages = excludeDiscarded(this.#send, blocks);
     this.#postcopy?.leaveOutZeroPages(this.#send);
@@ -265,6 +280,8 @@ export class MigrationSource {
       this.#sink.start(this.#guest);
       await this.#sink.flush();
     }
+    this.#throwIfStopped();
+    this.#downtime = await this.#snapshot?.take();
     this.#setupMs = this.#clock.now() - this.#startedAt;
     this.#trace.migration_thread_setup_complete?.();
   }
@@ -274,7 +291,11 @@ export class MigrationSource {
       await this.#sendFor(ITERATION_MS, false);
       await this.#clock.yield();
       this.#throwIfStopped();
-      if (this.#parameters.autoConverge && this.#clock.now() - this.#lastSyncAt >= THROTTLE_SYNC_MS) {
+      if (
+        this.#parameters.autoConverge &&
+        this.#snapshot === undefined &&
+        this.#clock.now() - this.#lastSyncAt >= THROTTLE_SYNC_MS
+      ) {
         this.#sync(false);
       }
     }
@@ -282,6 +303,9 @@ export class MigrationSource {
 
   /** Whether what is left fits the downtime limit. Syncs before it says yes, and only then (PL-10, PL-11). */
   #converged(): boolean {
+    if (this.#snapshot !== undefined) {
+      return this.#send.remaining === 0;
+    }
     const estimate = this.#send.remainingBytes;
     this.#trace.migrate_pending_estimate?.(estimate, estimate, 0);
     // A guest that does not run has no downtime to save: all of it is sent before the switchover.
@@ -314,11 +338,19 @@ export class MigrationSource {
       last ? Number.POSITIVE_INFINITY : Math.max(1, Math.floor(this.#rateLimit.left / NORMAL_RECORD_BYTES));
     const limit = (extent: Extent): number => Math.min(this.#sink.batchLimit(extent), room());
     const isLimited = (): boolean => this.#rateLimit.exceededFor(this.#clock.now()) > 0;
-    while (this.#postcopy?.next(this.#send, limit, isLimited()) ?? this.#send.next(limit)) {
+    const next = (): boolean =>
+      this.#snapshot?.next(this.#send, limit) ??
+      this.#postcopy?.next(this.#send, limit, isLimited()) ??
+      this.#send.next(limit);
+    while (next()) {
       const zeroPages = this.transferBatch(this.#send, this.#sink);
       this.#counters.normalPages += batch.count - zeroPages;
       this.#counters.zeroPages += zeroPages;
       batches += 1;
+      if (this.#snapshot !== undefined) {
+        await this.#sink.flush();
+        this.#snapshot.release(batch);
+      }
       if (!this.#sink.ready) {
         await this.#sink.whenReady();
       }
@@ -453,6 +485,14 @@ export class MigrationSource {
 
   /** The switchover. The downtime clock runs from the order to stop until the destination confirmed. */
   async #complete(): Promise<void> {
+    if (this.#snapshot !== undefined) {
+      this.#endPass(this.#clock.now(), 0, true);
+      this.#snapshot.end();
+      this.#sink.writeDevices(this.#snapshot.devices);
+      await this.#sink.flush();
+      await this.#sink.finish();
+      return;
+    }
     const marks = [this.#clock.now()];
     const mark = (checkpoint: string): void => {
       marks.push(this.#clock.now());
@@ -508,6 +548,7 @@ export class MigrationSource {
   #cleanUp(): void {
     this.#trace.migration_cleanup?.();
     this.#totalMs = this.#clock.now() - this.#startedAt;
+    this.#snapshot?.end();
     this.#guest.throttle?.(0);
     this.#guest.log?.stop();
     this.#guest.blocks.dirty.migrationTracking = false;

@@ -185,6 +185,14 @@ export class SendBitmap {
     this.#page = (batch.pages[batch.count - 1] as number) + 1;
   }
 
+  /** Makes the batch of these pages, whose content is in `extent`, wherever the cursor is: they cannot wait. */
+  pick(block: RamBlock, extent: Extent, firstPage: number, pageCount: number): void {
+    const { batch } = this;
+    batch.block = block;
+    batch.extent = extent;
+    batch.count = this.#kernels.collect(block.bitmaps.send, firstPage, firstPage + pageCount, this.#list, BATCH_PAGES);
+  }
+
   /**
    * Pays what is owed for the chunks of the batch; must come before its pages are read (CB-1). A write between the
    * clear and the read is both in the bytes and in the log: sent twice at worst, never lost.

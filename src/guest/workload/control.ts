@@ -19,9 +19,12 @@ export const Control = {
   published: 3,
   /** One more than the number of a writer whose thread died; 0 if none did. */
   died: 4,
-  /** From here on, for each writer: the version of the block list that it has taken over. */
+  /** From here on, for each writer: the version of the block list that it has taken over. After them, its allocators' lock. */
   takenOver: 8,
 } as const;
+
+/** Word of the control block that is the lock of a writer's allocators. */
+export const lockWord = (writerCount: number, writer: number): number => Control.takenOver + writerCount + writer;
 
 /** How stores are marked: by a store barrier, or not at all, which only measures what marks cost. */
 export type BarrierChoice = StoreBarrierShared['variant'] | 'none';
@@ -37,9 +40,9 @@ export interface WorkloadShared {
 }
 
 export const allocateControl = (writerCount: number): SharedArrayBuffer =>
-  new SharedArrayBuffer((Control.takenOver + writerCount) * 4);
+  new SharedArrayBuffer(lockWord(writerCount, writerCount) * 4);
 
-/** Writers' registers lie cache lines apart: 20 registers are two and a half lines, the distance is four. */
+/** Writers' registers lie cache lines apart: 26 registers are three and a quarter lines, the distance is four. */
 const REGISTERS_DISTANCE = 32;
 
 export const allocateRegisters = (writerCount: number): SharedArrayBuffer =>

@@ -1,7 +1,7 @@
 // What workload writers do. A program is a function that does about one page's work a call and keeps all it has to
-// remember in registers, so that it can be stopped, moved and continued between any two calls.
+// remember in registers and guest RAM, so that it can be stopped, moved and continued between any two calls.
 
-import { allocate } from './page-allocator.js';
+import type { BlockLists } from './block-lists.js';
 import { Register } from './registers.js';
 import type { WorkloadWriter } from './writer.js';
 
@@ -12,20 +12,43 @@ export type Program = (writer: WorkloadWriter) => boolean;
 export const WorkloadKind = { idle: 0, churn: 1, fillfree: 2, build: 3 } as const;
 export type WorkloadKind = keyof typeof WorkloadKind;
 
-/** Table entries changed in one step: those of one table page. */
-const FREE_BATCH = 1024;
+/** Table entries changed or looked at in one step: those of one table page. */
+const BATCH = 1024;
 
-/** Writes every page once; false when that is done. */
+/** Fills free memory with garbage if it is to be full of it, once; false when that is done. */
+const scribble: Program = (writer) => {
+  const { registers, frameCount } = writer;
+  if (!writer.wantsGarbage || registers[Register.scribbled]! >= frameCount) {
+    return false;
+  }
+  const isBuild = registers[Register.kind] === WorkloadKind.build;
+  let frame = registers[Register.scribbled]!;
+  // A build has taken nothing yet of memory that is new.
+  for (const end = Math.min(frame + BATCH, frameCount); frame < end; frame += 1) {
+    if (isBuild || !writer.isWorking(frame)) {
+      writer.scribble(frame);
+      frame += 1;
+      break;
+    }
+  }
+  registers[Register.scribbled] = frame;
+  return true;
+};
+
+/** Writes every page of the working set once; false when that is done. */
 const fill: Program = (writer) => {
   const { registers } = writer;
   const position = registers[Register.position]!;
-  if (position >= writer.pageCount) {
-    registers[Register.ready] = 1;
-    return false;
+  if (position < writer.pageCount) {
+    writer.write(writer.frameOf(position));
+    registers[Register.position] = position + 1;
+    return true;
   }
-  writer.write(position);
-  registers[Register.position] = position + 1;
-  return true;
+  if (scribble(writer)) {
+    return true;
+  }
+  registers[Register.ready] = 1;
+  return false;
 };
 
 /** Has content, and leaves it alone. */
@@ -39,7 +62,7 @@ const churn: Program = (writer) => {
   if (writer.pageCount === 0) {
     return false;
   }
-  writer.write(writer.random(writer.pageCount));
+  writer.write(writer.frameOf(writer.random(writer.pageCount)));
   return true;
 };
 
@@ -51,79 +74,158 @@ const fillfree: Program = (writer) => {
   if (fill(writer)) {
     return true;
   }
-  const end = Math.min(freed + FREE_BATCH, writer.pageCount);
+  const end = Math.min(freed + BATCH, writer.pageCount);
   for (let ordinal = freed; ordinal < end; ordinal += 1) {
-    writer.free(ordinal);
+    writer.free(writer.frameOf(ordinal), 1);
   }
   registers[Register.phase] = end;
   registers[Register.ready] = end === writer.pageCount ? 1 : 0;
   return end > freed;
 };
 
-const BuildPhase = { allocate: 0, compile: 1, writeObject: 2, free: 3 } as const;
+//   prepare ─▶ readSources ─▶ ┌─▶ compile ─▶ writeObject ─▶ exit ─▶ every 40th time: clean ─┐
+//                             └─────────────────────────────────────────────────────────────┘
+const BuildPhase = { prepare: 0, readSources: 1, compile: 2, writeObject: 3, exit: 4, clean: 5 } as const;
 
-/** Object files that stay in the file cache. */
-const OBJECT_FILES = 40;
+/** The file cache may have this part of the working set. */
+const CACHE_PART = 1 / 4;
+/** It takes memory in blocks of 32 KiB. */
+const CACHE_ORDER = 3;
+const CACHE_BLOCK_PAGES = 2 ** CACHE_ORDER;
+
+/** Orders of the blocks in which compilers, in turn, take their memory: the last one has huge pages. */
+const PROCESS_ORDERS = [3, 4, 3, 9] as const;
+
+/** After so many jobs half of the file cache is thrown away. */
+const JOBS_UNTIL_CLEAN = 40;
+
+/** What a compiler needs: 4 to 17 MiB. */
+const jobPages = (writer: WorkloadWriter): number => (4 + (writer.registers[Register.jobNumber]! % 14)) * 256;
+
+const cacheBlocksMax = (writer: WorkloadWriter, capacity = Number.POSITIVE_INFINITY): number =>
+  Math.min(capacity, Math.floor((writer.pageCount * CACHE_PART) / CACHE_BLOCK_PAGES));
+
+/** Frees the oldest block of the file cache; false if there is none. */
+const evict = (writer: WorkloadWriter, lists: BlockLists): boolean => {
+  if (lists.cacheLength === 0) {
+    return false;
+  }
+  const { frame, order } = lists.takeCache();
+  writer.free(frame, 2 ** order);
+  return true;
+};
+
+/** Writes a page to the file cache; false when all pages that are to be written are. `position`: pages in the newest block. */
+const writeFile = (writer: WorkloadWriter, lists: BlockLists): boolean => {
+  const { registers } = writer;
+  const position = registers[Register.position]!;
+  if (registers[Register.pagesLeft] === 0) {
+    return false;
+  }
+  if (position < CACHE_BLOCK_PAGES) {
+    writer.write(lists.cached(lists.cacheLength - 1).frame + position);
+    registers[Register.position] = position + 1;
+    registers[Register.pagesLeft]! -= 1;
+    return true;
+  }
+  const full = lists.cacheLength >= cacheBlocksMax(writer, lists.capacity);
+  const frame = full ? undefined : writer.allocate(CACHE_ORDER);
+  if (frame !== undefined) {
+    lists.appendCache({ frame, order: CACHE_ORDER });
+    registers[Register.position] = 0;
+  } else if (!evict(writer, lists)) {
+    registers[Register.pagesLeft] = 0;
+  }
+  return true;
+};
+
+/** Writes a page of the compiler's memory; false when it has all that it needs, or can get. `position`: pages in the newest block. */
+const compile = (writer: WorkloadWriter, lists: BlockLists): boolean => {
+  const { registers } = writer;
+  const position = registers[Register.position]!;
+  const newest = lists.processLength > 0 ? lists.lastOfProcess() : undefined;
+  if (newest !== undefined && position < 2 ** newest.order) {
+    writer.write(newest.frame + position);
+    registers[Register.position] = position + 1;
+    registers[Register.pagesLeft]! -= 1;
+    // A compiler reads what others have written.
+    if (lists.cacheLength > 0) {
+      const { frame } = lists.cached(writer.random(lists.cacheLength));
+      writer.check(frame + writer.random(CACHE_BLOCK_PAGES));
+    }
+    return true;
+  }
+  const pagesLeft = registers[Register.pagesLeft]!;
+  if (pagesLeft === 0 || lists.processLength === lists.capacity) {
+    return false;
+  }
+  const wanted = PROCESS_ORDERS[registers[Register.jobNumber]! % PROCESS_ORDERS.length]!;
+  const order = Math.min(wanted, Math.floor(Math.log2(pagesLeft)));
+  // Where there is no block of that size there may be small ones.
+  const smallOrder = Math.min(order, CACHE_ORDER);
+  const large = writer.allocate(order);
+  const frame = large ?? writer.allocate(smallOrder);
+  if (frame !== undefined) {
+    lists.pushProcess({ frame, order: large === undefined ? smallOrder : order });
+    registers[Register.position] = 0;
+  } else if (!evict(writer, lists)) {
+    registers[Register.pagesLeft] = 0;
+  }
+  return true;
+};
 
 /**
- * A build: one compiler after the other allocates 4 to 17 MiB, fills it, writes an eighth as much into its object file, and
- * gives the memory back. The object files live in the first quarter of the pages, as a file cache does.
+ * A build: one compiler after the other takes 4 to 17 MiB, fills it, writes an eighth as much into an object file, and exits.
+ * The file cache grows with the object files, and shrinks when memory is short.
  */
 const build: Program = (writer) => {
   const { registers } = writer;
-  const cachePages = Math.floor(writer.pageCount / 4);
-  const objectPages = Math.floor(cachePages / OBJECT_FILES);
-  const position = registers[Register.position]!;
-  registers[Register.ready] = 1;
-  const enter = (phase: number): void => {
+  if (scribble(writer)) {
+    return true;
+  }
+  const enter = (phase: number, pagesLeft = 0): true => {
     registers[Register.phase] = phase;
-    registers[Register.position] = 0;
+    registers[Register.pagesLeft] = pagesLeft;
+    // The newest block, if there is one, is not this phase's.
+    registers[Register.position] = CACHE_BLOCK_PAGES;
+    return true;
   };
+  const lists = writer.lists;
+  if (lists === undefined) {
+    // Nothing can be done in a working set that is too small even for lists.
+    registers[Register.ready] = writer.createLists(cacheBlocksMax(writer)) ? 0 : 1;
+    return registers[Register.ready] === 0 && enter(BuildPhase.readSources, cacheBlocksMax(writer) * CACHE_BLOCK_PAGES);
+  }
   switch (registers[Register.phase]) {
-    case BuildPhase.allocate: {
-      const wanted = (4 + (registers[Register.jobNumber]! % 14)) * 256;
-      const pages = Math.min(wanted, writer.pageCount - cachePages);
-      const first = allocate(writer, cachePages, pages);
-      if (first === undefined || pages === 0) {
-        return false;
+    case BuildPhase.readSources:
+      if (writeFile(writer, lists)) {
+        return true;
       }
-      registers[Register.jobFirst] = first;
-      registers[Register.jobPages] = pages;
-      enter(BuildPhase.compile);
-      return true;
-    }
+      registers[Register.ready] = 1;
+      return enter(BuildPhase.compile, jobPages(writer));
     case BuildPhase.compile:
-      if (position < registers[Register.jobPages]!) {
-        writer.write(registers[Register.jobFirst]! + position);
-        // A compiler reads what others have written.
-        if (cachePages > 0) {
-          writer.check(writer.random(cachePages));
-        }
-        registers[Register.position] = position + 1;
-      } else {
-        enter(BuildPhase.writeObject);
-      }
-      return true;
+      return (
+        compile(writer, lists) ||
+        enter(BuildPhase.writeObject, Math.floor(jobPages(writer) / 8 / CACHE_BLOCK_PAGES) * CACHE_BLOCK_PAGES)
+      );
     case BuildPhase.writeObject:
-      if (position < Math.min(objectPages, registers[Register.jobPages]! / 8)) {
-        writer.write((registers[Register.jobNumber]! % OBJECT_FILES) * objectPages + position);
-        registers[Register.position] = position + 1;
-      } else {
-        enter(BuildPhase.free);
+      return writeFile(writer, lists) || enter(BuildPhase.exit);
+    case BuildPhase.exit: {
+      if (lists.processLength > 0) {
+        const { frame, order } = lists.popProcess();
+        writer.free(frame, 2 ** order);
+        return true;
       }
-      return true;
-    default: {
-      const end = Math.min(position + FREE_BATCH, registers[Register.jobPages]!);
-      for (let i = position; i < end; i += 1) {
-        writer.free(registers[Register.jobFirst]! + i);
-      }
-      registers[Register.position] = end;
-      if (end === registers[Register.jobPages]) {
-        registers[Register.jobNumber]! += 1;
-        enter(BuildPhase.allocate);
-      }
-      return true;
+      registers[Register.jobNumber]! += 1;
+      return registers[Register.jobNumber]! % JOBS_UNTIL_CLEAN === 0
+        ? enter(BuildPhase.clean)
+        : enter(BuildPhase.compile, jobPages(writer));
     }
+    default:
+      return (
+        (lists.cacheLength > cacheBlocksMax(writer) / 2 && evict(writer, lists)) ||
+        enter(BuildPhase.compile, jobPages(writer))
+      );
   }
 };
 

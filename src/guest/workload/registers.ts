@@ -27,19 +27,45 @@ export const Register = {
   phase: 10,
   position: 11,
   jobNumber: 12,
-  jobFirst: 13,
-  jobPages: 14,
-  allocateFrom: 15,
+  /** Pages that the phase still has to write. */
+  pagesLeft: 13,
+  /** Blocks of the running process. */
+  processLength: 14,
+  /** Sum of the `WorkloadOption` bits. */
+  options: 15,
   // What it has done.
   written: 16,
   checked: 17,
   bad: 18,
+  // Its memory.
+  /** Pages that it has of its allocators: what they must say as well. */
+  pagesInUse: 19,
+  /** Where its lists of blocks are, and the most entries of each; 0 without lists. */
+  listFrame: 20,
+  listCapacity: 21,
+  /** Ring of the file cache: index of the oldest entry, number of entries. */
+  cacheFirst: 22,
+  cacheLength: 23,
+  /** Blocks that it took back from the balloon because memory was short. */
+  blocksTakenBack: 24,
+  /** Pages, from the first one on, of which those that were free were filled with garbage. */
+  scribbled: 25,
 } as const;
 
-export const REGISTER_COUNT = 20;
+export const REGISTER_COUNT = 26;
 
 /** Version of the device section. */
-export const REGISTERS_VERSION = 1;
+export const REGISTERS_VERSION = 2;
+
+/** What a guest is like, besides what it does. */
+export const WorkloadOption = {
+  /** Pages are zeroed when they are taken. */
+  initOnAlloc: 1,
+  /** Free pages hold a poison. */
+  pagePoison: 2,
+  /** Free memory is full of garbage from the beginning. */
+  garbage: 4,
+} as const;
 
 /** Device state: the registers as big-endian float64. */
 export function encodeRegisters(registers: Float64Array): Uint8Array {

@@ -1,16 +1,21 @@
-// The whole check of a stopped workload guest: every live page, every generation table, the read-only block.
+// The whole check of a stopped workload guest: every page that is in use, every free page if free pages are poisoned, every
+// generation table, every allocator, the read-only block.
 
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
 import type { RamBlock, RamBlockList } from '../../memory/index.js';
 import { ROM_BLOCK, ROM_GENERATION, writableBlocks } from './machine.js';
+import { Mutex } from './mutex.js';
+import { PageAllocator, PageUse } from './page-allocator.js';
+import { countUnpoisoned } from './page-content.js';
 import { describePage, pageKey } from './pattern.js';
-import { Region } from './region.js';
-import { Register } from './registers.js';
+import { hasContent, PageState, Region } from './region.js';
+import { Register, WorkloadOption } from './registers.js';
 
 /** A page that does not hold what was last stored to it. */
 export interface BadPage {
   readonly block: string;
   readonly page: number;
+  /** 0 for a free page, which should be poisoned. */
   readonly expectedGeneration: number;
   /** What it holds instead, in words. */
   readonly found: string;
@@ -23,8 +28,8 @@ export interface Verification {
   /** The first wrong pages, at most 16. */
   readonly badPages: readonly BadPage[];
   /**
-   * Writers whose generation tables do not add up to what the writer remembers: pages went back in time together with their
-   * table.
+   * Writers whose generation tables or page allocators do not add up to what the writer remembers: pages went back in time
+   * together with them.
    */
   readonly staleTables: readonly number[];
 }
@@ -49,18 +54,31 @@ export function verifyMemory(blocks: RamBlockList, registers: readonly Float64Ar
   };
 
   for (const [writer, registersOfWriter] of registers.entries()) {
-    let sum = 0;
+    let [sum, pagesInUse, contradictions] = [0, 0, 0];
+    const poisoned = (registersOfWriter[Register.options]! & WorkloadOption.pagePoison) !== 0;
     for (const block of writableBlocks(blocks).slice(0, registersOfWriter[Register.blockCount])) {
       const region = new Region(block, writer, registers.length);
+      const uses = usesOf(region);
+      contradictions += uses === undefined ? 1 : 0;
       for (let index = 0; index < region.dataPages; index += 1) {
         const generation = region.generation(index);
+        const use = uses?.[index] ?? PageUse.inUse;
         sum += generation;
-        if (generation !== 0) {
+        if (use === PageUse.inUse) {
+          pagesInUse += 1;
+        } else if (generation !== PageState.unwritten) {
+          contradictions += 1;
+        }
+        if (hasContent(generation)) {
           count(region.check(index, generation), block, region.dataPage(index), generation);
+        } else if (poisoned && use === PageUse.free) {
+          count(countUnpoisoned(block, region.dataPage(index), 1) === 0, block, region.dataPage(index), generation);
         }
       }
     }
-    if (sum !== registersOfWriter[Register.generationSum]) {
+    const adding =
+      sum === registersOfWriter[Register.generationSum] && pagesInUse === registersOfWriter[Register.pagesInUse];
+    if (!adding || contradictions > 0) {
       staleTables.push(writer);
     }
   }
@@ -74,3 +92,17 @@ export function verifyMemory(blocks: RamBlockList, registers: readonly Float64Ar
   });
   return { checked, bad, badPages, staleTables };
 }
+
+/**
+ * What each data page of a region is used for, a `PageUse` each; undefined if its allocator contradicts itself. The guest must be
+ * stopped.
+ */
+export const usesOf = (region: Region): Uint8Array | undefined =>
+  region.dataPages === 0
+    ? new Uint8Array()
+    : new PageAllocator(
+        region,
+        { initOnAlloc: false, pagePoison: false },
+        new Mutex(new Int32Array(1), 0),
+        undefined,
+      ).classify();

@@ -254,11 +254,9 @@ const runTests = (): void => {
       await source.stop();
       const { registers } = source.share();
       Object.assign(registersOf(registers, 0), {
-        [Register.phase]: 1,
-        [Register.jobFirst]: 2 ** 40,
-        [Register.jobPages]: 1,
+        [Register.listFrame]: 2 ** 40,
+        [Register.listCapacity]: 1,
       });
-      registersOf(registers, 0)[Register.position] = 0;
       const guest = await moved(source);
       await assert.rejects(
         async () => {
@@ -299,7 +297,7 @@ const runTests = (): void => {
         [],
         [{ ...state, name: 'timer' }],
         [{ ...state, instance: 1 }],
-        [{ ...state, version: 2 }],
+        [{ ...state, version: REGISTERS_VERSION + 1 }],
         [state, state],
         [{ ...state, body: tooMany }],
       ]) {

@@ -10,7 +10,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
-import { allocateStoreBarrier, releaseWriter } from '../../dirty-log/index.js';
+import { allocateStoreBarrier, allocateWriteProtect, releaseWriter } from '../../dirty-log/index.js';
 import type { DeviceState } from '../../format/stream/index.js';
 import { adviseHugePages } from '../../memory/huge-pages-node.js';
 import { type RamBlock, RamBlockList, RamferryError } from '../../memory/index.js';
@@ -25,7 +25,7 @@ import {
 } from './control.js';
 import { addBlocks, plugBlock, writableBlocks } from './machine.js';
 import { WorkloadKind } from './programs.js';
-import { decodeRegisters, REGISTERS_VERSION, Register } from './registers.js';
+import { decodeRegisters, REGISTERS_VERSION, Register, WorkloadOption } from './registers.js';
 import { type Verification, verifyMemory } from './verify.js';
 import { WorkloadSource, WRITER_SECTION } from './workload-source.js';
 import type { WriterThreadData } from './writer-thread-node.js';
@@ -41,6 +41,12 @@ export interface WorkloadOptions {
   readonly rate?: number;
   /** Bytes that the workload works on; default all. Memory that is plugged later is used in the same proportion. */
   readonly workingSetBytes?: number;
+  /** Free memory is full of garbage, as in a guest that has run for long; otherwise it was never touched. Default false. */
+  readonly garbage?: boolean;
+  /** Pages are zeroed when they are taken, as most Linux distributions do. Default false. */
+  readonly initOnAlloc?: boolean;
+  /** Free pages hold a poison (0xaa); what was free and does not any more counts as bad. Default false. */
+  readonly pagePoison?: boolean;
   /** Default `unconditional`: nothing has to wait for a writer then, and next to filling a page a mark costs nothing. */
   readonly barrier?: BarrierChoice;
   /** Makes runs differ; the same seed gives each writer the same steps. Default 1. */
@@ -67,6 +73,8 @@ export interface WorkloadCounters {
   readonly pagesChecked: number;
   /** Checks that found a page wrong. */
   readonly bad: number;
+  /** Blocks of 4 MiB that the balloon held and had to give back because memory was short. */
+  readonly blocksTakenBack: number;
 }
 
 /** The most writers: each has a share of every block, and a block may be small. */
@@ -96,7 +104,10 @@ export class WorkloadGuest {
     this.blocks = blocks;
     this.#shared = {
       barrierChoice: barrier,
-      barrier: allocateStoreBarrier(barrier === 'none' ? 'unconditional' : barrier, writerCount),
+      barrier:
+        barrier === 'none'
+          ? allocateStoreBarrier('unconditional', writerCount)
+          : allocateStoreBarrier(barrier, writerCount, allocateWriteProtect(writerCount)),
       control: allocateControl(writerCount),
       registers: allocateRegisters(writerCount),
       writerCount,
@@ -133,6 +144,9 @@ export class WorkloadGuest {
       registers[Register.rate] = rate;
       registers[Register.workingFraction] = workingSetBytes / memoryBytes;
       registers[Register.stepsLeft] = steps;
+      for (const option of Object.keys(WorkloadOption) as (keyof typeof WorkloadOption)[]) {
+        registers[Register.options]! += options[option] === true ? WorkloadOption[option] : 0;
+      }
       // An xorshift state is never 0.
       registers[Register.random] = (Math.imul(seed, 0x9e3779b1) ^ Math.imul(writer + 1, 0x85ebca6b)) >>> 0 || 1;
     }
@@ -245,7 +259,12 @@ export class WorkloadGuest {
 
   counters(): WorkloadCounters {
     const sum = (register: number): number => this.#registers.reduce((total, of) => total + of[register]!, 0);
-    return { pagesWritten: sum(Register.written), pagesChecked: sum(Register.checked), bad: sum(Register.bad) };
+    return {
+      pagesWritten: sum(Register.written),
+      pagesChecked: sum(Register.checked),
+      bad: sum(Register.bad),
+      blocksTakenBack: sum(Register.blocksTakenBack),
+    };
   }
 
   /** Checks all of memory. The guest must be stopped. */

@@ -1,7 +1,7 @@
 // The workload guest as the source engine sees it, in whatever thread that runs: stopping it takes two words of shared
 // memory and no event loop.
 
-import { type DirtyLog, StoreBarrierLog } from '../../dirty-log/index.js';
+import { type DirtyLog, StoreBarrierLog, StoreBarrierProtector, type WriteProtector } from '../../dirty-log/index.js';
 import { buildDeviceTail, type DeviceTail } from '../../format/stream/index.js';
 import { RamBlockList, RamferryError } from '../../memory/index.js';
 import type { SourceGuest } from '../../source/guest.js';
@@ -23,6 +23,7 @@ export class WorkloadSource implements SourceGuest {
   readonly ramSectionId = 1;
   readonly blocks: RamBlockList;
   readonly log: DirtyLog | undefined;
+  readonly protector: WriteProtector | undefined;
   readonly #control: Int32Array;
   /** Used for parking even where nothing is marked. */
   readonly #log: StoreBarrierLog;
@@ -33,6 +34,8 @@ export class WorkloadSource implements SourceGuest {
     this.blocks = blocks;
     this.#log = new StoreBarrierLog(shared.barrier, blocks);
     this.log = shared.barrierChoice === 'none' ? undefined : this.#log;
+    const { protection } = shared.barrier;
+    this.protector = protection && new StoreBarrierProtector({ ...shared.barrier, protection }, blocks);
     this.#control = new Int32Array(shared.control);
     this.#registers = Array.from({ length: shared.writerCount }, (_, i) => registersOf(shared.registers, i));
   }

@@ -9,8 +9,9 @@
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
 import { attachStoreBarrier } from '../../dirty-log/index.js';
 import { RamBlockList, type SharedRamBlockList } from '../../memory/index.js';
-import { Control, RunState, registersOf, type WorkloadShared } from './control.js';
+import { Control, lockWord, RunState, registersOf, type WorkloadShared } from './control.js';
 import { writableBlocks } from './machine.js';
+import { Mutex } from './mutex.js';
 import { Register } from './registers.js';
 import { WorkloadWriter } from './writer.js';
 
@@ -37,6 +38,7 @@ export function runWriter(shared: WorkloadShared, writer: number, receive: () =>
     writerCount: shared.writerCount,
     registers,
     barrier: shared.barrierChoice === 'none' ? undefined : barrier,
+    mutex: new Mutex(control, lockWord(shared.writerCount, writer)),
   });
   let published = 0;
 

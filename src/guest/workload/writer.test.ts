@@ -5,11 +5,12 @@ import { allocateStoreBarrier, attachStoreBarrier, StoreBarrierLog } from '../..
 import { type RamBlock, RamBlockList } from '../../memory/index.js';
 import { digestBlocks } from '../digest-node.js';
 import { addBlocks, plugBlock, writableBlocks } from './machine.js';
-import { allocate } from './page-allocator.js';
+import { Mutex } from './mutex.js';
+import { PageUse } from './page-allocator.js';
 import { WorkloadKind } from './programs.js';
 import { Region } from './region.js';
-import { decodeRegisters, encodeRegisters, REGISTER_COUNT, Register } from './registers.js';
-import { verifyMemory } from './verify.js';
+import { decodeRegisters, encodeRegisters, REGISTER_COUNT, Register, WorkloadOption } from './registers.js';
+import { usesOf, verifyMemory } from './verify.js';
 import { WorkloadWriter } from './writer.js';
 
 const kinds = Object.keys(WorkloadKind) as WorkloadKind[];
@@ -21,22 +22,37 @@ interface SetupOptions {
   readonly pages?: number;
   readonly workingFraction?: number;
   readonly segmentBytes?: number;
+  readonly options?: readonly (keyof typeof WorkloadOption)[];
 }
 
 /** A machine with one writer on this thread, and its dirty log. */
-const setup = ({ kind, seed = 1, pages = 600, workingFraction = 1, segmentBytes = 2 ** 20 }: SetupOptions) => {
+const setup = ({
+  kind,
+  seed = 1,
+  pages = 600,
+  workingFraction = 1,
+  segmentBytes = 2 ** 20,
+  options = [],
+}: SetupOptions) => {
   const blocks = RamBlockList.create({ segmentBytes });
   addBlocks(blocks, pages * PAGE);
   const registers = new Float64Array(REGISTER_COUNT);
   registers[Register.kind] = WorkloadKind[kind];
   registers[Register.random] = seed;
   registers[Register.workingFraction] = workingFraction;
+  registers[Register.options] = options.reduce((sum, option) => sum + WorkloadOption[option], 0);
   const shared = allocateStoreBarrier('unconditional', 1);
   const barrier = attachStoreBarrier(shared, 0, blocks.bitmaps);
   const log = new StoreBarrierLog(shared, blocks, { wait: () => barrier.safepoint() });
   log.start();
   barrier.unpark();
-  const writer = new WorkloadWriter({ writer: 0, writerCount: 1, registers, barrier });
+  const writer = new WorkloadWriter({
+    writer: 0,
+    writerCount: 1,
+    registers,
+    barrier,
+    mutex: new Mutex(new Int32Array(1), 0),
+  });
   writer.takeIn(writableBlocks(blocks));
   return { blocks, registers, writer, log };
 };
@@ -147,16 +163,87 @@ describe('workload programs', () => {
     assert.equal(verifyMemory(blocks, [registers]).checked, 32, 'only the pages of the ROM are live');
   });
 
-  test('a build frees what its compilers used and keeps its object files', () => {
-    const { registers, writer } = setup({ kind: 'build', pages: 8000 });
-    while (registers[Register.jobNumber]! < 50) {
+  test('a build frees what its compilers used and keeps a file cache, which shrinks', () => {
+    const { blocks, registers, writer } = setup({ kind: 'build', pages: 18000 });
+    const cacheMax = writer.pageCount / 4;
+    let [smallest, largest] = [Number.POSITIVE_INFINITY, 0];
+    while (registers[Register.jobNumber]! < 60) {
+      const before = registers[Register.jobNumber]!;
+      writer.step();
+      if (registers[Register.jobNumber]! > before && before >= 30) {
+        const cached = writer.lists!.cacheLength * 8;
+        assert.equal(registers[Register.pagesInUse]! - cached, 2, 'and the pages of its lists');
+        [smallest, largest] = [Math.min(smallest, cached), Math.max(largest, cached)];
+      }
+    }
+    assert.ok(largest <= cacheMax && largest > 0.9 * cacheMax, `${largest} of ${cacheMax}`);
+    assert.ok(smallest < 0.7 * cacheMax, `${smallest} of ${cacheMax}`);
+    const { bad, staleTables } = verifyMemory(blocks, [registers]);
+    assert.deepEqual([bad, staleTables], [0, []]);
+  });
+
+  test('a build makes do with what there is: its file cache goes first, then its compilers get less', () => {
+    const { blocks, registers, writer } = setup({ kind: 'build', pages: 2000 });
+    while (registers[Register.jobNumber]! < 20) {
       writer.step();
     }
-    const live = Array.from({ length: writer.pageCount }, (_, ordinal) => ordinal).filter(
-      (page) => !writer.isFree(page),
+    assert.ok(registers[Register.written]! > 20 * 1000);
+    const { bad, staleTables } = verifyMemory(blocks, [registers]);
+    assert.deepEqual([bad, staleTables, registers[Register.bad]], [0, [], 0]);
+  });
+
+  for (const kind of ['idle', 'build'] as const) {
+    test(`${kind}: free memory is full of garbage if it is to be`, () => {
+      const { blocks, registers, writer } = setup({ kind, pages: 3000, workingFraction: 0.5, options: ['garbage'] });
+      while (registers[Register.ready] === 0) {
+        writer.step();
+      }
+      const block = blocks.find('pc.ram')!;
+      const region = new Region(block, 0, 1);
+      const uses = usesOf(region)!;
+      assert.ok(uses.filter((use) => use === PageUse.free).length >= region.dataPages / 2);
+      for (const [index, use] of uses.entries()) {
+        if (use === PageUse.free) {
+          assert.ok(
+            block.read(region.dataPage(index) * PAGE, 8).some((byte) => byte !== 0),
+            `page ${index}`,
+          );
+        }
+      }
+    });
+  }
+
+  test('pages are zero when they are taken, if they are to be', () => {
+    const { blocks, registers, writer } = setup({ kind: 'build', pages: 3000, options: ['garbage', 'initOnAlloc'] });
+    while (registers[Register.ready] === 0) {
+      writer.step();
+    }
+    const frame = writer.allocate(5)!;
+    assert.deepEqual([verifyMemory(blocks, [registers]).bad, writer.check(frame) > 0], [0, true]);
+    writer.scribble(frame + 3);
+    assert.equal(verifyMemory(blocks, [registers]).bad, 1, 'and the verifier looks');
+  });
+
+  // FH-30
+  test('free pages are poisoned, and a free page that is not is noticed', () => {
+    const { blocks, registers, writer } = setup({ kind: 'build', pages: 3000, options: ['garbage', 'pagePoison'] });
+    run(writer, 5000);
+    assert.deepEqual([verifyMemory(blocks, [registers]).bad, registers[Register.bad]], [0, 0]);
+    const block = blocks.find('pc.ram')!;
+    const region = new Region(block, 0, 1);
+    // Of a block that a compiler can take.
+    const index = usesOf(region)!.findIndex(
+      (_, start, uses) =>
+        region.dataPage(start) % 16 === 0 && uses.subarray(start, start + 16).every((use) => use === PageUse.free),
     );
-    assert.ok(live.length > 0);
-    assert.ok(live.every((ordinal) => ordinal < writer.pageCount / 4));
+    const free = region.dataPage(index);
+    block.write(free * PAGE + 4095, Uint8Array.of(0));
+    assert.deepEqual(
+      verifyMemory(blocks, [registers]).badPages.map(({ page, expectedGeneration }) => [page, expectedGeneration]),
+      [[free, 0]],
+    );
+    run(writer, 20_000);
+    assert.equal(registers[Register.bad], 1, 'when it is taken');
   });
 });
 
@@ -259,6 +346,18 @@ describe('negative controls: the verifier sees', () => {
     assert.deepEqual([bad, staleTables], [0, [0]]);
   });
 
+  test('an allocator that went back in time', () => {
+    const guest = setup({ kind: 'build', pages: 3000 });
+    run(guest.writer, 2000);
+    const block = guest.blocks.find('pc.ram')!;
+    const region = new Region(block, 0, 1);
+    const old = block.read(region.allocatorPage * PAGE, PAGE);
+    guest.writer.allocate(0);
+    assert.deepEqual(verifyMemory(guest.blocks, [guest.registers]).staleTables, []);
+    block.write(region.allocatorPage * PAGE, old);
+    assert.deepEqual(verifyMemory(guest.blocks, [guest.registers]).staleTables, [0]);
+  });
+
   test('and the writer itself, before it rewrites a page and in its rounds', () => {
     const guest = base();
     guest.block.write(300 * PAGE, new Uint8Array(PAGE));
@@ -283,31 +382,20 @@ test('writers share a block without overlap, each with room for its table', () =
         for (let index = 0; index < region.dataPages; index += 1) {
           own.add(region.dataPage(index)).add(region.tablePage(index));
         }
+        for (let page = 0; page < region.allocatorPages; page += 1) {
+          own.add(region.allocatorPage + page);
+        }
         assert.ok(own.size >= region.dataPages);
         for (const page of own) {
           owners[page]! += 1;
         }
       }
-      // A writer whose share is a single page has a table and nothing to describe.
       assert.ok(owners.every((count) => count <= 1));
       assert.ok(owners.filter((count) => count === 0).length <= writers);
       blocks.remove(block);
     }),
     { numRuns: 50 },
   );
-});
-
-test('the page allocator goes on where it stopped, wraps, and gives up when there is no run', () => {
-  const { writer } = setup({ kind: 'build', pages: 40 });
-  assert.equal(allocate(writer, 10, 5), 10);
-  for (let ordinal = 10; ordinal < 15; ordinal += 1) {
-    writer.write(ordinal);
-  }
-  assert.equal(allocate(writer, 10, 20), 15);
-  assert.equal(allocate(writer, 10, writer.pageCount - 35), 35);
-  assert.equal(allocate(writer, 10, 5), 15, 'the first hole from the start');
-  writer.free(12);
-  assert.equal(allocate(writer, 10, writer.pageCount - 14), undefined);
 });
 
 test('state that no writer saved is refused', () => {

@@ -1,0 +1,257 @@
+// Background snapshots of a guest that writes as fast as it can, by both protectors: the file is the guest at the instant,
+// to the byte, and the guest does not notice.
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, afterEach, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
+import { runCommand } from '../../test/command.js';
+import { type MappedFile, readMappedFile } from '../../test/mapped-ram-file.js';
+import { userfaultfdProblem } from '../dirty-log/write-protect-userfaultfd-node.js';
+import { type DeviceState, deviceStates } from '../format/stream/device-tail.js';
+import { digestBlocks } from '../guest/digest-node.js';
+import { openSnapshotFile } from '../guest/open-snapshot-file-node.js';
+import { type BarrierChoice, registersOf } from '../guest/workload/control.js';
+import { decodeRegisters, REGISTER_COUNT, Register } from '../guest/workload/registers.js';
+import { WorkloadGuest, type WorkloadOptions } from '../guest/workload/workload-guest-node.js';
+import { RamBlockList } from '../memory/ram-block-list.js';
+import { Migration, type MigrationOptions } from './migration.js';
+import type { ProtectorKind } from './source-messages.js';
+
+const MIB = 2 ** 20;
+const STEPS = 2 ** 40;
+const isSlow = process.env['RAMFERRY_SLOW'] === '1';
+
+const base = fs.mkdtempSync(join(tmpdir(), 'ramferry-snapshot-'));
+after(() => fs.rmSync(base, { recursive: true, force: true }));
+
+const OPTIONS = { memoryBytes: 32 * MIB, segmentBytes: 16 * MIB, seed: 7 };
+
+const guests: WorkloadGuest[] = [];
+afterEach(() => Promise.all(guests.splice(0).map((guest) => guest.shutdown())));
+
+const busyGuest = async (options: Partial<WorkloadOptions> = {}): Promise<WorkloadGuest> => {
+  const guest = WorkloadGuest.create({ ...OPTIONS, steps: STEPS, ...options });
+  guests.push(guest);
+  await guest.start();
+  return guest;
+};
+
+const snapshot = (guest: WorkloadGuest, path: string, options: Partial<MigrationOptions> = {}): Migration =>
+  new Migration({
+    guest: { kind: 'workload', shared: guest.share() },
+    blocks: guest.blocks,
+    uri: `file:${path}`,
+    mappedRam: {},
+    backgroundSnapshot: {},
+    ...options,
+  });
+
+const runsOn = async (guest: WorkloadGuest): Promise<boolean> => {
+  const before = guest.counters().pagesWritten;
+  await sleep(50);
+  return guest.counters().pagesWritten > before + 100;
+};
+
+const devicesOf = async (path: string): Promise<DeviceState[]> => {
+  const { snapshot: saved, close } = await openSnapshotFile(path);
+  close();
+  return deviceStates(saved.summary.tail, saved.summary.devices);
+};
+
+const digests = ({ blocks }: MappedFile): Record<string, string> =>
+  Object.fromEntries(blocks.map(({ name, content }) => [name, createHash('sha256').update(content).digest('hex')]));
+
+/** The same guest, stopped after as many steps of each writer as the device state tells of. */
+const twinOf = async (devices: readonly DeviceState[], options: Partial<WorkloadOptions>): Promise<WorkloadGuest> => {
+  const twin = WorkloadGuest.create({ ...OPTIONS, ...options });
+  guests.push(twin);
+  for (const { instance, body } of devices) {
+    const saved = new Float64Array(REGISTER_COUNT);
+    decodeRegisters(body, saved);
+    registersOf(twin.share().registers, instance)[Register.stepsLeft] = STEPS - saved[Register.stepsLeft]!;
+  }
+  await twin.start();
+  await twin.finished();
+  await twin.stop();
+  return twin;
+};
+
+const restored = async (file: MappedFile, devices: readonly DeviceState[]): Promise<WorkloadGuest> => {
+  const blocks = RamBlockList.create({ segmentBytes: 32 * MIB });
+  for (const { name, usedLength, content } of file.blocks) {
+    blocks.add({ name, usedLength }).write(0, content);
+  }
+  const guest = WorkloadGuest.restore(blocks, devices);
+  guests.push(guest);
+  return guest;
+};
+
+const missing = userfaultfdProblem();
+
+interface Variant {
+  readonly protector: ProtectorKind;
+  readonly barrier: BarrierChoice;
+}
+
+const variants: readonly Variant[] = [
+  { protector: 'store-barrier', barrier: 'unconditional' },
+  { protector: 'store-barrier', barrier: 'filtered' },
+  { protector: 'userfaultfd', barrier: 'unconditional' },
+  // What is chosen for a guest whose stores cannot be asked.
+  { protector: 'userfaultfd', barrier: 'none' },
+];
+
+for (const { protector, barrier } of variants) {
+  const skip = protector === 'userfaultfd' && missing;
+  const chosen = { backgroundSnapshot: barrier === 'none' ? {} : { protector } };
+
+  describe(`background snapshot by ${protector}, ${barrier} marks`, { skip, timeout: 120_000 }, () => {
+    // BS-1, BS-2, BS-9, BS-12
+    test('the file is the guest at the instant, and both go on', async () => {
+      const guest = await busyGuest({ barrier });
+      for (const round of isSlow ? Array.from({ length: 30 }).keys() : [0]) {
+        const path = join(base, `${protector}-${barrier}-${round}`);
+        const { report, error } = await snapshot(guest, path, chosen).ended;
+        assert.equal(error, undefined);
+        assert.ok(guest.source.isRunning());
+
+        const { ram, ramferry } = report;
+        assert.equal(ram.normal + ram.duplicate, ram.total / 4096);
+        assert.deepEqual([ram.remaining, ram['dirty-sync-count']], [0, 0]);
+        assert.deepEqual(ramferry.logClears, { calls: 0, pages: 0 });
+        assert.deepEqual(
+          ramferry.iterations.map(({ guestRunning }) => guestRunning),
+          [true],
+        );
+
+        const file = readMappedFile(path);
+        const devices = await devicesOf(path);
+        const twin = await twinOf(devices, {});
+        assert.deepEqual(digests(file), digestBlocks(twin.blocks));
+        // The guest is somewhere else by now, or the test would show nothing.
+        assert.ok(await runsOn(guest));
+
+        const again = await restored(file, devices);
+        const { bad, checked, staleTables } = again.verify();
+        assert.deepEqual([bad, staleTables], [0, []]);
+        assert.ok(checked > 8000);
+        await again.start();
+        assert.ok(await runsOn(again));
+        await again.stop();
+        assert.deepEqual([again.verify().bad, again.verify().staleTables], [0, []]);
+        fs.rmSync(path);
+      }
+      await guest.stop();
+      // BS-6: nobody was left waiting, and nothing was written to the wrong place.
+      assert.deepEqual([guest.verify().bad, guest.verify().staleTables, guest.counters().bad], [0, [], 0]);
+    });
+
+    // BS-5, BS-6, PL-4, PL-36
+    test('cancelled at any moment: the guest runs on, and there is no file', async () => {
+      const guest = await busyGuest({ barrier });
+      const folder = fs.mkdtempSync(join(base, 'cancelled-'));
+      let cancelled = 0;
+      const rounds = isSlow ? 100 : 5;
+      for (let round = 0; round < rounds; round += 1) {
+        const path = join(folder, 'file');
+        const running = snapshot(guest, path, chosen);
+        await sleep(20 + (round / rounds) * 150);
+        running.cancel();
+        const end = await running.ended.catch(() => undefined);
+        if (end?.report.status === 'completed') {
+          fs.rmSync(path);
+        } else {
+          cancelled += 1;
+        }
+        assert.deepEqual(fs.readdirSync(folder), []);
+        assert.ok(await runsOn(guest));
+      }
+      assert.ok(cancelled > 0);
+      await guest.stop();
+      assert.deepEqual([guest.verify().bad, guest.verify().staleTables], [0, []]);
+    });
+
+    // BS-6, TS-34
+    test('a disk that gets full: the guest runs on, and there is no file', async (t) => {
+      const folder = fs.mkdtempSync(join(base, 'full-'));
+      try {
+        execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', folder], { stdio: 'ignore' });
+      } catch {
+        t.skip('file systems cannot be mounted here');
+        return;
+      }
+      after(() => execFileSync('umount', [folder]));
+      const guest = await busyGuest({ barrier });
+      const { report, error } = await snapshot(guest, join(folder, 'file'), chosen).ended;
+      assert.deepEqual([report.status, error?.code], ['failed', 'NO_SPACE']);
+      assert.deepEqual(fs.readdirSync(folder), []);
+      assert.ok(await runsOn(guest));
+    });
+
+    // TS-35
+    test("the engine's thread dies: the guest runs on", async (t) => {
+      const guest = await busyGuest({ barrier });
+      const running = snapshot(guest, join(base, 'dead'), chosen);
+      // A message to the engine ends its thread instead.
+      t.mock.method(Worker.prototype, 'postMessage', function (this: Worker) {
+        void this.terminate();
+      });
+      await sleep(90);
+      running.cancel();
+      t.mock.restoreAll();
+      const end = await running.ended.catch((error) => error);
+      assert.ok(end.code === 'ENGINE_DIED' || end.report?.status === 'completed');
+      assert.ok(await runsOn(guest));
+      await guest.stop();
+      assert.deepEqual([guest.verify().bad, guest.verify().staleTables], [0, []]);
+    });
+
+    test('verify and inspect take it; two of a paused guest do not differ', async () => {
+      const guest = await busyGuest({ barrier, memoryBytes: 8 * MIB });
+      await guest.stop();
+      const paths = [join(base, 'first'), join(base, 'second')] as const;
+      for (const path of paths) {
+        const { report } = await snapshot(guest, path, chosen).ended;
+        assert.equal(report.status, 'completed', report['error-desc']);
+        assert.equal(guest.source.isRunning(), false);
+      }
+      assert.deepEqual(digests(readMappedFile(paths[0])), digestBlocks(guest.blocks));
+      const [verified, inspected, differ] = await Promise.all([
+        runCommand('verify', paths[0], '--json'),
+        runCommand('inspect', paths[0], '--json'),
+        runCommand('diff', ...paths, '--json'),
+      ]);
+      assert.equal(verified.status, 0, verified.stdout);
+      const { format, warnings, complete } = JSON.parse(inspected.stdout);
+      assert.deepEqual([format, warnings, complete], ['mapped-ram', [], true]);
+      assert.equal(differ.status, 0, differ.stdout);
+    });
+  });
+}
+
+test('what QEMU excludes is refused by name, before the guest notices', async () => {
+  const guest = await busyGuest({ memoryBytes: 4 * MIB });
+  const refused: readonly (readonly [Partial<MigrationOptions>, string])[] = [
+    [{ mappedRam: { channels: 2 } }, 'multifd'],
+    [{ parameters: { autoConverge: true } }, 'auto-converge'],
+    [{ returnPath: true }, 'return-path'],
+  ];
+  for (const [options, value] of refused) {
+    assert.throws(() => snapshot(guest, join(base, 'refused'), options), {
+      code: 'CAPABILITY_CONFLICT',
+      kind: 'usage',
+      value,
+    });
+  }
+  const silent = await busyGuest({ memoryBytes: 4 * MIB, barrier: 'none' });
+  await assert.rejects(
+    snapshot(silent, join(base, 'refused'), { backgroundSnapshot: { protector: 'store-barrier' } }).ended,
+    { code: 'PROTECTOR_MISSING' },
+  );
+});

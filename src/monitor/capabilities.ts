@@ -1,0 +1,27 @@
+// Which options of a migration exclude each other, under the names of QEMU's capabilities (spec/algorithms.md 12.2).
+
+import { RamferryError } from '../memory/errors.js';
+import type { MigrationOptions } from './migration.js';
+
+/** Throws CAPABILITY_CONFLICT, which names both. */
+export const checkCapabilities = (options: MigrationOptions): void => {
+  if (options.backgroundSnapshot === undefined) {
+    return;
+  }
+  const { returnPath = false, mappedRam, parameters } = options;
+  const conflicting: readonly (readonly [name: string, isSet: boolean])[] = [
+    ['return-path', returnPath],
+    ['multifd', (mappedRam?.channels ?? 0) > 0],
+    ['auto-converge', parameters?.autoConverge ?? false],
+  ];
+  for (const [name, isSet] of conflicting) {
+    if (isSet) {
+      throw new RamferryError(
+        'usage',
+        'CAPABILITY_CONFLICT',
+        `Capabilities background-snapshot and ${name} exclude each other.`,
+        { value: name },
+      );
+    }
+  }
+};

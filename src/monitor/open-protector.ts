@@ -1,0 +1,33 @@
+// Chooses who keeps the guest's pages as they are during a background snapshot.
+
+import { UserfaultfdProtector } from '../dirty-log/write-protect-userfaultfd-node.js';
+import type { WriteProtector } from '../dirty-log/write-protector.js';
+import { RamferryError } from '../memory/errors.js';
+import type { SourceGuest } from '../source/guest.js';
+import type { BackgroundSnapshotOptions, FromSource } from './source-messages.js';
+
+/** Throws PROTECTOR_MISSING if the guest's threads cannot be asked and shall be. */
+export const openProtector = (
+  guest: SourceGuest,
+  { protector }: BackgroundSnapshotOptions,
+  post: (message: FromSource) => void,
+): WriteProtector => {
+  const own = guest.protector;
+  if (protector === 'userfaultfd' || (protector === undefined && own === undefined)) {
+    return new UserfaultfdProtector(guest.blocks, {
+      onOpen: (descriptor) => post({ type: 'userfaultfd', descriptor }),
+    });
+  }
+  if (own === undefined) {
+    throw new RamferryError(
+      'usage',
+      'PROTECTOR_MISSING',
+      "This guest's stores pass no barrier that could protect pages.",
+      {
+        value: 'store-barrier',
+        hint: "protector: 'userfaultfd'",
+      },
+    );
+  }
+  return own;
+};
