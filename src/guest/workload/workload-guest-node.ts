@@ -16,6 +16,7 @@ import { allocateStoreBarrier, allocateWriteProtect, releaseWriter } from '../..
 import type { DeviceState } from '../../format/stream/index.js';
 import { adviseHugePages } from '../../memory/huge-pages-node.js';
 import { type RamBlock, RamBlockList, RamferryError } from '../../memory/index.js';
+import { digestBlocks } from '../digest-node.js';
 import { allocateDriverRegisters, DriverRegister, driverRegisters, isIdle } from './balloon-driver.js';
 import { BALLOON_SECTION, DRIVER_SECTION, decodeBalloon, decodeDriver } from './balloon-section.js';
 import type { BalloonThreadData } from './balloon-thread-node.js';
@@ -30,6 +31,7 @@ import {
   registersOf,
   type WorkloadShared,
 } from './control.js';
+import { digestPagesInUse } from './digest-in-use-node.js';
 import { addBlocks, KERNEL_BLOCK, plugBlock, writableBlocks } from './machine.js';
 import { WorkloadKind } from './programs.js';
 import { decodeRegisters, REGISTERS_VERSION, Register, WorkloadOption } from './registers.js';
@@ -278,6 +280,14 @@ export class WorkloadGuest {
     }
   }
 
+  /** Changes `WorkloadOptions.rate`, running or not. */
+  setRate(rate: number): void {
+    checkOption('rate', rate, Number.isSafeInteger(rate) && rate >= 0);
+    for (const registers of this.#registers) {
+      registers[Register.rate] = rate;
+    }
+  }
+
   /** Resolves when all writers are parked. */
   stop(): Promise<void> {
     return this.source.stop();
@@ -335,6 +345,16 @@ export class WorkloadGuest {
       throw new RamferryError('usage', 'GUEST_RUNNING', 'Only a stopped guest can be verified as a whole');
     }
     return verifyMemory(this.blocks, this.#registers);
+  }
+
+  /**
+   * SHA-256 of each block by its name, free pages as zero where a balloon may have reported them: then they are not the
+   * same after a migration. The guest must be stopped.
+   */
+  digests(): Record<string, string> {
+    return this.#shared.balloon === undefined
+      ? digestBlocks(this.blocks)
+      : digestPagesInUse(this.blocks, this.#registers.length, this.#registers[0]![Register.blockCount]!);
   }
 
   /** Ends the threads. The memory stays. */
