@@ -91,11 +91,8 @@ export interface BalloonSetup {
   taken(): string[];
 }
 
-/** `machine`: one that other setups have left, since a new one takes a while. */
-export const balloonSetup = (
-  options: BalloonOptions & BalloonDeviceOptions = {},
-  machine: TestMachine = testMachine(),
-): BalloonSetup => {
+export const balloonSetup = (options: BalloonOptions & BalloonDeviceOptions = {}): BalloonSetup => {
+  const machine = testMachine();
   const shared = allocateBalloon({ acknowledgeHints: true, ...options });
   const memory = new GuestMemory(machine.regions, { markRange: () => {} });
   const device = new BalloonDevice(shared, memory, options);

@@ -9,7 +9,7 @@ import { attachStoreBarrier } from '../src/dirty-log/store-barrier-writer.js';
 import { BitmapMemory } from '../src/memory/bitmap-memory.js';
 import type { Extent, RamBlock } from '../src/memory/ram-block.js';
 import { RamBlockList } from '../src/memory/ram-block-list.js';
-import type { SourceGuest } from '../src/source/guest.js';
+import type { HintedRange, HintSource, HintStatus, SourceGuest } from '../src/source/guest.js';
 import type { PageBatch, PageSink } from '../src/source/page-sink.js';
 
 export const PAGE = 4096;
@@ -21,6 +21,7 @@ export class ScriptedGuest implements SourceGuest {
   readonly ramSectionId = 1;
   readonly blocks: RamBlockList;
   readonly log: DirtyLog;
+  hints?: ScriptedHints;
   running = true;
   stops = 0;
   resumes = 0;
@@ -72,6 +73,66 @@ export class ScriptedGuest implements SourceGuest {
 
   saveDevices(): { early: Uint8Array; sections: Uint8Array; description: string } {
     return { early: new Uint8Array(), sections: new Uint8Array(), description: '' };
+  }
+}
+
+/** A balloon device and its guest's driver in one: the test says what is hinted, and when. */
+export class ScriptedHints implements HintSource {
+  acknowledged = false;
+  status: HintStatus = 'stop';
+  stale = 0;
+  /** The current id; counts the requests. */
+  id = 0;
+  /** What the engine ordered, in order. */
+  readonly calls: string[] = [];
+  /** The guest answers, or does not. */
+  onRequest: () => void = () => {};
+  onAcknowledge: () => void = () => {};
+  readonly #ring: (HintedRange & { readonly id: number })[] = [];
+
+  /** Puts a hint into the ring, by default one under the current id. */
+  hint(block: { readonly id: number }, firstPage: number, pageCount: number, id = this.id): void {
+    this.#ring.push({ blockId: block.id, firstPage, pageCount, id });
+    if (this.status === 'requested' && id === this.id) {
+      this.status = 'start';
+    }
+  }
+
+  /** The guest's end marker. */
+  end(): void {
+    this.status = 'stop';
+  }
+
+  request(): void {
+    this.calls.push('request');
+    this.id += 1;
+    this.status = 'requested';
+    this.onRequest();
+  }
+
+  stop(): void {
+    this.calls.push('stop');
+    this.status = 'stop';
+  }
+
+  done(): void {
+    this.calls.push('done');
+    this.status = 'done';
+  }
+
+  next(range: HintedRange): boolean {
+    for (let hint = this.#ring.shift(); hint !== undefined; hint = this.#ring.shift()) {
+      if (hint.id === this.id) {
+        Object.assign(range, hint);
+        return true;
+      }
+      this.stale += 1;
+    }
+    return false;
+  }
+
+  acknowledge(): void {
+    this.onAcknowledge();
   }
 }
 

@@ -3,6 +3,7 @@
 import { type Command, Option } from 'commander';
 import { CLEAR_BITMAP_SHIFT_DEFAULT } from '../dirty-log/clear-bitmap.js';
 import type { MigrationOptions } from '../monitor/migration.js';
+import type { HintWaitLimit } from '../source/hint-wait.js';
 import type { MigrationParameters } from '../source/parameters.js';
 import { traceArguments } from '../source/trace.js';
 import { parseInteger, parseSize } from './arguments.js';
@@ -14,6 +15,7 @@ export interface MigrationVerbOptions {
   readonly clearBitmapShift?: number;
   readonly clearBitmap?: boolean;
   readonly autoConverge?: boolean;
+  readonly hintWait?: HintWaitLimit;
   readonly trace?: string;
   readonly verbose?: boolean;
 }
@@ -58,7 +60,18 @@ export const addLiveOptions = (command: Command, defaults: SendingDefaults): Com
       CLEAR_BITMAP_SHIFT_DEFAULT,
     )
     .option('--no-clear-bitmap', 'clear the whole dirty log right at every sync')
+    .option(
+      '--hint-wait <off|auto|ms>',
+      'how long to hold back what the guest may be about to hint as free',
+      parseHintWait,
+      'auto',
+    )
     .option('--auto-converge', 'slow the guest down if it dirties memory faster than it travels');
+
+const parseMilliseconds = parseInteger(0, 2_000_000);
+
+const parseHintWait = (text: string): HintWaitLimit =>
+  text === 'off' || text === 'auto' ? text : parseMilliseconds(text);
 
 /** The migration's parameters, as far as the command line says something of them. */
 export const parametersOf = (options: MigrationVerbOptions): Partial<MigrationParameters> => ({
@@ -66,6 +79,7 @@ export const parametersOf = (options: MigrationVerbOptions): Partial<MigrationPa
   ...(options.downtimeLimit !== undefined && { downtimeLimit: options.downtimeLimit }),
   ...(options.clearBitmapShift !== undefined && { clearBitmapShift: options.clearBitmapShift }),
   ...(options.clearBitmap === false && { eagerClear: true }),
+  ...(options.hintWait !== undefined && { hintWaitMs: options.hintWait }),
   ...(options.autoConverge === true && { autoConverge: true }),
 });
 

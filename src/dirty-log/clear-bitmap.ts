@@ -92,8 +92,7 @@ export class ClearBitmap {
   }
 
   /**
-   * The same for every chunk that holds a page of the range, one `pay` for each chunk that owes (CB-21). Hints and
-   * discards need it: a chunk none of whose pages is ever read would keep its marks, and the pages would come back.
+   * The same for every chunk that holds a page of the range, one `pay` for each chunk that owes (CB-21).
    */
   takeRange(firstPage: number, pageCount: number, pay: (range: PageRange) => void): void {
     if (pageCount === 0) {

@@ -35,6 +35,12 @@ export interface DirtyLog {
    */
   clear(block: RamBlock, firstPage: number, pageCount: number): number;
 
+  /**
+   * Removes whatever marks the range has, those included that no sync has seen: only for pages whose content does not
+   * matter. Writes after it returned are in REMOTE. Returns the number of pages whose mark was removed.
+   */
+  forget(block: RamBlock, firstPage: number, pageCount: number): number;
+
   /** How long a sync of everything takes with the guest stopped, in milliseconds; enters the downtime estimate. */
   syncCostMs(): number;
 }

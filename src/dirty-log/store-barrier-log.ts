@@ -67,14 +67,7 @@ export class StoreBarrierLog implements DirtyLog {
   }
 
   clear(block: RamBlock, firstPage: number, pageCount: number): number {
-    if (!(firstPage >= 0 && pageCount >= 0 && firstPage + pageCount <= block.maxPages)) {
-      throw new RamferryError(
-        'usage',
-        'PAGE_OUTSIDE_BLOCK',
-        `pages ${firstPage} to ${firstPage + pageCount} are outside the ${block.maxPages} of block ${block.name}`,
-        { value: firstPage },
-      );
-    }
+    checkRange(block, firstPage, pageCount);
     const { remote, snapshot } = block.bitmaps;
     const removed = this.#blocks.bitmaps.kernels.clearLog(remote, snapshot, firstPage, pageCount);
     // A store may have skipped its mark only on the strength of one that is in REMOTE. If none was removed, every
@@ -83,6 +76,13 @@ export class StoreBarrierLog implements DirtyLog {
       this.#handshake.advance(block.ramPage + firstPage, pageCount);
     }
     return removed;
+  }
+
+  forget(block: RamBlock, firstPage: number, pageCount: number): number {
+    checkRange(block, firstPage, pageCount);
+    // As if a sync had seen a mark on every page: then the clear, which is masked by that, removes all there are.
+    this.#blocks.bitmaps.kernels.setRange(block.bitmaps.snapshot, firstPage, pageCount);
+    return this.clear(block, firstPage, pageCount);
   }
 
   /** What the last sync of each block took. */
@@ -99,3 +99,14 @@ export class StoreBarrierLog implements DirtyLog {
     this.#handshake.awaitParked();
   }
 }
+
+const checkRange = (block: RamBlock, firstPage: number, pageCount: number): void => {
+  if (!(firstPage >= 0 && pageCount >= 0 && firstPage + pageCount <= block.maxPages)) {
+    throw new RamferryError(
+      'usage',
+      'PAGE_OUTSIDE_BLOCK',
+      `pages ${firstPage} to ${firstPage + pageCount} are outside the ${block.maxPages} of block ${block.name}`,
+      { value: firstPage },
+    );
+  }
+};

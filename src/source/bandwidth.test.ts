@@ -31,7 +31,7 @@ test('an explicit switchover bandwidth decides, whatever is measured', () => {
 // spec/algorithms.md 16, number 14: a fetch must not depress the bandwidth
 test('time spent in a log sync is not transfer time', () => {
   const window = new BandwidthWindow(0, 300);
-  window.excludeSync(50);
+  window.exclude(50);
   window.update(100, 1_000_000, 0, limits, 0);
   assert.equal(window.expected, 20_000);
 });

@@ -32,7 +32,7 @@ export class BandwidthWindow {
   #start: number;
   #bytes = 0;
   #pages = 0;
-  #syncMs = 0;
+  #excludedMs = 0;
   readonly #recentBytes: number[] = [];
   readonly #recentMs: number[] = [];
 
@@ -41,9 +41,9 @@ export class BandwidthWindow {
     this.expectedDowntime = downtimeLimit;
   }
 
-  /** Time that passed in a log sync: not transfer time. */
-  excludeSync(milliseconds: number): void {
-    this.#syncMs += milliseconds;
+  /** Time that passed in a log sync or waiting for hints: not transfer time. */
+  exclude(milliseconds: number): void {
+    this.#excludedMs += milliseconds;
   }
 
   /**
@@ -63,7 +63,7 @@ export class BandwidthWindow {
       return undefined;
     }
     const bytes = transferredBytes - this.#bytes;
-    const spentMs = Math.max(1, elapsed - this.#syncMs);
+    const spentMs = Math.max(1, elapsed - this.#excludedMs);
     this.#recentBytes.push(bytes);
     this.#recentMs.push(spentMs);
     if (this.#recentMs.length > HISTORY) {
@@ -81,7 +81,7 @@ export class BandwidthWindow {
     this.#start = now;
     this.#bytes = transferredBytes;
     this.#pages = transferredPages;
-    this.#syncMs = 0;
+    this.#excludedMs = 0;
     return { transferred: bytes, spentMs, bandwidth, expectedBandwidth: this.expected };
   }
 }

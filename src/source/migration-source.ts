@@ -4,6 +4,7 @@ import { GUEST_PAGE_SIZE, NORMAL_RECORD_BYTES } from '../../kernels/kernels.js';
 import type { ByteChannel } from '../channel/channel.js';
 import { RateLimit } from '../channel/rate-limit.js';
 import { clampClearBitmapShift } from '../dirty-log/clear-bitmap.js';
+import type { DirtyLog } from '../dirty-log/dirty-log.js';
 import type { WriteProtector } from '../dirty-log/write-protector.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Extent } from '../memory/ram-block.js';
@@ -11,7 +12,9 @@ import { BackgroundSnapshot } from './background-snapshot.js';
 import { BandwidthWindow } from './bandwidth.js';
 import { type Clock, systemClock } from './clock.js';
 import { excludeDiscarded, freezeDiscards } from './discarded-pages.js';
+import { FreePageHints } from './free-page-hints.js';
 import type { SourceGuest } from './guest.js';
+import { HintWait } from './hint-wait.js';
 import type { PageSink } from './page-sink.js';
 import { changeParameters, effectiveParameters, type MigrationParameters } from './parameters.js';
 import { Postcopy, type PostcopyOptions } from './postcopy.js';
@@ -26,6 +29,12 @@ const ITERATION_MS = 50;
 
 /** With auto-converge a pass that takes longer is interrupted by a sync, or throttling would wait for its end (TH-6). */
 const THROTTLE_SYNC_MS = 5000;
+
+/** With hints, longer waits are cut into pieces: the guest's sweep must not stand still because the ring is full. */
+const HINT_POLL_MS = 5;
+
+/** While the first sweep is awaited, and nothing else is to be done: the shortest a timer can wait. */
+const HINT_WAIT_MS = 1;
 
 /** Dirty rate and throttling are judged over periods of this length (ST-2, TH-5). */
 const PERIOD_MS = 1000;
@@ -81,6 +90,7 @@ export class MigrationSource {
 
   #parameters: MigrationParameters;
   #send!: SendBitmap;
+  #hints: FreePageHints | undefined;
   #window!: BandwidthWindow;
   #startedAt = 0;
   #setupMs = 0;
@@ -267,6 +277,7 @@ export class MigrationSource {
       trace: this.#trace,
     });
     this.#thawDiscards = freezeDiscards(blocks);
+    this.#hints = this.#hintsOf(log);
     log?.start();
     blocks.dirty.migrationTracking = log !== undefined;
     // The first sync adds nothing, every bit is set already; it records the debts of the first pass (PL-7).
@@ -286,9 +297,27 @@ export class MigrationSource {
     this.#trace.migration_thread_setup_complete?.();
   }
 
+  #hintsOf(log: DirtyLog | undefined): FreePageHints | undefined {
+    const { hints: source, blocks } = this.#guest;
+    // A postcopy destination would wait for a page that was left out (FH-16); a background snapshot has no syncs, and no log.
+    if (source === undefined || log === undefined || this.#postcopy !== undefined) {
+      return undefined;
+    }
+    const { hintWaitMs, maxBandwidth } = this.#parameters;
+    return new FreePageHints({
+      source,
+      send: this.#send,
+      blocks,
+      wait: new HintWait(hintWaitMs, maxBandwidth, this.#send.totalPages, this.#clock.now()),
+      trace: this.#trace,
+      warn: (message) => this.#warnings.push(message),
+    });
+  }
+
   async #iterate(): Promise<void> {
     while (this.#postcopy?.isOrdered !== true && !this.#converged()) {
       await this.#sendFor(ITERATION_MS, false);
+      await this.#waitForHints();
       await this.#clock.yield();
       this.#throwIfStopped();
       if (
@@ -298,6 +327,16 @@ export class MigrationSource {
       ) {
         this.#sync(false);
       }
+    }
+  }
+
+  /** While the rest is held back and nothing is under way either, time is no transfer time. */
+  async #waitForHints(): Promise<void> {
+    if (this.#hints?.holding === true) {
+      const isIdle = this.#sink.transferred === this.#sink.queued;
+      const before = this.#clock.now();
+      await this.#sleep(HINT_WAIT_MS);
+      this.#window.exclude(isIdle ? this.#clock.now() - before : 0);
     }
   }
 
@@ -341,6 +380,7 @@ export class MigrationSource {
     const next = (): boolean =>
       this.#snapshot?.next(this.#send, limit) ??
       this.#postcopy?.next(this.#send, limit, isLimited()) ??
+      this.#hints?.next(limit, this.#clock.now()) ??
       this.#send.next(limit);
     while (next()) {
       const zeroPages = this.transferBatch(this.#send, this.#sink);
@@ -392,23 +432,41 @@ export class MigrationSource {
     const wait = this.#rateLimit.exceededFor(this.#clock.now());
     if (wait > 0) {
       this.#trace.migration_rate_limit_pre?.(wait);
-      const { signal } = this.#cancelled;
-      await this.#clock.sleep(wait, this.#postcopy?.untilRequest(signal) ?? signal);
+      await this.#sleep(wait);
       this.#trace.migration_rate_limit_post?.(0);
     }
     this.#updateWindow(this.#clock.now());
   }
 
+  /** Takes hints meanwhile; ends early for a page request. */
+  async #sleep(milliseconds: number): Promise<void> {
+    const signal = this.#postcopy?.untilRequest(this.#cancelled.signal) ?? this.#cancelled.signal;
+    const until = this.#clock.now() + milliseconds;
+    const longest = this.#hints === undefined ? milliseconds : HINT_POLL_MS;
+    for (let left = milliseconds; left > 0 && !signal.aborted; ) {
+      const piece = Math.min(left, longest);
+      await this.#clock.sleep(piece, signal);
+      this.#hints?.take(this.#clock.now());
+      left = Math.min(left - piece, until - this.#clock.now());
+    }
+  }
+
   #sync(last: boolean): void {
     const before = this.#clock.now();
     this.#trace.migration_bitmap_sync_start?.();
+    this.#hints?.stop();
     const added = this.#send.sync(last);
+    if (last || !this.#guest.isRunning()) {
+      this.#hints?.done();
+    } else {
+      this.#hints?.request();
+    }
     const now = this.#clock.now();
     this.#lastSyncAt = now;
     this.#counters.syncCount += 1;
     this.#counters.periodDirtyPages += added;
     this.#counters.bytesDirtyAtLastSync = this.#send.remainingBytes;
-    this.#window.excludeSync(now - before);
+    this.#window.exclude(now - before);
     this.#trace.migration_bitmap_sync_end?.(this.#counters.periodDirtyPages);
     this.#endPass(now, added, true);
     this.#endPeriod(now);
@@ -550,6 +608,7 @@ export class MigrationSource {
     this.#totalMs = this.#clock.now() - this.#startedAt;
     this.#snapshot?.end();
     this.#guest.throttle?.(0);
+    this.#hints?.done();
     this.#guest.log?.stop();
     this.#guest.blocks.dirty.migrationTracking = false;
     this.#send?.release();
@@ -591,7 +650,7 @@ export class MigrationSource {
         iterations: [...this.#iterations],
         ...(downtime === undefined ? {} : { downtimeBreakdown: downtime }),
         logClears: { ...(this.#send?.logClears ?? { calls: 0, pages: 0 }) },
-        hints: { pages: 0, honoured: 0, stale: 0 },
+        hints: this.#hints?.statistics ?? { pages: 0, honoured: 0, stale: 0 },
         discardedPages: this.#discardedPages,
         ...(this.#postcopy?.hasBegun === true && { postcopy: this.#postcopy.report() }),
         warnings: [...this.#warnings],

@@ -1,6 +1,7 @@
 // What can be set on a migration, under QMP's names and ranges (spec/algorithms.md 12.1).
 
 import { RamferryError } from '../memory/errors.js';
+import type { HintWaitLimit } from './hint-wait.js';
 
 export interface MigrationParameters {
   /** Bytes per second; 0 is unlimited. QEMU's default is 128 MiB/s, which surprises everybody once; ours is 0. */
@@ -15,6 +16,11 @@ export interface MigrationParameters {
   readonly clearBitmapShift: number;
   /** Clear the log of a whole block right at every sync, as before the clear bitmap existed. To compare with. */
   readonly eagerClear: boolean;
+  /**
+   * How long the first pass holds back what the guest may be about to hint as free: not at all, while it pays, or at most
+   * so many milliseconds. Without effect on a guest that gives no hints.
+   */
+  readonly hintWaitMs: HintWaitLimit;
   /** Slow the guest down when it dirties memory faster than it can be sent (auto-converge). */
   readonly autoConverge: boolean;
   /** Percentage of the transferred bytes that, dirtied in the same period, counts as not converging. */
@@ -32,6 +38,7 @@ export const defaultParameters: MigrationParameters = {
   downtimeLimit: 300,
   clearBitmapShift: 18,
   eagerClear: false,
+  hintWaitMs: 'auto',
   autoConverge: false,
   throttleTriggerThreshold: 50,
   cpuThrottleInitial: 20,
@@ -74,6 +81,15 @@ export function changeParameters(
       );
     }
   }
+  const { hintWaitMs } = next;
+  if (typeof hintWaitMs === 'number' && !(Number.isInteger(hintWaitMs) && hintWaitMs >= 0)) {
+    throw new RamferryError(
+      'usage',
+      'PARAMETER_RANGE',
+      `Parameter hint-wait expects off, auto or a number of milliseconds, got ${hintWaitMs}.`,
+      { value: hintWaitMs },
+    );
+  }
   if (next.maxCpuThrottle < next.cpuThrottleInitial) {
     throw new RamferryError(
       'usage',
@@ -86,14 +102,15 @@ export function changeParameters(
 }
 
 /** The parameters in effect, by their QMP names; `clear-bitmap-shift` is the clamped value (QEMU prints the other one). */
-export type EffectiveParameters = Readonly<Record<string, number | boolean>>;
+export type EffectiveParameters = Readonly<Record<string, number | boolean | string>>;
 
 export function effectiveParameters(parameters: MigrationParameters, clearBitmapShift: number): EffectiveParameters {
-  const values: Record<string, number | boolean> = {};
+  const values: Record<string, number | boolean | string> = {};
   for (const [key, [name]] of Object.entries(numeric)) {
     values[name] = key === 'clearBitmapShift' ? clearBitmapShift : parameters[key as keyof typeof numeric];
   }
   values['clear-bitmap'] = !parameters.eagerClear;
+  values['hint-wait'] = parameters.hintWaitMs;
   values['auto-converge'] = parameters.autoConverge;
   return values;
 }

@@ -238,6 +238,7 @@ class TestedSource extends MigrationSource {
           stop: () => world.log.stop(),
           sync: (synced, last) => world.log.sync(synced, last),
           clear: (cleared, first, count) => world.log.clear(cleared, first, count),
+          forget: (forgotten, first, count) => world.log.forget(forgotten, first, count),
           syncCostMs: () => 0,
         },
         isRunning: () => true,

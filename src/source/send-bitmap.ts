@@ -6,9 +6,10 @@ import type { BitmapKernels } from '../../kernels/kernels.js';
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import { ClearBitmap } from '../dirty-log/clear-bitmap.js';
 import type { DirtyLog } from '../dirty-log/dirty-log.js';
+import { DirtyClient } from '../memory/dirty-memory.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
-import type { PageIndex } from '../memory/units.js';
+import { type PageIndex, ramPage } from '../memory/units.js';
 import { PageBatch } from './page-sink.js';
 import type { Trace } from './trace.js';
 
@@ -230,8 +231,19 @@ export class SendBitmap {
   }
 
   /**
+   * Pays every debt at once: from here on, each further write is new to the log. The unacknowledged hints of a round
+   * may be asked for only then, and cost the round its lazy clearing.
+   */
+  payAllDebts(): void {
+    for (const { block, clears } of this.#blocks) {
+      clears?.takeRange(0, block.usedPages, (chunk) => this.#clear(block, chunk.firstPage, chunk.pageCount));
+    }
+  }
+
+  /**
    * Takes a range out without sending it: its content does not matter (a free page hint, a discard). Debts are paid
-   * first, or the log would bring the pages back at the next sync. Returns how many pages were really taken.
+   * first, or the log would bring the pages back at the next sync; what was written since the last one does come back.
+   * Returns how many pages were really taken (FH-2).
    */
   exclude(block: RamBlock, firstPage: number, pageCount: number): number {
     if (!this.#guestStopped) {
@@ -239,6 +251,25 @@ export class SendBitmap {
         .find((migrated) => migrated.block === block)
         ?.clears?.takeRange(firstPage, pageCount, (chunk) => this.#clear(block, chunk.firstPage, chunk.pageCount));
     }
+    return this.#drop(block, firstPage, pageCount);
+  }
+
+  /**
+   * The same for pages that nobody has a use for at this moment (an acknowledged hint): what was written before does not
+   * come back either. Every layer forgets the range itself, so that no debt need be paid; the log first, or a
+   * sync by another client in between would move a mark past this one.
+   */
+  forget(block: RamBlock, firstPage: number, pageCount: number): number {
+    const { log, blocks } = this.#options;
+    if (log !== undefined) {
+      this.logClears.calls += 1;
+      this.logClears.pages += log.forget(block, firstPage, pageCount);
+    }
+    blocks.dirty.testAndClear(ramPage(block.ramPage + firstPage), pageCount, DirtyClient.migration);
+    return this.#drop(block, firstPage, pageCount);
+  }
+
+  #drop(block: RamBlock, firstPage: number, pageCount: number): number {
     const taken = this.#kernels.testAndClearRange(block.bitmaps.send, firstPage, pageCount);
     this.remaining -= taken;
     return taken;

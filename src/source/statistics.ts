@@ -38,6 +38,16 @@ export interface DowntimeBreakdown {
   readonly ackMs: number;
 }
 
+/** What came of the guest's free page hints. */
+export interface HintStatistics {
+  /** Pages hinted under an id that was current. */
+  readonly pages: number;
+  /** Of these, pages that were still to be sent and thus need not be. */
+  readonly honoured: number;
+  /** Hints dropped because their id was not current any more. */
+  readonly stale: number;
+}
+
 /** What `query-migrate` says of RAM. */
 export interface RamStatistics {
   readonly transferred: number;
@@ -73,7 +83,7 @@ export interface MigrationReport {
     readonly iterations: readonly Iteration[];
     readonly downtimeBreakdown?: DowntimeBreakdown;
     readonly logClears: LogClears;
-    readonly hints: { readonly pages: number; readonly honoured: number; readonly stale: number };
+    readonly hints: HintStatistics;
     readonly discardedPages: number;
     /** Once the migration has switched to it. */
     readonly postcopy?: PostcopyReport;

@@ -25,6 +25,12 @@ export interface TraceEvents {
   migration_rate_limit_post: (urgent: number) => void;
   /** An iteration was cut because it took longer than 50 ms. */
   ram_save_iterate_big_wait: (milliseconds: number, batches: number) => void;
+  /** Hints are asked for under a new id. QEMU has no events for hints; these are ours (spec/algorithms.md 3(h)). */
+  free_page_hint_request: () => void;
+  /** A hint was applied: first page, pages, and how many of them were still to be sent. */
+  free_page_hint_range: (block: string, first: number, pages: number, honoured: number) => void;
+  /** No more hints until the next request; pages hinted and honoured so far. */
+  free_page_hint_stop: (pages: number, honoured: number) => void;
   savevm_section_start: (idstr: string, sectionId: number) => void;
   savevm_section_end: (idstr: string, sectionId: number, result: number) => void;
   migration_throttle: () => void;
@@ -55,6 +61,9 @@ export const traceArguments: Readonly<Record<TraceName, readonly string[]>> = {
   migration_rate_limit_pre: ['ms'],
   migration_rate_limit_post: ['urgent'],
   ram_save_iterate_big_wait: ['ms', 'batches'],
+  free_page_hint_request: [],
+  free_page_hint_range: ['rb', 'first', 'pages', 'honoured'],
+  free_page_hint_stop: ['pages', 'honoured'],
   savevm_section_start: ['idstr', 'section_id'],
   savevm_section_end: ['idstr', 'section_id', 'ret'],
   migration_throttle: [],
