@@ -91,8 +91,11 @@ export interface BalloonSetup {
   taken(): string[];
 }
 
-export const balloonSetup = (options: BalloonOptions & BalloonDeviceOptions = {}): BalloonSetup => {
-  const machine = testMachine();
+/** `machine`: one that other setups have left, since a new one takes a while. */
+export const balloonSetup = (
+  options: BalloonOptions & BalloonDeviceOptions = {},
+  machine: TestMachine = testMachine(),
+): BalloonSetup => {
   const shared = allocateBalloon({ acknowledgeHints: true, ...options });
   const memory = new GuestMemory(machine.regions, { markRange: () => {} });
   const device = new BalloonDevice(shared, memory, options);

@@ -51,11 +51,10 @@ export class BalloonHints {
 
   /** Asks for hints under a new id (FH-11). Status stays `stop` if there is no driver that gives them. */
   request(): void {
-    if (!this.#negotiated(BalloonFeature.freePageHint)) {
-      return;
-    }
-    if (!isLive(this.#registers)) {
-      this.#change(HINT_STOP);
+    if (!isLive(this.#registers) || !this.#negotiated(BalloonFeature.freePageHint)) {
+      if (this.#requested !== HINT_STOP) {
+        this.#change(HINT_STOP);
+      }
       return;
     }
     const id = nextHintId(Atomics.load(this.#words, HintWord.lastId));
@@ -73,7 +72,8 @@ export class BalloonHints {
 
   /** The guest may use its pages again (FH-12, FH-13). */
   done(): void {
-    if (this.#negotiated(BalloonFeature.freePageHint)) {
+    // Also where the driver that was asked is gone meanwhile: its hints are void from here on.
+    if (isHintId(this.#requested) || this.#negotiated(BalloonFeature.freePageHint)) {
       this.#change(HINT_DONE);
       this.#drop();
     }

@@ -1,6 +1,7 @@
 // What the threads of a workload guest share: a control block through which it is run, stopped and throttled without
 // anybody's event loop, and the registers of the writers.
 
+import type { BalloonShared } from '../../device/index.js';
 import type { StoreBarrierShared } from '../../dirty-log/index.js';
 import type { SharedRamBlockList } from '../../memory/index.js';
 import { REGISTER_COUNT } from './registers.js';
@@ -37,7 +38,19 @@ export interface WorkloadShared {
   readonly registers: SharedArrayBuffer;
   readonly writerCount: number;
   readonly blocks: SharedRamBlockList;
+  /** Undefined: the machine has no balloon. */
+  readonly balloon: SharedBalloon | undefined;
 }
+
+/** The balloon of a guest: its device, and the registers of the driver's thread. */
+export interface SharedBalloon {
+  readonly device: BalloonShared;
+  readonly driver: SharedArrayBuffer;
+}
+
+/** Threads that store to guest RAM besides the writers: the dirty log's writers after those. */
+export const BalloonThread = { driver: 0, device: 1 } as const;
+export const BALLOON_THREADS = 2;
 
 export const allocateControl = (writerCount: number): SharedArrayBuffer =>
   new SharedArrayBuffer(lockWord(writerCount, writerCount) * 4);

@@ -31,6 +31,7 @@ export class GuestWords {
   store(index: number, value: number): void {
     const page = this.#firstPage + Math.floor(index / WORDS_PER_PAGE);
     const { segment, address, firstPage } = this.#locate(page);
+    this.#barrier?.beforeStore(this.#block, page);
     segment.words[address / 4 + (page - firstPage) * WORDS_PER_PAGE + (index % WORDS_PER_PAGE)] = value;
     this.#barrier?.mark(this.#block, page);
   }

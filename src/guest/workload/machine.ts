@@ -1,7 +1,8 @@
-// The machine of the workload guest: which RAM blocks it has, and which of them its writers share.
+// The machine of the workload guest: which RAM blocks it has, where they are, and which of them its writers share.
 
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
-import type { RamBlock, RamBlockList } from '../../memory/index.js';
+import type { MemoryRegion } from '../../device/index.js';
+import { guestAddress, type RamBlock, type RamBlockList } from '../../memory/index.js';
 import { pageKey } from './pattern.js';
 
 /** Machine type name in the configuration element of streams. */
@@ -13,15 +14,32 @@ const VIDEO_BLOCK = 'vga.vram';
 export const ROM_BLOCK = 'pc.rom';
 export const ROM_GENERATION = 1;
 
+/** Memory of the kernel's own, in machines with a balloon: the queues of its driver. */
+export const KERNEL_BLOCK = 'pc.kernel';
+
 /** As in QEMU's PC; 32 pages, so that a block that is no multiple of 64 pages is always among those migrated. */
 const ROM_BYTES = 128 * 1024;
 /** Small, so that it costs a demo nothing; QEMU's has 16 MiB. */
 const VIDEO_BYTES = 1024 * 1024;
+const KERNEL_BYTES = 128 * 1024;
 
-const plugged = (index: number): string => `dimm${index}`;
+/** Where blocks are for the guest, far enough apart for whatever size they have. */
+const GuestAddresses = {
+  ram: 0,
+  rom: 2 ** 44,
+  video: 2 ** 44 + 2 ** 30,
+  kernel: 2 ** 44 + 2 ** 31,
+  dimms: 2 ** 45,
+} as const;
+const DIMM_DISTANCE = 2 ** 40;
+
+const plugged = (index: number | string): string => `dimm${index}`;
 
 /** Adds the blocks that the machine starts with. */
-export function addBlocks(blocks: RamBlockList, memoryBytes: number): void {
+export function addBlocks(blocks: RamBlockList, memoryBytes: number, balloon = false): void {
+  if (balloon) {
+    blocks.add({ name: KERNEL_BLOCK, usedLength: KERNEL_BYTES });
+  }
   blocks.add({ name: RAM_BLOCK, usedLength: memoryBytes });
   blocks.add({ name: VIDEO_BLOCK, usedLength: VIDEO_BYTES });
   const rom = blocks.add({ name: ROM_BLOCK, usedLength: ROM_BYTES });
@@ -53,3 +71,28 @@ export function writableBlocks(blocks: RamBlockList): RamBlock[] {
     found.push(block);
   }
 }
+
+/** The guest-physical address of the first byte of a block; follows from its name, so that it is the same on both sides. */
+export function addressOf({ name }: RamBlock): number {
+  switch (name) {
+    case RAM_BLOCK:
+      return GuestAddresses.ram;
+    case ROM_BLOCK:
+      return GuestAddresses.rom;
+    case VIDEO_BLOCK:
+      return GuestAddresses.video;
+    case KERNEL_BLOCK:
+      return GuestAddresses.kernel;
+    default:
+      return GuestAddresses.dimms + Number(name.slice(plugged('').length)) * DIMM_DISTANCE;
+  }
+}
+
+/** The memory that the guest's devices see. */
+export const memoryRegions = (blocks: RamBlockList): MemoryRegion[] =>
+  blocks.blocks.map((block) => ({
+    guestAddress: guestAddress(addressOf(block)),
+    block,
+    offset: 0,
+    bytes: block.usedLength,
+  }));

@@ -8,8 +8,7 @@
 // large pieces: the balloon driver reports blocks of the highest order and no others.
 //
 //   free ──allocate──▶ in use ──free──▶ free
-//     └──allocate──▶ reported, hold ──▶ held by the balloon ──releaseHeld (the device says done)──▶ free
-//                                                └──takeBack (memory is short)──▶ free
+//     └───allocate, report, hold───▶ held by the balloon ──takeBack (memory is short, or the migration is over)──▶ free
 //
 // Used by the writer that owns the region and by the balloon driver, each in its thread, under a lock.
 
@@ -194,16 +193,13 @@ export class PageAllocator {
     return true;
   }
 
-  /** Frees all that the balloon holds, in flight or not; returns how many blocks that were. */
-  releaseHeld(): number {
+  /** The device will not look at any block any more, whether it has returned it or not: all can be taken back. */
+  landAll(): void {
+    this.#mutex.lock();
     for (let word = 0; word < bitmapWords(this.#span, IN_FLIGHT); word += 1) {
       this.#words.store(this.#starts[IN_FLIGHT]! + word, 0);
     }
-    let released = 0;
-    while (this.takeBack()) {
-      released += 1;
-    }
-    return released;
+    this.#mutex.unlock();
   }
 
   /**

@@ -11,8 +11,15 @@ export const POISON_VALUE = 0xaaaaaaaa;
 const addressOf = ({ address, firstPage }: Extent, page: number): number =>
   address + (page - firstPage) * GUEST_PAGE_SIZE;
 
+function beforeStores(block: RamBlock, firstPage: number, pageCount: number, barrier?: StoreBarrierWriter): void {
+  for (let page = firstPage; page < firstPage + pageCount; page += 1) {
+    barrier?.beforeStore(block, page);
+  }
+}
+
 /** Zeroes pages of a block. */
 export function zeroPages(block: RamBlock, firstPage: number, pageCount: number, barrier?: StoreBarrierWriter): void {
+  beforeStores(block, firstPage, pageCount, barrier);
   block.forEachRange(firstPage, pageCount, (extent, first, count) => {
     extent.segment.kernels.zeroFill(addressOf(extent, first), count * GUEST_PAGE_SIZE);
   });
@@ -21,6 +28,7 @@ export function zeroPages(block: RamBlock, firstPage: number, pageCount: number,
 
 /** Fills pages of a block with the poison. */
 export function poisonPages(block: RamBlock, firstPage: number, pageCount: number, barrier?: StoreBarrierWriter): void {
+  beforeStores(block, firstPage, pageCount, barrier);
   block.forEachRange(firstPage, pageCount, ({ segment, ...extent }, first, count) => {
     const address = addressOf({ segment, ...extent }, first);
     const bytes = count * GUEST_PAGE_SIZE;

@@ -67,6 +67,10 @@ export const WorkloadOption = {
   garbage: 4,
 } as const;
 
+/** Whether a sum of `WorkloadOption` bits has that of an option. */
+export const hasOption = (options: number, option: keyof typeof WorkloadOption): boolean =>
+  (options & WorkloadOption[option]) !== 0;
+
 /** Device state: the registers as big-endian float64. */
 export function encodeRegisters(registers: Float64Array): Uint8Array {
   const body = new Uint8Array(REGISTER_COUNT * 8);

@@ -9,7 +9,7 @@ import { PageAllocator, PageUse } from './page-allocator.js';
 import { countUnpoisoned } from './page-content.js';
 import { describePage, pageKey } from './pattern.js';
 import { hasContent, PageState, Region } from './region.js';
-import { Register, WorkloadOption } from './registers.js';
+import { hasOption, Register } from './registers.js';
 
 /** A page that does not hold what was last stored to it. */
 export interface BadPage {
@@ -55,7 +55,7 @@ export function verifyMemory(blocks: RamBlockList, registers: readonly Float64Ar
 
   for (const [writer, registersOfWriter] of registers.entries()) {
     let [sum, pagesInUse, contradictions] = [0, 0, 0];
-    const poisoned = (registersOfWriter[Register.options]! & WorkloadOption.pagePoison) !== 0;
+    const poisoned = hasOption(registersOfWriter[Register.options]!, 'pagePoison');
     for (const block of writableBlocks(blocks).slice(0, registersOfWriter[Register.blockCount])) {
       const region = new Region(block, writer, registers.length);
       const uses = usesOf(region);

@@ -1,29 +1,38 @@
 // The embedded guest: guest RAM written by worker threads through a store barrier, with content that verifies itself. This
 // is its owner, who starts and ends the threads; the engine sees it through workload-source.ts.
 //
-//   owner's thread               engine's thread                writer threads
-//   WorkloadGuest ── share() ──▶ attachWorkloadGuest            runWriter
-//        │                            │ stop, sync, clear            │ store, mark
-//        └────────────┬───────────────┴──────────────────────────────┘
+//   owner's thread               engine's thread                writer threads       balloon driver, balloon device
+//   WorkloadGuest ── share() ──▶ attachWorkloadGuest            runWriter            balloon-loops.ts
+//        │                            │ stop, sync, clear            │ store, mark        │ store, mark
+//        └────────────┬───────────────┴──────────────────────────────┴────────────────────┘
 //            control block, registers, store barrier, guest RAM and bitmaps: all shared memory
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
+import { allocateBalloon, Interrupt, loadBalloon } from '../../device/index.js';
+import { configWords, interruptDriver, ringDoorbell } from '../../device/registers.js';
 import { allocateStoreBarrier, allocateWriteProtect, releaseWriter } from '../../dirty-log/index.js';
 import type { DeviceState } from '../../format/stream/index.js';
 import { adviseHugePages } from '../../memory/huge-pages-node.js';
 import { type RamBlock, RamBlockList, RamferryError } from '../../memory/index.js';
+import { digestBlocks } from '../digest-node.js';
+import { allocateDriverRegisters, DriverRegister, driverRegisters, isIdle } from './balloon-driver.js';
+import { BALLOON_SECTION, DRIVER_SECTION, decodeBalloon, decodeDriver } from './balloon-section.js';
+import type { BalloonThreadData } from './balloon-thread-node.js';
 import {
   allocateControl,
   allocateRegisters,
+  BALLOON_THREADS,
+  BalloonThread,
   type BarrierChoice,
   Control,
   RunState,
   registersOf,
   type WorkloadShared,
 } from './control.js';
-import { addBlocks, plugBlock, writableBlocks } from './machine.js';
+import { digestPagesInUse } from './digest-in-use-node.js';
+import { addBlocks, KERNEL_BLOCK, plugBlock, writableBlocks } from './machine.js';
 import { WorkloadKind } from './programs.js';
 import { decodeRegisters, REGISTERS_VERSION, Register, WorkloadOption } from './registers.js';
 import { type Verification, verifyMemory } from './verify.js';
@@ -47,6 +56,10 @@ export interface WorkloadOptions {
   readonly initOnAlloc?: boolean;
   /** Free pages hold a poison (0xaa); what was free and does not any more counts as bad. Default false. */
   readonly pagePoison?: boolean;
+  /** A balloon, whose driver tells a migration which pages are free. Default false. */
+  readonly freePageHints?: boolean;
+  /** Its driver waits for the device before it uses reported pages again, where the device offers that. Default true. */
+  readonly acknowledgeHints?: boolean;
   /** Default `unconditional`: nothing has to wait for a writer then, and next to filling a page a mark costs nothing. */
   readonly barrier?: BarrierChoice;
   /** Makes runs differ; the same seed gives each writer the same steps. Default 1. */
@@ -73,6 +86,8 @@ export interface WorkloadCounters {
   readonly pagesChecked: number;
   /** Checks that found a page wrong. */
   readonly bad: number;
+  /** Blocks of 4 MiB that the balloon driver reported as free. */
+  readonly blocksReported: number;
   /** Blocks of 4 MiB that the balloon held and had to give back because memory was short. */
   readonly blocksTakenBack: number;
 }
@@ -83,9 +98,9 @@ const WRITERS_MAX = 64;
 /** How often the owner looks whether the writers have got somewhere. */
 const POLL_MS = 1;
 
-interface WriterThread {
-  readonly worker: Worker;
-  readonly port: MessagePort;
+interface GuestThread {
+  /** Of a writer: brings it new block lists. */
+  readonly port?: MessagePort;
   /** Resolves when the thread waits to be run, or is gone. */
   readonly parked: Promise<void>;
   readonly exited: Promise<void>;
@@ -98,19 +113,24 @@ export class WorkloadGuest {
   readonly #control: Int32Array;
   readonly #registers: readonly Float64Array[];
   readonly #shared: Omit<WorkloadShared, 'blocks'>;
-  #threads: WriterThread[] = [];
+  #threads: GuestThread[] = [];
 
-  private constructor(blocks: RamBlockList, barrier: BarrierChoice, writerCount: number) {
+  private constructor(blocks: RamBlockList, barrier: BarrierChoice, writerCount: number, acknowledgeHints = true) {
+    const hasBalloon = blocks.find(KERNEL_BLOCK) !== undefined;
+    const threads = writerCount + (hasBalloon ? BALLOON_THREADS : 0);
     this.blocks = blocks;
     this.#shared = {
       barrierChoice: barrier,
       barrier:
         barrier === 'none'
-          ? allocateStoreBarrier('unconditional', writerCount)
-          : allocateStoreBarrier(barrier, writerCount, allocateWriteProtect(writerCount)),
+          ? allocateStoreBarrier('unconditional', threads)
+          : allocateStoreBarrier(barrier, threads, allocateWriteProtect(threads)),
       control: allocateControl(writerCount),
       registers: allocateRegisters(writerCount),
       writerCount,
+      balloon: hasBalloon
+        ? { device: allocateBalloon({ acknowledgeHints }), driver: allocateDriverRegisters() }
+        : undefined,
     };
     this.#control = new Int32Array(this.#shared.control);
     this.#registers = Array.from({ length: writerCount }, (_, i) => registersOf(this.#shared.registers, i));
@@ -137,16 +157,21 @@ export class WorkloadGuest {
       onSegment: adviseHugePages,
       ...(options.segmentBytes !== undefined && { segmentBytes: options.segmentBytes }),
     });
-    addBlocks(blocks, memoryBytes);
-    const guest = new WorkloadGuest(blocks, options.barrier ?? 'unconditional', writers);
+    addBlocks(blocks, memoryBytes, options.freePageHints);
+    const guest = new WorkloadGuest(blocks, options.barrier ?? 'unconditional', writers, options.acknowledgeHints);
+    const optionBits = (Object.keys(WorkloadOption) as (keyof typeof WorkloadOption)[]).reduce(
+      (sum, option) => sum + (options[option] === true ? WorkloadOption[option] : 0),
+      0,
+    );
+    if (guest.#driver !== undefined) {
+      guest.#driver[DriverRegister.options] = optionBits;
+    }
     for (const [writer, registers] of guest.#registers.entries()) {
       registers[Register.kind] = WorkloadKind[workload];
       registers[Register.rate] = rate;
       registers[Register.workingFraction] = workingSetBytes / memoryBytes;
       registers[Register.stepsLeft] = steps;
-      for (const option of Object.keys(WorkloadOption) as (keyof typeof WorkloadOption)[]) {
-        registers[Register.options]! += options[option] === true ? WorkloadOption[option] : 0;
-      }
+      registers[Register.options] = optionBits;
       // An xorshift state is never 0.
       registers[Register.random] = (Math.imul(seed, 0x9e3779b1) ^ Math.imul(writer + 1, 0x85ebca6b)) >>> 0 || 1;
     }
@@ -191,6 +216,25 @@ export class WorkloadGuest {
         throw stateInvalid(`Workload writer ${writer} is not of this machine`, writer);
       }
     }
+    this.#loadBalloon(devices);
+  }
+
+  #loadBalloon(devices: readonly DeviceState[]): void {
+    const { balloon } = this.#shared;
+    const sections = [BALLOON_SECTION, DRIVER_SECTION].map((wanted) => devices.find(({ name }) => name === wanted));
+    const [device, driver] = sections;
+    if (sections.some((section) => (section !== undefined) !== (balloon !== undefined))) {
+      throw stateInvalid('Only one of source and destination has a balloon', devices.length);
+    }
+    if (balloon !== undefined && device !== undefined && driver !== undefined) {
+      loadBalloon(balloon.device, decodeBalloon(device.body));
+      decodeDriver(driver.body, driverRegisters(balloon.driver));
+    }
+  }
+
+  /** The balloon driver's registers; undefined without one. */
+  get #driver(): Float64Array | undefined {
+    return this.#shared.balloon && driverRegisters(this.#shared.balloon.driver);
   }
 
   /** What `attachWorkloadGuest` needs, as of now; structured-cloneable. */
@@ -206,7 +250,14 @@ export class WorkloadGuest {
     const shared = this.share();
     Atomics.store(this.#control, Control.listVersion, shared.blocks.version);
     Atomics.store(this.#control, Control.published, writableBlocks(this.blocks).length);
-    this.#threads = this.#registers.map((_, writer) => this.#startThread(shared, writer));
+    this.#threads = this.#registers.map((_, writer) => this.#startWriter(shared, writer));
+    if (shared.balloon !== undefined) {
+      for (const thread of Object.values(BalloonThread)) {
+        const workerData: BalloonThreadData = { shared, thread };
+        const worker = new Worker(new URL('./balloon-thread-node.js', import.meta.url), { workerData });
+        this.#threads.push(this.#watch(worker, shared.writerCount + thread));
+      }
+    }
     await Promise.all(this.#threads.map(({ parked }) => parked));
     this.source.checkAlive();
   }
@@ -215,13 +266,25 @@ export class WorkloadGuest {
   async start(): Promise<void> {
     await this.boot();
     await this.resume();
-    await this.#until((registers) => registers[Register.ready] === 1 || registers[Register.stepsLeft] === 0);
+    await this.#until(
+      (registers) =>
+        (registers[Register.ready] === 1 || registers[Register.stepsLeft] === 0) &&
+        this.#driver?.[DriverRegister.attached] !== 0,
+    );
   }
 
   /** Lets each writer of the stopped guest do this many more steps, or fewer if it runs out of work. */
   limitSteps(steps: number): void {
     for (const registers of this.#registers) {
       registers[Register.stepsLeft] = steps;
+    }
+  }
+
+  /** Changes `WorkloadOptions.rate`, running or not. */
+  setRate(rate: number): void {
+    checkOption('rate', rate, Number.isSafeInteger(rate) && rate >= 0);
+    for (const registers of this.#registers) {
+      registers[Register.rate] = rate;
     }
   }
 
@@ -234,6 +297,14 @@ export class WorkloadGuest {
     return this.source.resume();
   }
 
+  /** Resolves when the balloon driver, if there is one, waits to be asked for something. The guest must run. */
+  async balloonIdle(): Promise<void> {
+    const { balloon } = this.#shared;
+    await this.#until(
+      () => balloon === undefined || isIdle(driverRegisters(balloon.driver), configWords(balloon.device.virtio)),
+    );
+  }
+
   /** Resolves when every writer has done the number of steps it was created with, and is parked. */
   async finished(): Promise<void> {
     await this.#until((registers) => registers[Register.stepsLeft] === 0);
@@ -244,7 +315,7 @@ export class WorkloadGuest {
     const block = plugBlock(this.blocks, bytes);
     const shared = this.blocks.share();
     for (const { port } of this.#threads) {
-      port.postMessage(shared);
+      port?.postMessage(shared);
     }
     Atomics.store(this.#control, Control.listVersion, shared.version);
     // Sleepers too are to take over the list now. A stopped guest's writers do before their next step.
@@ -262,7 +333,8 @@ export class WorkloadGuest {
     return {
       pagesWritten: sum(Register.written),
       pagesChecked: sum(Register.checked),
-      bad: sum(Register.bad),
+      bad: sum(Register.bad) + (this.#driver?.[DriverRegister.bad] ?? 0),
+      blocksReported: this.#driver?.[DriverRegister.reported] ?? 0,
       blocksTakenBack: sum(Register.blocksTakenBack),
     };
   }
@@ -275,34 +347,57 @@ export class WorkloadGuest {
     return verifyMemory(this.blocks, this.#registers);
   }
 
+  /**
+   * SHA-256 of each block by its name, free pages as zero where a balloon may have reported them: then they are not the
+   * same after a migration. The guest must be stopped.
+   */
+  digests(): Record<string, string> {
+    return this.#shared.balloon === undefined
+      ? digestBlocks(this.blocks)
+      : digestPagesInUse(this.blocks, this.#registers.length, this.#registers[0]![Register.blockCount]!);
+  }
+
   /** Ends the threads. The memory stays. */
   async shutdown(): Promise<void> {
     Atomics.store(this.#control, Control.run, RunState.quit);
     Atomics.notify(this.#control, Control.run);
+    const { balloon } = this.#shared;
+    if (balloon !== undefined) {
+      // Its threads sleep on words of their own.
+      const registers = new Int32Array(balloon.device.virtio.registers);
+      interruptDriver(registers, Interrupt.configuration);
+      ringDoorbell(registers);
+    }
     await Promise.all(this.#threads.map(({ exited }) => exited));
   }
 
-  #startThread(shared: WorkloadShared, writer: number): WriterThread {
+  #startWriter(shared: WorkloadShared, writer: number): GuestThread {
     const { port1: port, port2 } = new MessageChannel();
     const workerData: WriterThreadData = { shared, writer, port: port2 };
     const worker = new Worker(new URL('./writer-thread-node.js', import.meta.url), {
       workerData,
       transferList: [port2],
     });
+    const thread = this.#watch(worker, writer);
+    thread.exited.then(() => port.close());
+    return { ...thread, port };
+  }
+
+  /** `index`: of the thread among the dirty log's writers. */
+  #watch(worker: Worker, index: number): GuestThread {
     const exited = new Promise<void>((resolve) => {
       worker.on('error', () => {});
       worker.on('exit', () => {
         if (Atomics.load(this.#control, Control.run) !== RunState.quit) {
-          // Whoever waits for this writer finds it parked, and then that it is dead (TS-34).
-          Atomics.store(this.#control, Control.died, writer + 1);
-          releaseWriter(shared.barrier.handshake, writer);
+          // Whoever waits for this thread finds it parked, and then that it is dead (TS-34).
+          Atomics.store(this.#control, Control.died, index + 1);
+          releaseWriter(this.#shared.barrier.handshake, index);
         }
-        port.close();
         resolve();
       });
     });
     const parked = new Promise<void>((resolve) => worker.once('message', () => resolve()));
-    return { worker, port, parked: Promise.race([parked, exited]), exited };
+    return { parked: Promise.race([parked, exited]), exited };
   }
 
   /** Polls until `done` holds for every writer. Throws GUEST_THREAD_DIED. */

@@ -1,16 +1,22 @@
 // The workload guest as the source engine sees it, in whatever thread that runs: stopping it takes two words of shared
 // memory and no event loop.
 
+import { BalloonHints, GuestMemory, saveBalloon } from '../../device/index.js';
 import { type DirtyLog, StoreBarrierLog, StoreBarrierProtector, type WriteProtector } from '../../dirty-log/index.js';
-import { buildDeviceTail, type DeviceTail } from '../../format/stream/index.js';
+import { buildDeviceTail, type DeviceState, type DeviceTail } from '../../format/stream/index.js';
 import { RamBlockList, RamferryError } from '../../memory/index.js';
-import type { SourceGuest } from '../../source/guest.js';
-import { Control, RunState, registersOf, type WorkloadShared } from './control.js';
-import { WORKLOAD_MACHINE } from './machine.js';
+import type { HintSource, SourceGuest } from '../../source/guest.js';
+import { driverRegisters } from './balloon-driver.js';
+import { BALLOON_SECTION, DRIVER_SECTION, DRIVER_VERSION, encodeBalloon, encodeDriver } from './balloon-section.js';
+import { Control, RunState, registersOf, type SharedBalloon, type WorkloadShared } from './control.js';
+import { memoryRegions, WORKLOAD_MACHINE } from './machine.js';
 import { encodeRegisters, REGISTERS_VERSION } from './registers.js';
 
 /** Section name of a writer's device state; the instance is the writer's number. */
 export const WRITER_SECTION = 'workload';
+
+/** By `BalloonThread`. */
+const BALLOON_THREAD_NAMES = ['the balloon driver', 'the balloon device'];
 
 /** The guest in the calling thread. After a hot-plug, `blocks.update` tells it of the new block. */
 export const attachWorkloadGuest = (shared: WorkloadShared): SourceGuest =>
@@ -24,6 +30,8 @@ export class WorkloadSource implements SourceGuest {
   readonly blocks: RamBlockList;
   readonly log: DirtyLog | undefined;
   readonly protector: WriteProtector | undefined;
+  readonly hints?: HintSource;
+  readonly #balloon: SharedBalloon | undefined;
   readonly #control: Int32Array;
   /** Used for parking even where nothing is marked. */
   readonly #log: StoreBarrierLog;
@@ -36,6 +44,10 @@ export class WorkloadSource implements SourceGuest {
     this.log = shared.barrierChoice === 'none' ? undefined : this.#log;
     const { protection } = shared.barrier;
     this.protector = protection && new StoreBarrierProtector({ ...shared.barrier, protection }, blocks);
+    this.#balloon = shared.balloon;
+    if (shared.balloon !== undefined) {
+      this.hints = new BalloonHints(shared.balloon.device);
+    }
     this.#control = new Int32Array(shared.control);
     this.#registers = Array.from({ length: shared.writerCount }, (_, i) => registersOf(shared.registers, i));
   }
@@ -64,23 +76,31 @@ export class WorkloadSource implements SourceGuest {
 
   saveDevices(): DeviceTail {
     this.checkAlive();
-    return buildDeviceTail(
-      this.#registers.map((registers, instance) => ({
-        name: WRITER_SECTION,
-        instance,
-        version: REGISTERS_VERSION,
-        body: encodeRegisters(registers),
-      })),
-    );
+    const writers = this.#registers.map((registers, instance) => ({
+      name: WRITER_SECTION,
+      instance,
+      version: REGISTERS_VERSION,
+      body: encodeRegisters(registers),
+    }));
+    return buildDeviceTail([...writers, ...(this.#balloon === undefined ? [] : this.#saveBalloon(this.#balloon))]);
   }
 
-  /** Throws GUEST_THREAD_DIED if a writer's thread ended by itself. */
+  #saveBalloon({ device, driver }: SharedBalloon): DeviceState[] {
+    const memory = new GuestMemory(memoryRegions(this.blocks), { markRange: () => {} });
+    const registers = encodeDriver(driverRegisters(driver));
+    return [
+      { name: BALLOON_SECTION, instance: 0, version: 1, body: encodeBalloon(saveBalloon(device, memory)) },
+      { name: DRIVER_SECTION, instance: 0, version: DRIVER_VERSION, body: registers },
+    ];
+  }
+
+  /** Throws GUEST_THREAD_DIED if one of the guest's threads ended by itself. */
   checkAlive(): void {
-    const died = Atomics.load(this.#control, Control.died);
-    if (died !== 0) {
-      throw new RamferryError('failed', 'GUEST_THREAD_DIED', `The thread of workload writer ${died - 1} died`, {
-        value: died - 1,
-      });
+    const died = Atomics.load(this.#control, Control.died) - 1;
+    if (died >= 0) {
+      const writers = this.#registers.length;
+      const which = died < writers ? `workload writer ${died}` : BALLOON_THREAD_NAMES[died - writers];
+      throw new RamferryError('failed', 'GUEST_THREAD_DIED', `The thread of ${which} died`, { value: died });
     }
   }
 }

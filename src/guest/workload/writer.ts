@@ -16,7 +16,7 @@ import type { Mutex } from './mutex.js';
 import { PageAllocator } from './page-allocator.js';
 import { programs, WorkloadKind } from './programs.js';
 import { GENERATION_MAX, hasContent, PageState, Region } from './region.js';
-import { Register, WorkloadOption } from './registers.js';
+import { hasOption, Register, type WorkloadOption } from './registers.js';
 
 export interface WriterOptions {
   readonly writer: number;
@@ -99,7 +99,7 @@ export class WorkloadWriter {
   }
 
   #has(option: keyof typeof WorkloadOption): boolean {
-    return (this.registers[Register.options]! & WorkloadOption[option]) !== 0;
+    return hasOption(this.registers[Register.options]!, option);
   }
 
   /** Whether free memory is to be full of garbage. Where it is to hold a poison it cannot be. */
@@ -142,8 +142,11 @@ export class WorkloadWriter {
   /** Fills a page that is free with what nobody will ask for. */
   scribble(frame: number): void {
     this.#locate(frame);
+    const { block } = this.#region;
+    const page = this.#region.dataPage(this.#index);
+    this.#barrier?.beforeStore(block, page);
     this.#region.fill(this.#index, 1);
-    this.#barrier?.mark(this.#region.block, this.#region.dataPage(this.#index));
+    this.#barrier?.mark(block, page);
   }
 
   /**
