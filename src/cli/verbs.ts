@@ -59,4 +59,11 @@ export const verbs: readonly VerbEntry[] = [
     example: 'serve guest.mig unix:/run/in.sock',
     load: async () => (await import('./serve.js')).serve,
   },
+  {
+    name: 'clone',
+    operands: '<file> [qemu-command...]',
+    summary: 'starts many QEMUs from one saved guest, all running at once',
+    example: 'clone guest.mapped -n 8 -- qemu-system-x86_64 -M pc -m 1G -nodefaults -display none',
+    load: async () => (await import('./clone.js')).clone,
+  },
 ];

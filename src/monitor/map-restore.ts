@@ -17,7 +17,7 @@ import { type FileRange, findStalePages, punchStalePages } from '../guest/stale-
 import { RamferryError } from '../memory/errors.js';
 import { type MappingPlan, planMapping, withMappedRam } from '../qemu/command-line.js';
 import { qemuVersion } from '../qemu/find-qemu.js';
-import { type RunIncomingOptions, runIncoming } from '../qemu/incoming.js';
+import { type RestoredGuest, type RunIncomingOptions, runIncoming } from '../qemu/incoming.js';
 import { FIRST_LENT_DESCRIPTOR, QemuProcess } from '../qemu/qemu-process.js';
 import type { QemuVersion } from '../qemu/qmp-client.js';
 import { writeRestoreStream } from './restore-stream.js';
@@ -50,15 +50,6 @@ interface MappableBlock {
   readonly offset: number | undefined;
 }
 
-/** A QEMU whose guest runs. */
-export interface RestoredGuest {
-  readonly qemu: QemuProcess;
-  /** Milliseconds from its start until it accepted commands. */
-  readonly acceptMs: number;
-  /** Milliseconds from `migrate-incoming` until the guest ran. */
-  readonly resumeMs: number;
-}
-
 /** A saved guest of which any number of QEMUs can be started. */
 export class MapRestore {
   /** Names of the blocks that are mapped. */
@@ -70,13 +61,15 @@ export class MapRestore {
   readonly obstacles: readonly string[];
   /** Bytes that each guest loads. */
   readonly streamBytes: number;
+  /** Section names of the guest's devices. */
+  readonly devices: readonly string[];
 
   readonly #ram: readonly MappableBlock[];
   readonly #stream: number;
   readonly #guard: FileGuard | undefined;
 
   private constructor(
-    facts: Pick<MapRestore, 'source' | 'stalePages' | 'obstacles'>,
+    facts: Pick<MapRestore, 'source' | 'stalePages' | 'obstacles' | 'devices'>,
     ram: readonly MappableBlock[],
     stream: number,
     guard: FileGuard | undefined,
@@ -84,6 +77,7 @@ export class MapRestore {
     this.source = facts.source;
     this.stalePages = facts.stalePages;
     this.obstacles = facts.obstacles;
+    this.devices = facts.devices;
     this.mapped = ram.map(({ block }) => block.name);
     this.streamBytes = fs.fstatSync(stream).size;
     this.#ram = ram;
@@ -135,7 +129,8 @@ export class MapRestore {
       const mapped = new Set(plan.mapped.map((block) => block.name));
       const stream = await writeRestoreStream(snapshot, name, mapped, options.signal);
       file.close({ keepGuard: source !== 'copy' });
-      const facts = { source, stalePages, obstacles: plan.obstacles };
+      const devices = snapshot.summary.devices.map((section) => section.name);
+      const facts = { source, stalePages, obstacles: plan.obstacles, devices };
       return new MapRestore(facts, ram, stream, source === 'copy' ? undefined : file.guard);
     } catch (error) {
       file.close({ keepGuard: false });
@@ -156,7 +151,7 @@ export class MapRestore {
    * @throws RamferryError with QEMU's words; no QEMU is left behind then
    */
   async start(command: readonly string[], options: RunIncomingOptions = {}): Promise<RestoredGuest> {
-    const start = performance.now();
+    const startedAt = performance.now();
     const mappings = this.#ram.map(({ block, offset }, index) => {
       const { name, usedLength } = block;
       return { name, usedLength, offset, path: openPath(FIRST_LENT_DESCRIPTOR + index) };
@@ -167,10 +162,10 @@ export class MapRestore {
     const qemu = await QemuProcess.start(withMappedRam(command, mappings), { lend }).finally(() =>
       fs.closeSync(stream),
     );
-    const acceptMs = performance.now() - start;
+    const acceptedAt = performance.now();
     try {
       const resumeMs = await runIncoming(qemu, `fd:${FIRST_LENT_DESCRIPTOR + mappings.length}`, options);
-      return { qemu, acceptMs, resumeMs };
+      return { qemu, startedAt, acceptedAt, resumeMs, runsAt: performance.now() };
     } catch (error) {
       qemu.kill();
       await qemu.exited;

@@ -135,6 +135,10 @@ export function* optionArguments(
 /** QEMU takes `-name` and `--name`. */
 const isOption = (word: string, name: string): boolean => word === `-${name}` || word === `--${name}`;
 
+/** The command line of one of many: `{i}` becomes its number. */
+export const fillTemplate = (template: readonly string[], index: number): string[] =>
+  template.map((word) => word.replaceAll('{i}', String(index)));
+
 /** Where the arguments of an option stand. */
 function* optionsNamed(command: readonly string[], name: string): Generator<number> {
   for (let index = 1; index < command.length - 1; index += 1) {

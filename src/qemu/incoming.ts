@@ -5,6 +5,17 @@ import type { QemuProcess } from './qemu-process.js';
 
 const ENDED = ['completed', 'failed'];
 
+/** A QEMU whose guest runs. Moments are those of `performance.now()`. */
+export interface RestoredGuest {
+  readonly qemu: QemuProcess;
+  readonly startedAt: number;
+  /** When it took commands. */
+  readonly acceptedAt: number;
+  readonly runsAt: number;
+  /** Milliseconds from `migrate-incoming` until the guest ran. */
+  readonly resumeMs: number;
+}
+
 export interface RunIncomingOptions {
   /** Capabilities to be set first. */
   readonly capabilities?: readonly string[];

@@ -1,0 +1,194 @@
+// `ramferry clone FILE -n N -- QEMU-COMMAND …`: N QEMUs from one saved guest, all running at once.
+
+import fs from 'node:fs';
+import { type Command, Option } from 'commander';
+import { channelError } from '../channel/channel-error.js';
+import { memoryFile } from '../guest/open-snapshot-file-node.js';
+import { RamferryError } from '../memory/errors.js';
+import { type Clone, Clones, identityWarnings, privateBytes } from '../monitor/clones.js';
+import { MapRestore, type RamSource } from '../monitor/map-restore.js';
+import { parseInteger } from './arguments.js';
+import { formatBytes, formatDuration, formatTable } from './format.js';
+import { plural } from './inspect-text.js';
+import type { Progress } from './progress.js';
+import { inSlices } from './read-memory-file.js';
+import { RunFolder } from './run-folder.js';
+import type { Verb, VerbResult } from './verb.js';
+
+interface CloneOptions {
+  readonly count: number;
+  readonly punch: boolean;
+  readonly stop?: boolean;
+}
+
+const HELP = `
+The command line is the guest's own, as it was saved: the same machine and devices. In it
+  {i}         is the number of the clone, from 0: for what must differ, as in file=disk{i}.qcow2 or mac=52:54:00:00:00:{i}
+  -incoming   is not needed; RAM becomes a private mapping of the file, at the place of -m or of -object memory-backend-ram
+Each clone has a QMP socket of its own, and a serial port on a socket where the guest has one and -serial does not say
+where it goes. The sockets are named once all clones run, and are gone when they end.
+
+A file that was saved live may hold stale bytes for pages that are zero. They are made holes, which changes nothing that
+the file says. With --no-punch, or where this is not possible, the guests get a copy that lives as long as they do.
+While guests run from FILE it must not change: who opens it for writing is made to wait, and the clones are ended.`;
+
+export const clone: Verb<CloneOptions> = {
+  configure: (command: Command) => {
+    command
+      .addOption(new Option('-n, --count <n>', 'how many').argParser(parseInteger(1, 1000)).default(1))
+      .option('--no-punch', 'never touch FILE: where it has stale bytes, make a copy')
+      .option('--stop', 'end all clones of FILE, wherever they were started')
+      .addHelpText('after', HELP);
+  },
+  examples: [
+    [
+      'guest.mapped -n 8 -- qemu-system-x86_64 -M pc -m 1G -nodefaults -display none',
+      'eight guests, running within a second',
+    ],
+    [
+      'guest.mapped -n 4 -- qemu-system-x86_64 -M q35 -m 4G -drive file=disk{i}.qcow2,if=virtio',
+      'each with its own disk: qemu-img create -f qcow2 -b disk.qcow2 -F qcow2 disk0.qcow2',
+    ],
+    ['guest.mapped --stop', 'ends them; so does Ctrl-C where they were started'],
+  ],
+
+  async run({ operands, options, signal, progress }) {
+    const [operand, ...template] = operands as [string, ...string[]];
+    const { path: file } = memoryFile(operand);
+    const prefix = folderPrefix(file);
+    if (options.stop === true) {
+      const stopped = await RunFolder.stopAll(prefix);
+      return { document: { file, stopped }, text: `${plural(stopped, 'set')} of clones of ${file} ended\n` };
+    }
+    if (template.length === 0) {
+      throw new RamferryError('usage', 'QEMU_COMMAND', 'There is no QEMU command line to start clones with.', {
+        hint: 'write it behind --, as in: ramferry clone FILE -n 4 -- qemu-system-x86_64 -m 1G …',
+      });
+    }
+    const start = performance.now();
+    const restore = await MapRestore.prepare(operand, template, {
+      signal,
+      stale: options.punch ? 'punch' : 'copy',
+      inSlices: (...slice) => inSlices({ signal, progress }, ...slice),
+    });
+    try {
+      const warnings = [...restore.obstacles, ...identityWarnings(restore, template)];
+      for (const warning of warnings) {
+        progress.note(`warning: ${warning}`);
+      }
+      noteSource(progress, file, restore);
+      const { mapped, source, streamBytes, stalePages } = restore;
+      const facts = { file, by: 'map', ram: { mapped, source, stalePages, streamBytes }, warnings };
+      const supervised = await supervise({
+        restore,
+        template,
+        file,
+        prefix,
+        count: options.count,
+        signal,
+        progress,
+        start,
+      });
+      return { ...supervised, document: { ...facts, ...supervised.document } };
+    } finally {
+      restore.close();
+    }
+  },
+};
+
+/** The clones of a file are found by the file. */
+const folderPrefix = (file: string): string => {
+  try {
+    const { dev, ino } = fs.statSync(file);
+    return `ramferry-clone-${dev}-${ino}`;
+  } catch (error) {
+    throw channelError(error, 'open', file);
+  }
+};
+
+const sources: Readonly<Record<RamSource, string | undefined>> = {
+  file: undefined,
+  punched: 'were made holes; what the file says is the same',
+  copy: 'stay there: the guests have a copy',
+};
+
+const noteSource = (progress: Progress, file: string, { source, stalePages }: MapRestore): void => {
+  if (stalePages > 0) {
+    progress.note(`stale bytes of ${plural(stalePages, 'zero page')} in ${file} ${sources[source]}`);
+  } else if (source === 'copy') {
+    progress.note(`this QEMU cannot map a part of a file: the guests have a copy of their memory in ${file}`);
+  }
+};
+
+interface Supervision {
+  readonly restore: MapRestore;
+  readonly template: readonly string[];
+  readonly file: string;
+  readonly prefix: string;
+  readonly count: number;
+  readonly signal: AbortSignal;
+  readonly progress: Progress;
+  /** When the verb began. */
+  readonly start: number;
+}
+
+/** From the first start to the last end. */
+const supervise = async (options: Supervision): Promise<VerbResult> => {
+  const { restore, template, file, prefix, count, signal, progress, start } = options;
+  let stopped: () => void = () => {};
+  const stop = new Promise<void>((resolve) => {
+    stopped = resolve;
+  });
+  signal.addEventListener('abort', stopped);
+  const folder = new RunFolder(prefix, stopped);
+  try {
+    const clones = await Clones.start({ source: restore, count, template, folder: folder.path });
+    try {
+      signal.throwIfAborted();
+      const failures: RamferryError[] = [];
+      restore.onChange((reason) => {
+        failures.push(reason);
+        stopped();
+      });
+      const table = cloneTable(clones.all);
+      const document = {
+        clones: clones.all.map(describe),
+        'run-time': clones.runMs,
+        'total-time': performance.now() - start,
+      };
+      progress.note(`${table}${plural(count, 'clone')} run; Ctrl-C or "ramferry clone ${file} --stop" ends them`);
+      await Promise.race([
+        stop,
+        clones.ended((ended, error) => {
+          progress.note(
+            error === undefined ? `clone ${ended.index} has ended` : `clone ${ended.index}: ${error.message}`,
+          );
+          failures.push(...(error === undefined ? [] : [error]));
+        }),
+      ]);
+      return { document, text: table, failure: failures[0] };
+    } finally {
+      await clones.end();
+    }
+  } finally {
+    folder.remove();
+    signal.removeEventListener('abort', stopped);
+  }
+};
+
+const describe = (entry: Clone): object => {
+  const { index, qemu, qmp, serial, startedAt, acceptedAt, runsAt, resumeMs } = entry;
+  return {
+    ...{ index, pid: qemu.pid, qmp, serial, acceptMs: acceptedAt - startedAt, resumeMs, runMs: runsAt - startedAt },
+    privateBytes: privateBytes(qemu.pid),
+  };
+};
+
+const cloneTable = (clones: readonly Clone[]): string => {
+  const rows = clones.map(({ index, qemu, qmp, serial, startedAt, acceptedAt, runsAt, resumeMs }) => [
+    ...[String(index), String(qemu.pid), formatDuration(acceptedAt - startedAt), formatDuration(resumeMs)],
+    ...[formatDuration(runsAt - startedAt), formatBytes(privateBytes(qemu.pid)), [qmp, serial ?? ''].join(' ').trim()],
+  ]);
+  const head = ['clone', 'pid', 'accepts', 'restored in', 'runs after', 'private', 'sockets'];
+  return formatTable([head, ...rows], ['right', 'right', 'right', 'right', 'right', 'right', 'left']);
+};

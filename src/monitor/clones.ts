@@ -1,0 +1,148 @@
+// Many QEMUs from one saved guest: started together, watched together, ended together.
+
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { RamferryError } from '../memory/errors.js';
+import { fillTemplate, hasOption, optionArguments } from '../qemu/command-line.js';
+import type { RestoredGuest, RunIncomingOptions } from '../qemu/incoming.js';
+
+/** What gives a QEMU its guest. */
+export interface GuestSource {
+  /** Section names of the guest's devices. */
+  readonly devices: readonly string[];
+  /** Starts a QEMU and its guest; leaves nothing behind where it rejects. */
+  start(command: readonly string[], options?: RunIncomingOptions): Promise<RestoredGuest>;
+}
+
+export interface ClonesOptions {
+  readonly source: GuestSource;
+  readonly count: number;
+  /** A QEMU command line, with `{i}` for the number of the clone, from 0. */
+  readonly template: readonly string[];
+  /** Folder for the sockets of the clones' monitors and serial ports; short, as a socket's path has 107 bytes at most. */
+  readonly folder: string;
+}
+
+export interface Clone extends RestoredGuest {
+  readonly index: number;
+  /** Path of a monitor for whoever wants to talk to it. */
+  readonly qmp: string;
+  /** Path of its first serial port, if the command line does not say where that goes. */
+  readonly serial: string | undefined;
+}
+
+/** Bytes of memory that are a process's own: pages that it wrote, and what QEMU itself needs. 0 once it is gone. */
+export const privateBytes = (pid: number): number => {
+  try {
+    const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
+    return Number(/^Private_Dirty:\s+(\d+) kB$/m.exec(rollup)?.[1] ?? 0) * 1024;
+  } catch {
+    return 0;
+  }
+};
+
+/** What makes the clones less different than they should be, as sentences. */
+export const identityWarnings = ({ devices }: GuestSource, template: readonly string[]): string[] => {
+  if (!devices.includes('vmgenid')) {
+    return [
+      'The guest has no vmgenid device, so nothing tells it that it was cloned: all clones go on with the same state of ' +
+        'their random number generators. Give the guest -device vmgenid,guid=auto before it is saved.',
+    ];
+  }
+  const fixed = [...optionArguments(template, ['device'], 'driver')].some(
+    ({ values }) => values.get('driver') === 'vmgenid' && (values.get('guid') ?? 'auto') !== 'auto',
+  );
+  return fixed ? ['All clones get the same vmgenid from the command line: write guid=auto.'] : [];
+};
+
+export class Clones {
+  readonly all: readonly Clone[];
+  /** Milliseconds from when the last QEMU took commands until the last guest ran. */
+  readonly runMs: number;
+  #ending = false;
+
+  private constructor(all: readonly Clone[]) {
+    this.all = all;
+    const last = (moments: readonly number[]): number => moments.reduce((one, other) => Math.max(one, other));
+    this.runMs = last(all.map(({ runsAt }) => runsAt)) - last(all.map(({ acceptedAt }) => acceptedAt));
+  }
+
+  /** Resolves when all run. Where one cannot, none is left, and the error says which. */
+  static async start(options: ClonesOptions): Promise<Clones> {
+    const { source, count, template, folder } = options;
+    if (hasOption(template, 'daemonize')) {
+      throw new RamferryError('usage', 'QEMU_COMMAND', 'With -daemonize nobody could watch over the clones.', {
+        value: '-daemonize',
+      });
+    }
+    const leavePaused = hasOption(template, 'S');
+    const serialPorts = hasSerialOption(template) ? 0 : source.devices.filter((name) => name === 'serial').length;
+    const start = async (index: number): Promise<Clone> => {
+      const socket = (name: string): string => `unix:${join(folder, `${index}.${name}`)},server=on,wait=off`;
+      const ports = ['serial', ...Array.from({ length: serialPorts }, (_, port) => `serial${port}`).slice(1)];
+      const command = [
+        ...fillTemplate(template, index),
+        ...['-qmp', socket('qmp')],
+        ...ports.slice(0, serialPorts).flatMap((name) => ['-serial', socket(name)]),
+      ];
+      const guest = await source.start(command, { leavePaused });
+      const serial = serialPorts > 0 ? join(folder, `${index}.serial`) : undefined;
+      return { ...guest, index, qmp: join(folder, `${index}.qmp`), serial };
+    };
+    const results = await Promise.allSettled(Array.from({ length: count }, (_, index) => start(index)));
+    const failed = results.findIndex(({ status }) => status === 'rejected');
+    const started = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+    if (failed >= 0) {
+      await endAll(started);
+      throw startError((results[failed] as PromiseRejectedResult).reason, failed, options);
+    }
+    return new Clones(started);
+  }
+
+  /** Resolves when every QEMU is gone. Calls `listener` for each that ends without being told to, with the error if it failed. */
+  async ended(listener: (clone: Clone, error: RamferryError | undefined) => void): Promise<void> {
+    await Promise.all(
+      this.all.map(async (clone) => {
+        const { code } = await clone.qemu.exited;
+        if (!this.#ending) {
+          listener(clone, code === 0 ? undefined : clone.qemu.exitError());
+        }
+      }),
+    );
+  }
+
+  /** Ends all of them. */
+  async end(): Promise<void> {
+    this.#ending = true;
+    await endAll(this.all);
+  }
+}
+
+const endAll = async (clones: readonly Clone[]): Promise<void> => {
+  await Promise.all(clones.map(({ qemu }) => qemu.quit()));
+};
+
+/** Whether the command line says itself where serial ports go. */
+const hasSerialOption = (template: readonly string[]): boolean =>
+  hasOption(template, 'serial') ||
+  hasOption(template, 'nographic') ||
+  [...optionArguments(template, ['device'], 'driver')].some(({ values }) =>
+    /serial/.test(String(values.get('driver'))),
+  );
+
+const startError = (error: unknown, index: number, { count, template }: ClonesOptions): unknown => {
+  if (!(error instanceof RamferryError)) {
+    return error;
+  }
+  const { kind, code, message, value, hint } = error;
+  const same = count > 1 && !template.some((word) => word.includes('{i}'));
+  return new RamferryError(kind, code, `Clone ${index}: ${message}`, {
+    cause: error,
+    ...(value === undefined ? {} : { value }),
+    ...(hint === undefined
+      ? same
+        ? { hint: 'all clones have the same command line: what must differ takes {i}, as in file=disk{i}.qcow2' }
+        : {}
+      : { hint }),
+  });
+};
