@@ -41,6 +41,11 @@ export class RunningCommand {
     });
   }
 
+  /** What it has printed there so far. */
+  get stderr(): string {
+    return this.#stderr;
+  }
+
   /** Resolves with the URI once it says "listening on URI"; rejects if it ends before. */
   async listening(): Promise<string> {
     for (;;) {

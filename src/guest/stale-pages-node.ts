@@ -93,7 +93,8 @@ export const findStalePages = async (
 export const punchStalePages = (file: string, identity: string, ranges: readonly FileRange[]): boolean => {
   let descriptor: number;
   try {
-    descriptor = fs.openSync(file, 'r+');
+    // Not to wait where somebody guards it.
+    descriptor = fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_NONBLOCK);
   } catch {
     return false;
   }

@@ -1,7 +1,11 @@
 // A QEMU that waits with `-incoming defer` gets its guest, and the guest runs.
 
+import { setTimeout as delay } from 'node:timers/promises';
 import { RamferryError } from '../memory/errors.js';
 import type { QemuProcess } from './qemu-process.js';
+
+/** A QEMU that failed to load a guest needs this long at most to be gone. */
+const EXIT_MS = 2000;
 
 const ENDED = ['completed', 'failed'];
 
@@ -45,7 +49,11 @@ export const runIncoming = async (
     // RESUME comes first, unless the guest is to stay paused; in postcopy, long before the end.
     const { event, data } = await Promise.race([resumed, ended]);
     if (data['status'] === 'failed') {
-      throw new RamferryError('failed', 'INCOMING_FAILED', `QEMU could not load the guest: ${qemu.errorOutput.trim()}`);
+      // It exits and says why, unless its owner has turned exit-on-error off.
+      await Promise.race([qemu.exited, delay(EXIT_MS, undefined, { ref: false })]);
+      throw qemu.isRunning
+        ? new RamferryError('failed', 'INCOMING_FAILED', `QEMU could not load the guest. ${qemu.errorOutput.trim()}`)
+        : qemu.exitError();
     }
     if (event !== 'RESUME' && !leavePaused) {
       await qmp.execute('cont');
