@@ -1,5 +1,14 @@
-// What of a balloon goes with the guest when it migrates. src/format/virtio writes it as QEMU does.
+// What of a balloon goes with the guest when it migrates, and as the bytes that QEMU makes of it.
 
+import {
+  type BalloonFields,
+  balloonFieldBytes,
+  decodeBalloonFields,
+  decodeVirtioState,
+  encodeBalloonFields,
+  encodeVirtioState,
+  type Transport,
+} from '../format/virtio/index.js';
 import { BalloonConfig, BalloonFeature, type BalloonShared } from './balloon.js';
 import { BalloonHints } from './balloon-hints.js';
 import type { GuestMemory } from './guest-memory.js';
@@ -10,16 +19,28 @@ import { loadVirtio, saveVirtio, type VirtioState } from './virtio-state.js';
 /** Of free page hinting, as numbers in the saved state. */
 export const HintStatusNumber = { stop: 0, requested: 1, start: 2, done: 3 } as const;
 
-export interface BalloonState {
+export interface BalloonState extends BalloonFields {
   readonly virtio: VirtioState;
-  readonly configBytes: number;
-  readonly targetPages: number;
-  readonly actualPages: number;
-  /** If the driver takes part in free page hinting. */
-  readonly freePageHint?: { readonly commandId: number; readonly status: number };
-  /** If the driver says what it fills free pages with. */
-  readonly poisonValue?: number;
+  /** Descriptors of each queue, set up or not. */
+  readonly queueSizes: readonly number[];
+  /** Configuration space. */
+  readonly config: Uint8Array;
 }
+
+/** The body of section BALLOON_SECTION, without a transport in front. */
+export const encodeBalloon = (state: BalloonState): Uint8Array =>
+  encodeVirtioState({
+    state: state.virtio,
+    queueSizes: state.queueSizes,
+    config: state.config,
+    fields: encodeBalloonFields(state),
+  });
+
+/** What such a body says; also one of QEMU's, with transport `pci`. Throws VIRTIO_STATE, BALLOON_STATE. */
+export const decodeBalloon = (body: Uint8Array, transport: Transport = 'none'): BalloonState => {
+  const { state, queueSizes, config, fields } = decodeVirtioState(body, { transport, fieldBytes: balloonFieldBytes });
+  return { virtio: state, queueSizes, config, ...decodeBalloonFields(fields) };
+};
 
 /** With the guest stopped, in any thread. */
 export const saveBalloon = (shared: BalloonShared, memory: GuestMemory): BalloonState => {
@@ -29,7 +50,8 @@ export const saveBalloon = (shared: BalloonShared, memory: GuestMemory): Balloon
   const has = (feature: bigint): boolean => (virtio.features & feature) !== 0n;
   return {
     virtio,
-    configBytes: shared.virtio.configBytes,
+    queueSizes: shared.virtio.queueSizes,
+    config: new Uint8Array(4 * config.length).map((_, index) => word(index >>> 2) >>> (8 * (index % 4))),
     targetPages: word(BalloonConfig.targetPages),
     actualPages: word(BalloonConfig.actualPages),
     ...(has(BalloonFeature.freePageHint) && {

@@ -24,8 +24,8 @@ export const BalloonFeature = {
 /** Queue numbers. */
 export const BalloonQueue = { inflate: 0, deflate: 1, statistics: 2, freePageHint: 3 } as const;
 
-/** Descriptors of each, as in QEMU. */
-const QUEUE_SIZES = [128, 128, 128, 1024];
+/** Descriptors of each, as QEMU 10 has them. */
+const QUEUE_SIZES = [1024, 1024, 1024, 1024];
 
 /** Words of the configuration space. */
 export const BalloonConfig = {

@@ -13,7 +13,14 @@ export {
 export { BalloonControl } from './balloon-control.js';
 export { BalloonDevice, type BalloonDeviceOptions } from './balloon-device.js';
 export { BalloonHints } from './balloon-hints.js';
-export { type BalloonState, HintStatusNumber, loadBalloon, saveBalloon } from './balloon-state.js';
+export {
+  type BalloonState,
+  decodeBalloon,
+  encodeBalloon,
+  HintStatusNumber,
+  loadBalloon,
+  saveBalloon,
+} from './balloon-state.js';
 export { type DeviceThread, GuestRunState, runDevice } from './device-loop.js';
 export { DeviceQueue, type QueueElement } from './device-queue.js';
 export { DriverQueue, type DriverQueueState, type UsedElement } from './driver-queue.js';

@@ -1,6 +1,13 @@
 // Device state of virtio devices, as QEMU lays it out.
 
 export {
+  BALLOON_SECTION,
+  type BalloonFields,
+  balloonFieldBytes,
+  decodeBalloonFields,
+  encodeBalloonFields,
+} from './balloon.js';
+export {
   decodeVirtioMemEarly,
   decodeVirtioMemSizes,
   encodeVirtioMemEarly,

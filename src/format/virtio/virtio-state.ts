@@ -98,12 +98,15 @@ export const encodeVirtioState = ({
 };
 
 /**
- * Takes such a body apart. `fieldBytes`: of the device's own fields.
+ * Takes such a body apart. `fieldBytes`: of the device's own fields, which may depend on what stands there.
  * @throws RamferryError `invalid`, VIRTIO_STATE, if it is not one of that transport
  */
 export const decodeVirtioState = (
   body: Uint8Array,
-  { transport, fieldBytes }: { readonly transport: Transport; readonly fieldBytes: number },
+  {
+    transport,
+    fieldBytes,
+  }: { readonly transport: Transport; readonly fieldBytes: number | ((rest: Uint8Array) => number) },
 ): SavedVirtioDevice => {
   const at = transport === 'none' ? { at: 0, hasVectors: false } : pciTransport(body);
   const reader = new Reader(body, at.at);
@@ -122,7 +125,7 @@ export const decodeVirtioState = (
     reader.take(at.hasVectors ? 2 : 0);
     return { size, descriptorTable, next };
   });
-  const fields = reader.take(fieldBytes);
+  const fields = reader.take(typeof fieldBytes === 'number' ? fieldBytes : fieldBytes(body.subarray(reader.at)));
   reader.subsection(FEATURES_SUBSECTION);
   const features = be64Exact(reader.take(8), 0);
   reader.subsection(QUEUES_SUBSECTION);
