@@ -53,9 +53,12 @@ const snapshot = (guest: WorkloadGuest, path: string, options: Partial<Migration
   });
 
 const runsOn = async (guest: WorkloadGuest): Promise<boolean> => {
-  const before = guest.counters().pagesWritten;
-  await sleep(50);
-  return guest.counters().pagesWritten > before + 100;
+  const enough = guest.counters().pagesWritten + 100;
+  // On a busy machine a writer may not run for a while.
+  for (let waited = 0; waited < 10_000 && guest.counters().pagesWritten < enough; waited += 10) {
+    await sleep(10);
+  }
+  return guest.counters().pagesWritten >= enough;
 };
 
 const devicesOf = async (path: string): Promise<DeviceState[]> => {
