@@ -65,7 +65,7 @@ export class WriteProtectWriter {
     if ((Atomics.load(this.#bitmaps, (isProtected >>> 2) + word) & bit) === 0 || !this.isActive) {
       return true;
     }
-    if (!this.#hasRoom() || !this.claim((unclaimed >>> 2) + word, bit)) {
+    if (!this.hasRoom() || !this.claim((unclaimed >>> 2) + word, bit)) {
       return false;
     }
     this.copy(block, page);
@@ -74,7 +74,12 @@ export class WriteProtectWriter {
     return true;
   }
 
-  // The four steps, apart, so that a test can let others come between them.
+  // The steps, apart, so that a test can let others come between them.
+
+  protected hasRoom(): boolean {
+    const drained = Atomics.load(this.#control, drainedWord(this.#writer));
+    return ((this.#control[pushedWord(this.#writer)]! - drained) | 0) < this.#shared.ringPages;
+  }
 
   /** True if this thread is to save the page: the one atomic that decides between writers and engine. */
   protected claim(word: number, bit: number): boolean {
@@ -100,11 +105,6 @@ export class WriteProtectWriter {
     this.#control[entry] = block.id;
     this.#control[entry + 1] = page;
     Atomics.add(this.#control, pushedWord(this.#writer), 1);
-  }
-
-  #hasRoom(): boolean {
-    const drained = Atomics.load(this.#control, drainedWord(this.#writer));
-    return ((this.#control[pushedWord(this.#writer)]! - drained) | 0) < this.#shared.ringPages;
   }
 
   get #slot(): number {
