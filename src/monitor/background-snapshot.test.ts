@@ -30,7 +30,7 @@ const isSlow = process.env['RAMFERRY_SLOW'] === '1';
 const base = fs.mkdtempSync(join(tmpdir(), 'ramferry-snapshot-'));
 after(() => fs.rmSync(base, { recursive: true, force: true }));
 
-const OPTIONS = { memoryBytes: 32 * MIB, segmentBytes: 16 * MIB, seed: 7 };
+const OPTIONS = { memoryBytes: 16 * MIB, segmentBytes: 8 * MIB, seed: 7 };
 
 const guests: WorkloadGuest[] = [];
 afterEach(() => Promise.all(guests.splice(0).map((guest) => guest.shutdown())));
@@ -143,7 +143,7 @@ for (const { protector, barrier } of variants) {
         const again = await restored(file, devices);
         const { bad, checked, staleTables } = again.verify();
         assert.deepEqual([bad, staleTables], [0, []]);
-        assert.ok(checked > 8000);
+        assert.ok(checked > 4000);
         await again.start();
         assert.ok(await runsOn(again));
         await again.stop();
@@ -155,12 +155,17 @@ for (const { protector, barrier } of variants) {
       assert.deepEqual([guest.verify().bad, guest.verify().staleTables, guest.counters().bad], [0, [], 0]);
     });
 
+    // The rest does not depend on how stores are marked.
+    if (barrier !== 'unconditional') {
+      return;
+    }
+
     // BS-5, BS-6, PL-4, PL-36
     test('cancelled at any moment: the guest runs on, and there is no file', async () => {
       const guest = await busyGuest({ barrier });
       const folder = fs.mkdtempSync(join(base, 'cancelled-'));
       let cancelled = 0;
-      const rounds = isSlow ? 100 : 5;
+      const rounds = isSlow ? 100 : 3;
       for (let round = 0; round < rounds; round += 1) {
         const path = join(folder, 'file');
         const running = snapshot(guest, path, chosen);
@@ -184,7 +189,7 @@ for (const { protector, barrier } of variants) {
     test('a disk that gets full: the guest runs on, and there is no file', async (t) => {
       const folder = fs.mkdtempSync(join(base, 'full-'));
       try {
-        execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', folder], { stdio: 'ignore' });
+        execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', folder], { stdio: 'ignore' });
       } catch {
         t.skip('file systems cannot be mounted here');
         return;
@@ -242,6 +247,7 @@ test('what QEMU excludes is refused by name, before the guest notices', async ()
   const guest = await busyGuest({ memoryBytes: 4 * MIB });
   const refused: readonly (readonly [Partial<MigrationOptions>, string])[] = [
     [{ mappedRam: { channels: 2 } }, 'multifd'],
+    [{ postcopy: { prefetchPages: 0 } }, 'postcopy-ram'],
     [{ parameters: { autoConverge: true } }, 'auto-converge'],
     [{ returnPath: true }, 'return-path'],
   ];

@@ -8,9 +8,10 @@ export const checkCapabilities = (options: MigrationOptions): void => {
   if (options.backgroundSnapshot === undefined) {
     return;
   }
-  const { returnPath = false, mappedRam, parameters } = options;
+  const { returnPath = false, mappedRam, postcopy, parameters } = options;
   const conflicting: readonly (readonly [name: string, isSet: boolean])[] = [
     ['return-path', returnPath],
+    ['postcopy-ram', postcopy !== undefined],
     ['multifd', (mappedRam?.channels ?? 0) > 0],
     ['auto-converge', parameters?.autoConverge ?? false],
   ];
