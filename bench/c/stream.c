@@ -6,6 +6,7 @@
 //   open FILE       maps a stream: bytes
 //   send SOCKET     writes the stream: nanoseconds from the first byte until the receiver closed, which it does when it has
 //                   loaded everything; bytes that it took
+//   warm BYTES      takes that much memory, writes to all of it and gives it back: 0
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -95,6 +96,17 @@ static void map_stream(const char *file)
     close(descriptor);
 }
 
+static void warm(size_t bytes)
+{
+    char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    check(memory == MAP_FAILED ? -1 : 0, "mmap");
+    madvise(memory, bytes, MADV_HUGEPAGE);
+    for (size_t at = 0; at < bytes; at += 4096) {
+        memory[at] = 1;
+    }
+    munmap(memory, bytes);
+}
+
 static uint64_t send_stream(const char *path, uint64_t *bytes)
 {
     struct sockaddr_un address;
@@ -145,6 +157,9 @@ int main(void)
         } else if (!strcmp(line, "send")) {
             took = send_stream(argument, &bytes);
             printf("%llu %llu\n", (unsigned long long)took, (unsigned long long)bytes);
+        } else if (!strcmp(line, "warm")) {
+            warm(strtoull(argument, NULL, 10));
+            puts("0");
         } else {
             return 2;
         }
