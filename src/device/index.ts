@@ -30,6 +30,20 @@ export { FULL_RING_MS } from './hint-receiver.js';
 export { allocateVirtio, DeviceStatus, Interrupt, type VirtioDescription, type VirtioShared } from './registers.js';
 export { VirtioDevice } from './virtio-device.js';
 export { VirtioDriver } from './virtio-driver.js';
+export {
+  allocateVirtioMem,
+  loadConfig64,
+  VIRTIO_MEM_DEVICE_ID,
+  VIRTIO_MEM_REQUEST_BYTES,
+  VIRTIO_MEM_RESPONSE_BYTES,
+  VirtioMemBlockState,
+  VirtioMemConfig,
+  VirtioMemDevice,
+  VirtioMemFeature,
+  type VirtioMemOptions,
+  VirtioMemRequest,
+  VirtioMemResponse,
+} from './virtio-mem.js';
 export { loadVirtio, type QueueState, saveVirtio, type VirtioState } from './virtio-state.js';
 export {
   layOutQueue,

@@ -11,7 +11,6 @@
 //               BUSY   a migration or snapshot runs, or what listens to the block refuses; nothing changed (RD-11, RD-12)
 //               ACK    done
 
-import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import {
   decodeVirtioMemSizes,
   decodeVirtioState,
@@ -23,7 +22,7 @@ import {
   type VirtioMemEarlyState,
   type VirtioMemGeometry,
 } from '../format/virtio/index.js';
-import { type GuestAddress, guestAddress, type RamBlock, RamferryError, type VisitSection } from '../memory/index.js';
+import { type RamBlock, RamferryError, type VisitSection } from '../memory/index.js';
 import type { QueueElement } from './device-queue.js';
 import type { GuestMemory } from './guest-memory.js';
 import { allocateVirtio, type VirtioShared } from './registers.js';
@@ -431,7 +430,3 @@ const propertyNames: Record<keyof VirtioMemGeometry, string> = {
   blockSize: 'block-size',
   node: 'node',
 };
-
-/** First guest address at or after `from` that a region of such blocks may begin at. */
-export const regionAddressAfter = (from: number, blockSize: number): GuestAddress =>
-  guestAddress(Math.ceil(from / Math.max(blockSize, GUEST_PAGE_SIZE)) * Math.max(blockSize, GUEST_PAGE_SIZE));

@@ -5,6 +5,7 @@ import type { BalloonShared } from '../../device/index.js';
 import type { StoreBarrierShared } from '../../dirty-log/index.js';
 import type { SharedRamBlockList } from '../../memory/index.js';
 import { REGISTER_COUNT } from './registers.js';
+import type { VirtioMemShared } from './virtio-mem-machine.js';
 
 /** What the guest as a whole is to do; all writers watch this word, and sleep on it. */
 export const RunState = { stopped: 0, running: 1, quit: 2 } as const;
@@ -40,6 +41,8 @@ export interface WorkloadShared {
   readonly blocks: SharedRamBlockList;
   /** Undefined: the machine has no balloon. */
   readonly balloon: SharedBalloon | undefined;
+  /** Of a guest with a virtio-mem device. */
+  readonly virtioMem: VirtioMemShared | undefined;
 }
 
 /** The balloon of a guest: its device, and the registers of the driver's thread. */

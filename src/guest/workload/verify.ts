@@ -10,6 +10,7 @@ import { countUnpoisoned } from './page-content.js';
 import { describePage, pageKey } from './pattern.js';
 import { hasContent, PageState, Region } from './region.js';
 import { hasOption, Register } from './registers.js';
+import type { VirtioMemMachine } from './virtio-mem-machine.js';
 
 /** A page that does not hold what was last stored to it. */
 export interface BadPage {
@@ -29,7 +30,7 @@ export interface Verification {
   readonly badPages: readonly BadPage[];
   /**
    * Writers whose generation tables or page allocators do not add up to what the writer remembers: pages went back in time
-   * together with them.
+   * together with them. The virtio-mem driver has the number after theirs.
    */
   readonly staleTables: readonly number[];
 }
@@ -37,7 +38,11 @@ export interface Verification {
 const BAD_PAGES_LISTED = 16;
 
 /** `registers`: those of each writer. The guest must be stopped. */
-export function verifyMemory(blocks: RamBlockList, registers: readonly Float64Array[]): Verification {
+export function verifyMemory(
+  blocks: RamBlockList,
+  registers: readonly Float64Array[],
+  virtioMem?: VirtioMemMachine,
+): Verification {
   let [checked, bad] = [0, 0];
   const badPages: BadPage[] = [];
   const staleTables: number[] = [];
@@ -81,6 +86,9 @@ export function verifyMemory(blocks: RamBlockList, registers: readonly Float64Ar
     if (!adding || contradictions > 0) {
       staleTables.push(writer);
     }
+  }
+  if (virtioMem !== undefined && !virtioMem.verify(count)) {
+    staleTables.push(registers.length);
   }
   const rom = blocks.find(ROM_BLOCK);
   rom?.forEachRange(0, rom.usedPages, (extent, first, pages) => {

@@ -16,6 +16,7 @@ import { allocateStoreBarrier, allocateWriteProtect, releaseWriter } from '../..
 import type { DeviceState } from '../../format/stream/index.js';
 import { adviseHugePages } from '../../memory/huge-pages-node.js';
 import { type RamBlock, RamBlockList, RamferryError } from '../../memory/index.js';
+import { releaseMemory } from '../../memory/release-memory-node.js';
 import { digestBlocks } from '../digest-node.js';
 import { allocateDriverRegisters, DriverRegister, driverRegisters, isIdle } from './balloon-driver.js';
 import { BALLOON_SECTION, DRIVER_SECTION, decodeBalloon, decodeDriver } from './balloon-section.js';
@@ -36,6 +37,15 @@ import { addBlocks, KERNEL_BLOCK, plugBlock, writableBlocks } from './machine.js
 import { WorkloadKind } from './programs.js';
 import { decodeRegisters, REGISTERS_VERSION, Register, WorkloadOption } from './registers.js';
 import { type Verification, verifyMemory } from './verify.js';
+import {
+  addVirtioMemBlocks,
+  allocateVirtioMemMachine,
+  isVirtioMemState,
+  VirtioMemMachine,
+  type VirtioMemMachineOptions,
+} from './virtio-mem-machine.js';
+import { VirtioMemRegister } from './virtio-mem-registers.js';
+import type { VirtioMemThreadData } from './virtio-mem-thread-node.js';
 import { WorkloadSource, WRITER_SECTION } from './workload-source.js';
 import type { WriterThreadData } from './writer-thread-node.js';
 
@@ -68,6 +78,8 @@ export interface WorkloadOptions {
   readonly steps?: number;
   /** Guest RAM per segment; tests make it small. */
   readonly segmentBytes?: number;
+  /** A virtio-mem device, with a vCPU of its own that drives it and works on what is plugged. */
+  readonly virtioMem?: VirtioMemMachineOptions;
 }
 
 export interface RestoreOptions {
@@ -98,6 +110,18 @@ const WRITERS_MAX = 64;
 /** How often the owner looks whether the writers have got somewhere. */
 const POLL_MS = 1;
 
+/** Of a virtio-mem device and the vCPU that drives it. */
+export interface VirtioMemFigures {
+  readonly block: RamBlock;
+  readonly requestedBytes: number;
+  readonly pluggedBytes: number;
+  readonly pagesWritten: number;
+  readonly pagesChecked: number;
+  readonly bad: number;
+  /** What the device answered the driver. */
+  readonly answers: { readonly ack: number; readonly nack: number; readonly busy: number; readonly error: number };
+}
+
 interface GuestThread {
   /** Of a writer: brings it new block lists. */
   readonly port?: MessagePort;
@@ -113,11 +137,13 @@ export class WorkloadGuest {
   readonly #control: Int32Array;
   readonly #registers: readonly Float64Array[];
   readonly #shared: Omit<WorkloadShared, 'blocks'>;
+  readonly #virtioMem: VirtioMemMachine | undefined;
   #threads: GuestThread[] = [];
 
   private constructor(blocks: RamBlockList, barrier: BarrierChoice, writerCount: number, acknowledgeHints = true) {
     const hasBalloon = blocks.find(KERNEL_BLOCK) !== undefined;
-    const threads = writerCount + (hasBalloon ? BALLOON_THREADS : 0);
+    const virtioMem = allocateVirtioMemMachine(blocks);
+    const threads = writerCount + (hasBalloon ? BALLOON_THREADS : 0) + (virtioMem === undefined ? 0 : 1);
     this.blocks = blocks;
     this.#shared = {
       barrierChoice: barrier,
@@ -131,9 +157,16 @@ export class WorkloadGuest {
       balloon: hasBalloon
         ? { device: allocateBalloon({ acknowledgeHints }), driver: allocateDriverRegisters() }
         : undefined,
+      virtioMem,
     };
     this.#control = new Int32Array(this.#shared.control);
     this.#registers = Array.from({ length: writerCount }, (_, i) => registersOf(this.#shared.registers, i));
+    this.#virtioMem =
+      virtioMem &&
+      new VirtioMemMachine(virtioMem, blocks, {
+        release: (offset, length) => releaseMemory(this.#virtioMem!.region, offset, length),
+      });
+    this.#virtioMem?.device.initialize();
     this.source = new WorkloadSource(this.share(), blocks);
   }
 
@@ -158,6 +191,9 @@ export class WorkloadGuest {
       ...(options.segmentBytes !== undefined && { segmentBytes: options.segmentBytes }),
     });
     addBlocks(blocks, memoryBytes, options.freePageHints);
+    if (options.virtioMem !== undefined) {
+      addVirtioMemBlocks(blocks, options.virtioMem);
+    }
     const guest = new WorkloadGuest(blocks, options.barrier ?? 'unconditional', writers, options.acknowledgeHints);
     const optionBits = (Object.keys(WorkloadOption) as (keyof typeof WorkloadOption)[]).reduce(
       (sum, option) => sum + (options[option] === true ? WorkloadOption[option] : 0),
@@ -174,6 +210,11 @@ export class WorkloadGuest {
       registers[Register.options] = optionBits;
       // An xorshift state is never 0.
       registers[Register.random] = (Math.imul(seed, 0x9e3779b1) ^ Math.imul(writer + 1, 0x85ebca6b)) >>> 0 || 1;
+    }
+    if (guest.#virtioMem !== undefined) {
+      guest.#virtioMem.registers[VirtioMemRegister.random] = Math.imul(seed, 0x9e3779b1) >>> 0 || 1;
+      guest.#virtioMem.registers[VirtioMemRegister.rate] = options.virtioMem?.rate ?? 0;
+      guest.requestVirtioMem(options.virtioMem?.requestedBytes ?? 0);
     }
     return guest;
   }
@@ -202,6 +243,10 @@ export class WorkloadGuest {
         states.length,
       );
     }
+    if (this.#virtioMem === undefined && devices.some(isVirtioMemState)) {
+      throw stateInvalid('The source has a virtio-mem device, this guest has none', 0);
+    }
+    this.#virtioMem?.load(devices);
     const blockCount = writableBlocks(this.blocks).length;
     for (const [writer, { instance, version, body }] of states.entries()) {
       if (instance !== writer || version !== REGISTERS_VERSION) {
@@ -237,6 +282,21 @@ export class WorkloadGuest {
     return this.#shared.balloon && driverRegisters(this.#shared.balloon.driver);
   }
 
+  /** Applies a device section that comes before RAM (`MigrationDestinationOptions.earlySection`). Throws to refuse it. */
+  loadEarly(section: Pick<DeviceState, 'name' | 'version'>, body: Uint8Array): void {
+    if (this.#virtioMem === undefined) {
+      throw new RamferryError(
+        'invalid',
+        'WORKLOAD_STATE_INVALID',
+        `This guest has no device for section ${section.name}`,
+        {
+          value: section.name,
+        },
+      );
+    }
+    this.#virtioMem.loadEarly(section, body);
+  }
+
   /** What `attachWorkloadGuest` needs, as of now; structured-cloneable. */
   share(): WorkloadShared {
     return { ...this.#shared, blocks: this.blocks.share() };
@@ -257,6 +317,13 @@ export class WorkloadGuest {
         const worker = new Worker(new URL('./balloon-thread-node.js', import.meta.url), { workerData });
         this.#threads.push(this.#watch(worker, shared.writerCount + thread));
       }
+    }
+    if (shared.virtioMem !== undefined) {
+      // The last of the dirty log's writers.
+      const writer = shared.barrier.handshake.writerCount - 1;
+      const workerData: VirtioMemThreadData = { shared, writer };
+      const worker = new Worker(new URL('./virtio-mem-thread-node.js', import.meta.url), { workerData });
+      this.#threads.push(this.#watch(worker, writer));
     }
     await Promise.all(this.#threads.map(({ parked }) => parked));
     this.source.checkAlive();
@@ -328,6 +395,43 @@ export class WorkloadGuest {
     return block;
   }
 
+  /** Asks the guest to plug or unplug memory until it has so many bytes of the virtio-mem device. Running or not. */
+  requestVirtioMem(bytes: number): void {
+    const machine = this.#virtioMem;
+    checkOption(
+      'virtioMem.requestedBytes',
+      bytes,
+      machine !== undefined && bytes >= 0 && bytes <= machine.region.usedLength && bytes % machine.blockBytes === 0,
+    );
+    machine!.wantedBytes = bytes;
+    Atomics.notify(this.#control, Control.run);
+  }
+
+  /** What became of the memory device; undefined without one. */
+  get virtioMem(): VirtioMemFigures | undefined {
+    const machine = this.#virtioMem;
+    const answers = (index: number): number => machine!.registers[VirtioMemRegister.answers + index]!;
+    return (
+      machine && {
+        block: machine.region,
+        requestedBytes: machine.wantedBytes,
+        pluggedBytes: machine.device.pluggedSize,
+        pagesWritten: machine.registers[VirtioMemRegister.written]!,
+        pagesChecked: machine.registers[VirtioMemRegister.checked]!,
+        bad: machine.registers[VirtioMemRegister.bad]!,
+        answers: { ack: answers(0), nack: answers(1), busy: answers(2), error: answers(3) },
+      }
+    );
+  }
+
+  /** Resolves once as much is plugged as is requested, and all of it has been written. */
+  async virtioMemSettled(): Promise<void> {
+    while (this.#virtioMem?.isSettled === false) {
+      this.source.checkAlive();
+      await sleep(POLL_MS);
+    }
+  }
+
   counters(): WorkloadCounters {
     const sum = (register: number): number => this.#registers.reduce((total, of) => total + of[register]!, 0);
     return {
@@ -344,7 +448,7 @@ export class WorkloadGuest {
     if (this.source.isRunning()) {
       throw new RamferryError('usage', 'GUEST_RUNNING', 'Only a stopped guest can be verified as a whole');
     }
-    return verifyMemory(this.blocks, this.#registers);
+    return verifyMemory(this.blocks, this.#registers, this.#virtioMem);
   }
 
   /**

@@ -12,6 +12,8 @@ import { Control, RunState, registersOf, type SharedBalloon, type WorkloadShared
 import { memoryRegions, WORKLOAD_MACHINE } from './machine.js';
 import { encodeRegisters, REGISTERS_VERSION } from './registers.js';
 
+import { VirtioMemMachine } from './virtio-mem-machine.js';
+
 /** Section name of a writer's device state; the instance is the writer's number. */
 export const WRITER_SECTION = 'workload';
 
@@ -36,6 +38,7 @@ export class WorkloadSource implements SourceGuest {
   /** Used for parking even where nothing is marked. */
   readonly #log: StoreBarrierLog;
   readonly #registers: readonly Float64Array[];
+  readonly #virtioMem: VirtioMemMachine | undefined;
 
   /** `blocks`: the calling thread's list of the guest's blocks. */
   constructor(shared: WorkloadShared, blocks: RamBlockList) {
@@ -50,6 +53,11 @@ export class WorkloadSource implements SourceGuest {
     }
     this.#control = new Int32Array(shared.control);
     this.#registers = Array.from({ length: shared.writerCount }, (_, i) => registersOf(shared.registers, i));
+    this.#virtioMem = shared.virtioMem && new VirtioMemMachine(shared.virtioMem, blocks);
+  }
+
+  get earlySections(): Uint8Array {
+    return buildDeviceTail([], this.#earlyDevices()).early;
   }
 
   isRunning(): boolean {
@@ -82,7 +90,12 @@ export class WorkloadSource implements SourceGuest {
       version: REGISTERS_VERSION,
       body: encodeRegisters(registers),
     }));
-    return buildDeviceTail([...writers, ...(this.#balloon === undefined ? [] : this.#saveBalloon(this.#balloon))]);
+    const balloon = this.#balloon === undefined ? [] : this.#saveBalloon(this.#balloon);
+    return buildDeviceTail([...writers, ...balloon, ...(this.#virtioMem?.save() ?? [])], this.#earlyDevices());
+  }
+
+  #earlyDevices(): DeviceState[] {
+    return this.#virtioMem === undefined ? [] : [this.#virtioMem.saveEarly()];
   }
 
   #saveBalloon({ device, driver }: SharedBalloon): DeviceState[] {

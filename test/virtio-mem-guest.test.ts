@@ -1,0 +1,178 @@
+// The workload guest with a virtio-mem device, real threads and sockets: what is plugged moves, what is not is never touched,
+// and while it moves nothing is plugged.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { listen } from '../src/channel/index.js';
+import { type IncomingReport, MemoryTarget, MigrationDestination } from '../src/destination/index.js';
+import { deviceStates } from '../src/format/stream/index.js';
+import { WorkloadGuest, type WorkloadOptions } from '../src/guest/index.js';
+import { Migration, type MigrationEnd } from '../src/monitor/migration.js';
+import { randomChoices } from './random.js';
+import { residentDiscardedPages } from './residency.js';
+
+const MIB = 2 ** 20;
+
+const options = (seed: number, regionMib = 2048): WorkloadOptions => ({
+  memoryBytes: 8 * MIB,
+  writers: 1,
+  rate: 4 * MIB,
+  seed,
+  barrier: seed % 2 === 0 ? 'filtered' : 'unconditional',
+  virtioMem: { regionBytes: regionMib * MIB, rate: 16 * MIB },
+});
+
+interface Outcome extends MigrationEnd {
+  readonly incoming: IncomingReport;
+  readonly target: WorkloadGuest;
+}
+
+/** Migrates a running guest into a new one of `there`, which runs on if all went well. */
+const migrate = async (
+  source: WorkloadGuest,
+  there: WorkloadOptions,
+  onStart: (migration: Migration) => void = () => {},
+): Promise<Outcome> => {
+  const listener = await listen('tcp:127.0.0.1:0');
+  const target = WorkloadGuest.create(there);
+  await target.boot();
+  const migration = new Migration({
+    guest: { kind: 'workload', shared: source.share() },
+    uri: listener.uri,
+    parameters: { maxBandwidth: 200 * MIB },
+  });
+  const channel = await listener.accept();
+  await listener.close();
+  const destination = new MigrationDestination({
+    channel,
+    target: new MemoryTarget({ blocks: target.blocks }),
+    earlySection: (section, body) => target.loadEarly(section, body),
+    commit: async ({ summary }) => target.load(deviceStates(summary.tail, summary.devices)),
+  });
+  onStart(migration);
+  const [end, incoming] = await Promise.all([migration.ended, destination.run()]);
+  if (incoming.status === 'completed') {
+    await target.resume();
+  }
+  return { ...end, incoming, target };
+};
+
+const assertWell = async (guest: WorkloadGuest): Promise<void> => {
+  await guest.stop();
+  const { bad, badPages, staleTables } = guest.verify();
+  assert.deepEqual({ bad, badPages, staleTables }, { bad: 0, badPages: [], staleTables: [] });
+  const figures = guest.virtioMem!;
+  assert.equal(figures.bad, 0);
+  assert.equal(figures.answers.error, 0);
+  const resident = residentDiscardedPages(figures.block);
+  assert.ok(resident === 0 || resident === undefined, `${resident} discarded pages are in memory`);
+  assert.equal(figures.block.discardManager!.populatedBytes, figures.pluggedBytes);
+};
+
+const plugged = ({ virtioMem }: WorkloadGuest): string => {
+  const runs: string[] = [];
+  const { block } = virtioMem!;
+  block.discardManager!.replayPopulated(0, block.usedLength, (offset, length) => runs.push(`${offset}+${length}`));
+  return runs.join(' ');
+};
+
+// RD-1, RD-4, RD-15, RD-25
+test('a guest plugs and unplugs, moves with what is plugged, and goes on plugging at the other side', async () => {
+  for (const seed of [1, 2]) {
+    const source = WorkloadGuest.create(options(seed));
+    await source.start();
+    source.requestVirtioMem(64 * MIB);
+    await source.virtioMemSettled();
+    source.requestVirtioMem(24 * MIB);
+    await source.virtioMemSettled();
+    source.requestVirtioMem(40 * MIB);
+    await source.virtioMemSettled();
+    const { error, report, incoming, target } = await migrate(source, options(seed));
+    assert.equal(error, undefined);
+    assert.equal(incoming.status, 'completed');
+    assert.equal(report.ramferry.discardedPages, (2048 - 40) * 256);
+    assert.equal(plugged(target), plugged(source));
+    // In proportion to what is plugged: a record of each discarded page would be 4.5 MiB by itself.
+    assert.ok(report.ram.transferred < 80 * MIB, `${report.ram.transferred}`);
+    await assertWell(source);
+    target.requestVirtioMem(64 * MIB);
+    await target.virtioMemSettled();
+    target.requestVirtioMem(0);
+    await target.virtioMemSettled();
+    target.requestVirtioMem(2 * MIB);
+    await target.virtioMemSettled();
+    await assertWell(target);
+    await Promise.all([source.shutdown(), target.shutdown()]);
+  }
+});
+
+// RD-11, RD-12
+test('a storm of requests before, during and after a migration: busy meanwhile, the same plugged set, no page lost', async () => {
+  const rounds = process.env['RAMFERRY_SLOW'] === undefined ? 2 : 20;
+  const choose = randomChoices(7);
+  let guest = WorkloadGuest.create(options(1));
+  await guest.start();
+  let busy = 0;
+  for (let round = 0; round < rounds; round += 1) {
+    let storms = true;
+    const storm = async (): Promise<void> => {
+      while (storms) {
+        guest.requestVirtioMem(2 * MIB * choose(40));
+        await delay(choose(15));
+      }
+    };
+    const storming = storm();
+    await delay(100);
+    const before = guest.virtioMem!.answers.busy;
+    let set = '';
+    const outcome = await migrate(guest, options(round), (migration) => {
+      // The first moment at which the engine has certainly frozen the device.
+      setTimeout(() => {
+        set = plugged(guest);
+        if (round % 2 === 1) {
+          migration.cancel();
+        }
+      }, 100);
+    });
+    storms = false;
+    await storming;
+    if (outcome.error === undefined) {
+      assert.equal(plugged(outcome.target), plugged(guest));
+      assert.equal(plugged(outcome.target), set || plugged(guest));
+      busy += outcome.target.virtioMem!.answers.busy - before;
+      await assertWell(guest);
+      await guest.shutdown();
+      guest = outcome.target;
+    } else {
+      assert.equal(outcome.report.status, 'cancelled');
+      await outcome.target.shutdown();
+    }
+    // RD-11: after the end, whichever, plugging works again.
+    guest.requestVirtioMem(30 * MIB);
+    await guest.virtioMemSettled();
+    await guest.stop();
+    assert.deepEqual(guest.verify().badPages, []);
+    await guest.resume();
+  }
+  assert.ok(busy > 0);
+  await assertWell(guest);
+  await guest.shutdown();
+});
+
+// RD-26
+test('a destination whose device is another one refuses before the first page, and the guest runs on', async () => {
+  const source = WorkloadGuest.create({ ...options(1), virtioMem: { regionBytes: 64 * MIB, requestedBytes: 8 * MIB } });
+  await source.start();
+  await source.virtioMemSettled();
+  const there = { ...options(1), virtioMem: { regionBytes: 64 * MIB, blockBytes: 4 * MIB } };
+  const { error, incoming, target } = await migrate(source, there);
+  assert.notEqual(error, undefined);
+  assert.equal(incoming.status, 'failed');
+  assert.equal(incoming.ram.normal + incoming.ram.duplicate, 0);
+  assert.ok(source.source.isRunning());
+  source.requestVirtioMem(16 * MIB);
+  await source.virtioMemSettled();
+  await assertWell(source);
+  await Promise.all([source.shutdown(), target.shutdown()]);
+});
