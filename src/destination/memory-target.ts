@@ -146,7 +146,7 @@ export class MemoryTarget implements MigrationTarget {
         address + (page - firstPage) * GUEST_PAGE_SIZE,
         zeroPages + normalPages,
         normalPages,
-        address + pageCount * GUEST_PAGE_SIZE,
+        address + this.#populatedPages(block, page, firstPage, pageCount) * GUEST_PAGE_SIZE,
       );
       at += taken;
       if (taken === 0 || words[result / 4 + 2] !== LoadStop.outside) {
@@ -154,6 +154,12 @@ export class MemoryTarget implements MigrationTarget {
       }
     }
     return at - start;
+  }
+
+  /** How many pages of an extent may be populated ahead of `page`: none where they are discarded (RD-15). */
+  #populatedPages({ discardManager }: RamBlock, page: number, firstPage: number, pageCount: number): number {
+    const end = discardManager?.populatedEnd(page * GUEST_PAGE_SIZE) ?? Number.POSITIVE_INFINITY;
+    return Math.min(pageCount, end / GUEST_PAGE_SIZE - firstPage);
   }
 
   zeroPage(announced: ReadRamBlock, page: number): void {

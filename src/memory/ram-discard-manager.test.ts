@@ -116,6 +116,11 @@ test('replays partition any section, in maximal ascending runs; queries agree wi
       assert.equal(at, of.offset + of.length);
       assert.equal(manager.isPopulated(of.offset, of.length), discarded.length === 0);
       assert.equal(manager.isDiscarded(of.offset, of.length), populated.length === 0);
+      if (of.length > 0) {
+        const first = populated[0]?.offset === of.offset ? populated[0].length : 0;
+        const end = manager.populatedEnd(of.offset);
+        assert.equal(Math.max(0, Math.min(end - of.offset, of.length)), first);
+      }
       const bytes = model.reduce((sum, on, granule) => sum + (on ? endOf(granule + 1) - granule * GRANULE : 0), 0);
       assert.equal(manager.populatedBytes, bytes);
     }),

@@ -107,6 +107,13 @@ export class RamDiscardManager {
     return this.#bitmaps.kernels.findNextSet(this.#bitmap, first, end) === end;
   }
 
+  /** Where the populated run ends that has the byte at `offset`; `offset` or less if that is discarded. */
+  populatedEnd(offset: number): number {
+    const [first, end] = this.#granules(offset, this.#block.maxLength - offset);
+    const granule = this.#bitmaps.kernels.findNextClear(this.#bitmap, first, end);
+    return Math.min(this.#block.maxLength, granule * this.granularity);
+  }
+
   /** Visits the populated runs of a section, ascending. What `visit` throws ends it (RD-10). */
   replayPopulated(offset: number, length: number, visit: VisitSection): void {
     this.#replay(offset, length, visit, true);

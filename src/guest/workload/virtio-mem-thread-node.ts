@@ -4,6 +4,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
 import { attachStoreBarrier } from '../../dirty-log/index.js';
+import { confineHugePages } from '../../memory/huge-pages-node.js';
 import { RamBlockList } from '../../memory/index.js';
 import { releaseMemory } from '../../memory/release-memory-node.js';
 import { Control, RunState, type WorkloadShared } from './control.js';
@@ -39,6 +40,7 @@ const machine = new VirtioMemMachine(shared.virtioMem!, blocks, {
   release: (offset, length) => releaseMemory(machine.region, offset, length),
 });
 const { device, registers } = machine;
+confineHugePages(machine.region);
 
 /** Made when the guest runs: before, its memory may not be there yet. */
 let guest: { readonly driver: VirtioMemDriver; readonly zone: VirtioMemZone } | undefined;

@@ -14,7 +14,7 @@ import { allocateBalloon, Interrupt, loadBalloon } from '../../device/index.js';
 import { configWords, interruptDriver, ringDoorbell } from '../../device/registers.js';
 import { allocateStoreBarrier, allocateWriteProtect, releaseWriter } from '../../dirty-log/index.js';
 import type { DeviceState } from '../../format/stream/index.js';
-import { adviseHugePages } from '../../memory/huge-pages-node.js';
+import { adviseHugePages, confineHugePages } from '../../memory/huge-pages-node.js';
 import { type RamBlock, RamBlockList, RamferryError } from '../../memory/index.js';
 import { releaseMemory } from '../../memory/release-memory-node.js';
 import { digestBlocks } from '../digest-node.js';
@@ -166,7 +166,10 @@ export class WorkloadGuest {
       new VirtioMemMachine(virtioMem, blocks, {
         release: (offset, length) => releaseMemory(this.#virtioMem!.region, offset, length),
       });
-    this.#virtioMem?.device.initialize();
+    if (this.#virtioMem !== undefined) {
+      this.#virtioMem.device.initialize();
+      confineHugePages(this.#virtioMem.region);
+    }
     this.source = new WorkloadSource(this.share(), blocks);
   }
 
