@@ -6,6 +6,7 @@ export { listen, openChannel } from './channel/index.js';
 export { FileTarget, MemoryTarget, MigrationDestination } from './destination/index.js';
 export { deviceStates } from './format/stream/index.js';
 export { SnapshotGuest, WorkloadGuest } from './guest/index.js';
+export { loadMappedRam } from './guest/load-mapped-ram-node.js';
 export { openSnapshotFile } from './guest/open-snapshot-file-node.js';
 export { adviseHugePages } from './memory/huge-pages-node.js';
 export { RamBlockList, RamferryError } from './memory/index.js';

@@ -16,6 +16,9 @@ const fsync = promisify(fs.fsync);
 /** Guest memory holds the guest's secrets. A file that is replaced passes its own mode on. */
 const NEW_FILE_MODE = 0o600;
 
+/** Whether a file is what an interrupted run left: even if its content is whole, it may not have reached the disk. */
+export const isUnfinishedOutput = (file: string): boolean => /\.ramferry-partial-\d+(-\d+)?$/.test(file);
+
 /** Never touches a file that is there: it may belong to a process with our number in another container. */
 const openPartial = (target: string): [partial: string, descriptor: number] => {
   for (let attempt = 1; ; attempt++) {

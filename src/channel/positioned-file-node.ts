@@ -23,6 +23,13 @@ const CHANNELS_MAX = 64;
 
 const COPY_BYTES = 1024 * 1024;
 
+/**
+ * So many bytes go to the disk in the background while the next ones are written: or the disk would idle until the last
+ * sync, and then everybody wait for it. Here 950 MiB took 1.1 s to the end of the last sync, and 0.55 s so; with 128 MiB at
+ * a time it was 0.9 s.
+ */
+const WRITE_BACK_BYTES = 32 * 1024 * 1024;
+
 export interface PositionedFileOptions {
   /** The first byte to write; what the file holds before it stays. Default 0. */
   readonly start?: number;
@@ -73,12 +80,12 @@ export const openPositionedFile = async (
         })
       : channelError(error, 'write', path);
   }
-  return new DiskFile(output, fileOffset(start), direct, writers);
+  return new DiskFile(output, fileOffset(start), { isDirect: directIo, descriptor: direct }, writers);
 };
 
 /** The positioned file that an output file becomes; it owns it from now on. */
 export const positionedFile = (output: OutputFile): PositionedFile =>
-  new DiskFile(output, fileOffset(0), undefined, []);
+  new DiskFile(output, fileOffset(0), { isDirect: false }, []);
 
 /** What the file at `path` holds before `start`, and zeros where it is shorter. */
 const copyHead = (path: string, target: number, start: number): void => {
@@ -143,17 +150,30 @@ class DiskFile implements PositionedFile {
   readonly #output: OutputFile;
   /** Bypasses the page cache; the engine's thread writes pages with it if there are no writer threads. */
   readonly #direct: number | undefined;
+  /** Pages bypass the page cache, whoever writes them. */
+  readonly #isDirect: boolean;
   readonly #writers: readonly PageWriter[];
   /** Memories the writer threads know, and under which numbers. */
   readonly #memories = new Map<ArrayBufferLike, number>();
   #isOpen = true;
   #writersClosed = false;
+  /** Given since the last sync in the background began. */
+  #dirtyBytes = 0;
+  #sync: Promise<void> | undefined;
+  /** The system tells an error of writing back only once. */
+  #syncError: unknown;
 
-  constructor(output: OutputFile, start: FileOffset, direct: number | undefined, writers: readonly PageWriter[]) {
+  constructor(
+    output: OutputFile,
+    start: FileOffset,
+    { isDirect, descriptor }: { readonly isDirect: boolean; readonly descriptor?: number | undefined },
+    writers: readonly PageWriter[],
+  ) {
     this.name = output.path;
     this.start = start;
     this.#output = output;
-    this.#direct = direct;
+    this.#isDirect = isDirect;
+    this.#direct = descriptor;
     this.#writers = writers;
   }
 
@@ -168,11 +188,28 @@ class DiskFile implements PositionedFile {
   writePages(bytes: Uint8Array, at: number, length: number, position: number): void {
     if (this.#writers.length === 0) {
       this.#write(this.#direct ?? this.#output.descriptor, bytes, at, length, position);
-      return;
+    } else {
+      this.#throwIfBroken();
+      const idlest = this.#writers.reduce((a, b) => (b.queue.length < a.queue.length ? b : a));
+      idlest.queue.push(this.#numberOf(bytes.buffer), bytes.byteOffset + at, length, position);
     }
-    this.#throwIfBroken();
-    const idlest = this.#writers.reduce((a, b) => (b.queue.length < a.queue.length ? b : a));
-    idlest.queue.push(this.#numberOf(bytes.buffer), bytes.byteOffset + at, length, position);
+    this.#dirtyBytes += length;
+    if (this.#dirtyBytes >= WRITE_BACK_BYTES && this.#sync === undefined && !this.#isDirect) {
+      this.#dirtyBytes = 0;
+      this.#sync = this.#writeBack();
+    }
+  }
+
+  /** Never rejects. An abort does not wait for it: then its descriptor may be gone, and its error is nobody's. */
+  #writeBack(): Promise<void> {
+    return new Promise((resolve) => {
+      fs.fdatasync(this.#output.descriptor, (error) => {
+        // What has no disk behind it cannot be synced, and need not.
+        this.#syncError ??= error?.code === 'EINVAL' ? undefined : (error ?? undefined);
+        this.#sync = undefined;
+        resolve();
+      });
+    });
   }
 
   barrier(): void {
@@ -207,6 +244,8 @@ class DiskFile implements PositionedFile {
   async commit(): Promise<void> {
     this.barrier();
     this.#closeWriters();
+    await this.#sync;
+    this.#throwIfBroken();
     await this.#output.commit();
     this.#isOpen = false;
   }
@@ -257,6 +296,9 @@ class DiskFile implements PositionedFile {
   #throwIfBroken(): void {
     if (!this.#isOpen) {
       throw channelDestroyed(this.name);
+    }
+    if (this.#syncError !== undefined) {
+      throw channelError(this.#syncError, 'write', this.name);
     }
     for (const { queue } of this.#writers) {
       const { errno } = queue;

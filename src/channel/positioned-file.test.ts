@@ -71,6 +71,37 @@ test('aborted with writes under way: nothing is left, and nothing works any more
   await assert.rejects(file.commit(), { code: 'CHANNEL_DESTROYED' });
 });
 
+test('the disk writes in the background; what it cannot write fails the file, although no later sync says so', async (t) => {
+  // Aligned, for direct I/O.
+  const memory = new Uint8Array(new WebAssembly.Memory({ initial: 256, maximum: 256, shared: true }).buffer);
+  for (const options of [{}, { channels: 1 }, { directIo: true }]) {
+    const errors: (NodeJS.ErrnoException | null)[] = [null, Object.assign(new Error('EIO'), { code: 'EIO' })];
+    const syncs = t.mock.method(fs, 'fdatasync', (_descriptor: number, done: (error: Error | null) => void) => {
+      const error = errors.shift() ?? null;
+      setImmediate(() => done(error));
+    });
+    const file = await openPositionedFile(path, options);
+    const give = async (from: number, to: number): Promise<void> => {
+      for (let position = from; position < to; position += memory.length) {
+        file.writePages(memory, 0, memory.length, position);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    };
+    await give(0, 2 ** 26);
+    const isDirect = 'directIo' in options;
+    assert.equal(syncs.mock.callCount(), isDirect ? 0 : 2);
+    syncs.mock.restore();
+    if (isDirect) {
+      file.abort();
+    } else {
+      await assert.rejects(give(2 ** 26, 2 ** 27), { code: 'IO_ERROR' });
+      await assert.rejects(file.commit(), { code: 'IO_ERROR' });
+      file.abort();
+    }
+    assert.deepEqual(fs.readdirSync(folder), []);
+  }
+});
+
 const hasKoffi = ((): boolean => {
   try {
     createRequire(import.meta.url).resolve('koffi');

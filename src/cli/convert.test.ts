@@ -65,6 +65,55 @@ test('stream and mapped-ram, there and back: the same guest, device state byte f
   }
 });
 
+test('the page size of an architecture that leaves it open stays in the configuration', async () => {
+  const stream = new StreamBuilder()
+    .header({ machine: 'virt-10.0', targetPageBits: 12 })
+    .ramStart([{ name: 'mach-virt.ram', usedLength: 8 * 4096 }])
+    .part([{ block: 'mach-virt.ram', page: 3, kind: 'normal', content: patternPage(3) }])
+    .end([])
+    .devices([testDevice('cpu', 40)]).bytes;
+  const input = save('arm.mig', stream);
+  await converted(input, at('arm.mapped'), '--to', 'mapped-ram');
+  await converted(at('arm.mapped'), at('arm-back.mig'), '--to', 'stream');
+  const received = await runCommand('receive', `exec:cat ${input}`, at('arm-received.mapped'), '--to', 'mapped-ram');
+  assert.equal(received.status, 0, received.stderr);
+  const subsection = Buffer.from('\x1econfiguration/target-page-bits\0\0\0\x01\0\0\0\x0c', 'latin1');
+  for (const name of ['arm.mig', 'arm.mapped', 'arm-back.mig', 'arm-received.mapped']) {
+    assert.ok(fs.readFileSync(at(name)).includes(subsection), name);
+  }
+});
+
+test('a mapped-ram file takes the space of its nonzero pages, and 2 % at most', async () => {
+  const pageCount = 6144;
+  const contents = Array.from({ length: 64 }, (_, seed) => patternPage(seed + 1));
+  // Single pages, and one long run.
+  const isPresent = (page: number): boolean => page % 2 === 0 || page > 5000;
+  const pages = Array.from({ length: pageCount }, (_, page) =>
+    isPresent(page)
+      ? { block: 'pc.ram', page, kind: 'normal' as const, content: contents[page % 64]! }
+      : { block: 'pc.ram', page, kind: 'zero' as const },
+  );
+  const input = save(
+    'half.mig',
+    new StreamBuilder()
+      .header()
+      .ramStart([{ name: 'pc.ram', usedLength: pageCount * 4096 }])
+      .part(pages)
+      .end([])
+      .devices([testDevice('cpu', 500)]).bytes,
+  );
+  const nonzero = pages.filter(({ kind }) => kind === 'normal').length * 4096;
+  await converted(input, at('half.mapped'), '--to', 'mapped-ram');
+  await runCommand('receive', `exec:cat ${input}`, at('half-received.mapped'), '--to', 'mapped-ram');
+  for (const name of ['half.mapped', 'half-received.mapped']) {
+    const { size, blocks } = fs.statSync(at(name));
+    assert.ok(size > pageCount * 4096);
+    assert.ok(blocks * 512 >= nonzero && blocks * 512 <= nonzero * 1.02, `${blocks * 512} for ${nonzero}`);
+    // Larger than all windows that the input is read through: none was read again before it was written.
+    assert.equal((await runCommand('diff', input, at(name))).status, 0);
+  }
+});
+
 test('raw: a file for each RAM block, or the one that is named', async () => {
   const document = await converted(rich, `${at('raw')}/`, '--to', 'raw');
   const blocks = document['blocks'] as { name: string; usedLength: number; file: string }[];

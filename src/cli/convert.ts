@@ -9,13 +9,13 @@ import { type Command, Option } from 'commander';
 import { channelError } from '../channel/channel-error.js';
 import { openFile } from '../channel/descriptor-channel-node.js';
 import { OutputFile } from '../channel/output-file-node.js';
-import { positionedFile } from '../channel/positioned-file-node.js';
+import { openPositionedFile } from '../channel/positioned-file-node.js';
 import { writeFully } from '../channel/write-fully-node.js';
 import { elfCore, type PhysicalRange, pcMemoryLayout } from '../format/elf-core.js';
 import type { Snapshot } from '../format/index.js';
 import { RamDigest } from '../format/ram-digest.js';
 import type { ReadRamBlock } from '../format/stream/stream-handler.js';
-import { SnapshotGuest } from '../guest/snapshot-guest.js';
+import { SnapshotGuest, type SnapshotGuestOptions } from '../guest/snapshot-guest.js';
 import { copySparsely } from '../guest/sparse-copy-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { MappedRamSink } from '../source/mapped-ram-sink.js';
@@ -120,11 +120,11 @@ const nameAndLength = ({ name, usedLength }: ReadRamBlock): { name: string; used
 const migrate = async (
   { snapshot, file, surroundings }: Conversion,
   sink: PageSink,
-  digest?: RamDigest,
+  options: SnapshotGuestOptions = {},
 ): Promise<Written> => {
   const { signal, progress } = surroundings;
   const source = new MigrationSource({
-    guest: new SnapshotGuest(snapshot, file, digest),
+    guest: new SnapshotGuest(snapshot, file, options),
     sink,
     parameters: { ...defaultParameters, maxBandwidth: 0 },
     onProgress: (report) => progress.update({ ...progressOf(report), phase: 'converting', iteration: undefined }),
@@ -144,7 +144,7 @@ const writeStream = async (conversion: Conversion): Promise<Written> => {
   try {
     const channel = await openFile(conversion.out, output.currentPath, 'write', 0);
     const digest = conversion.digests ? new RamDigest(conversion.snapshot.setup.blocks) : undefined;
-    const written = await migrate(conversion, new StreamSink(channel, { returnPath: false }), digest);
+    const written = await migrate(conversion, new StreamSink(channel, { returnPath: false }), { digest });
     conversion.surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
     return { ...written, ...(await sidecarOf(conversion, { digest })) };
@@ -165,10 +165,11 @@ const sidecarOf = async (
 
 /** The sink itself commits the file. */
 const writeMappedRam = async (conversion: Conversion): Promise<Written> => {
-  const file = positionedFile(OutputFile.open(conversion.out));
+  // A thread that writes, and so much room that reading goes on meanwhile: a third less time than one after the other.
+  const file = await openPositionedFile(conversion.out, { channels: 1 });
   try {
     const sink = new MappedRamSink(file, { digests: conversion.digests });
-    const written = await migrate(conversion, sink);
+    const written = await migrate(conversion, sink, { windows: 8 });
     return { ...written, ...(await sidecarOf(conversion, sink)) };
   } finally {
     file.abort();

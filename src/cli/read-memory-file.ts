@@ -3,6 +3,7 @@
 
 import { totalmem } from 'node:os';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { isUnfinishedOutput } from '../channel/output-file-node.js';
 import { type IndexedSoFar, type Snapshot, SnapshotIndexer } from '../format/index.js';
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
 import { openContainer, unfinishedImage } from '../guest/open-snapshot-file-node.js';
@@ -86,7 +87,7 @@ export const readMemoryFile = async (operand: string, surroundings: Surroundings
     const indexer = new SnapshotIndexer(readAt, sizeBytes, { file, startOffset, indexLimitBytes: INDEX_LIMIT_BYTES });
     const streamBytes = sizeBytes - startOffset;
     let snapshot: Snapshot | undefined;
-    let damage = unfinishedImage(container);
+    let damage = unfinishedImage(container) ?? unfinishedOutput(file);
     try {
       await inSlices(surroundings, 'reading', streamBytes, () => indexer.advance());
       snapshot = indexer.finish();
@@ -104,6 +105,15 @@ export const readMemoryFile = async (operand: string, surroundings: Surroundings
     throw error;
   }
 };
+
+/** A save that is under way, or was interrupted: mapped-ram files are as long as good ones then, and may read as such. */
+const unfinishedOutput = (file: string): RamferryError | undefined =>
+  isUnfinishedOutput(file)
+    ? new RamferryError('invalid', 'UNFINISHED_FILE', `${file} was not finished, or is being written.`, {
+        file,
+        hint: 'A file gets its name when all of it is on the disk. If it is all there is, rename it and try what can be read.',
+      })
+    : undefined;
 
 /** A memory file that is not damaged. */
 export type WholeMemoryFile = MemoryFile & { readonly snapshot: Snapshot };

@@ -1,6 +1,6 @@
 // A regular file read by position.
 
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import fs, { closeSync, fstatSync, openSync } from 'node:fs';
 import { channelError } from '../channel/channel-error.js';
 import type { ReadAt } from '../format/snapshot.js';
 import { RamferryError } from '../memory/errors.js';
@@ -38,7 +38,7 @@ export const readerOf = (descriptor: number, file: string): FileReader => ({
   readAt: (position, target) => {
     for (let done = 0; done < target.length; ) {
       const at = position + done;
-      const count = guarded(file, 'read', () => readSync(descriptor, target, done, target.length - done, at));
+      const count = guarded(file, 'read', () => fs.readSync(descriptor, target, done, target.length - done, at));
       if (count === 0) {
         throw new RamferryError('failed', 'FILE_CHANGED', `${file} became shorter while it was read, at byte ${at}.`, {
           file,

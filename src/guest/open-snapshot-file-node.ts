@@ -28,6 +28,8 @@ export interface OpenedContainer {
   readonly startOffset: number;
   /** Set for a libvirt save image. */
   readonly libvirt: LibvirtImage | undefined;
+  /** The stream's bytes are in a temporary file, not in `file`. */
+  readonly isUnpacked: boolean;
   close(): void;
 }
 
@@ -50,11 +52,11 @@ export const openContainer = async (operand: string, options: UnpackOptions = {}
     const { libvirt, startOffset } = found;
     const fileBytes = reader.sizeBytes;
     if (libvirt === undefined || libvirt.format === 'raw' || libvirt.format === 'sparse') {
-      return { ...reader, file, fileBytes, startOffset, libvirt };
+      return { ...reader, file, fileBytes, startOffset, libvirt, isUnpacked: false };
     }
     const unpacked = await unpack(file, startOffset, libvirt.format, options);
     reader.close();
-    return { ...unpacked, file, fileBytes, startOffset: 0, libvirt };
+    return { ...unpacked, file, fileBytes, startOffset: 0, libvirt, isUnpacked: true };
   } catch (error) {
     reader.close();
     throw error;

@@ -13,9 +13,24 @@ import { Segment, STAGING_SLOT_PAGES } from '../memory/segment.js';
 import type { PageIndex } from '../memory/units.js';
 import type { SourceGuest } from '../source/guest.js';
 
+export interface SnapshotGuestOptions {
+  /** Of the snapshot's blocks; sees all content on its way. */
+  readonly digest?: RamDigest | undefined;
+  /** Names of blocks whose content the destination has by other means. */
+  readonly ignored?: ReadonlySet<string>;
+  /**
+   * Windows that take turns, so that a sink can still write one while the next is read: a power of two. Default 1, which stays
+   * in the processor's cache.
+   */
+  readonly windows?: number;
+}
+
+const WINDOW_BYTES = STAGING_SLOT_PAGES * GUEST_PAGE_SIZE;
+
 export class SnapshotGuest implements SourceGuest {
   readonly machine: string;
   readonly uuid: string | undefined;
+  readonly targetPageBits: number | undefined;
   readonly ramSectionId: number;
   readonly earlySections: Uint8Array;
   /** Only the geometry: guest RAM is reserved when a block is added and never touched here. */
@@ -27,18 +42,22 @@ export class SnapshotGuest implements SourceGuest {
   /** Position of each block in the snapshot. */
   readonly #indexes = new Map<RamBlock, number>();
   readonly #content = new Map<RamBlock, number>();
-  readonly #window = Segment.create({ ramBytes: STAGING_SLOT_PAGES * GUEST_PAGE_SIZE });
+  readonly extentsKept: number;
+  readonly #windows: Segment;
+  #nextWindow = 0;
   #loaded: { readonly block: RamBlock; readonly extent: Extent } | undefined;
 
   readonly #digest: RamDigest | undefined;
 
   /**
-   * @param digest of the snapshot's blocks; sees all content on its way
-   * @param ignored names of blocks whose content the destination has by other means
+   * @param file its name, for errors
    * @throws RamferryError `invalid`, if the file has what cannot be sent on as a plain stream
    */
-  constructor(snapshot: Snapshot, file?: string, digest?: RamDigest, ignored: ReadonlySet<string> = new Set()) {
+  constructor(snapshot: Snapshot, file?: string, options: SnapshotGuestOptions = {}) {
+    const { digest, ignored, windows = 1 } = options;
     this.#digest = digest;
+    this.#windows = Segment.create({ ramBytes: windows * WINDOW_BYTES });
+    this.extentsKept = windows - 1;
     const { configuration, setup, summary } = snapshot;
     const refuse = (what: string, value: number | string): never => {
       throw new RamferryError('invalid', 'NOT_SENDABLE', `The snapshot ${what}; it cannot be sent.`, {
@@ -59,13 +78,14 @@ export class SnapshotGuest implements SourceGuest {
     }
     this.machine = configuration.machine;
     this.uuid = configuration.uuid;
+    this.targetPageBits = configuration.targetPageBits;
     this.#snapshot = snapshot;
     this.#devices = summary.tail;
     this.earlySections = summary.tail.early;
     this.ramSectionId = pickRamSectionId(summary.tail);
     this.blocks = RamBlockList.create();
     for (const { index, name, usedLength } of setup.blocks) {
-      this.#indexes.set(this.blocks.add({ name, usedLength, ignored: ignored.has(name) }), index);
+      this.#indexes.set(this.blocks.add({ name, usedLength, ignored: ignored?.has(name) ?? false }), index);
     }
   }
 
@@ -104,11 +124,13 @@ export class SnapshotGuest implements SourceGuest {
       return loaded.extent;
     }
     const pageCount = Math.min(STAGING_SLOT_PAGES, pagesWanted, block.usedPages - page);
-    const target = this.#window.bytes.subarray(0, pageCount * GUEST_PAGE_SIZE);
+    const address = this.#nextWindow * WINDOW_BYTES;
+    this.#nextWindow = (this.#nextWindow + 1) % (this.extentsKept + 1);
+    const target = this.#windows.bytes.subarray(address, address + pageCount * GUEST_PAGE_SIZE);
     const index = this.#indexes.get(block) as number;
     this.#snapshot.readPages(index, page, pageCount, target);
-    this.#digest?.setInSegment(index, page * GUEST_PAGE_SIZE, this.#window, 0, target.length);
-    const extent = { segment: this.#window, address: 0, firstPage: page, pageCount };
+    this.#digest?.setInSegment(index, page * GUEST_PAGE_SIZE, this.#windows, address, target.length);
+    const extent = { segment: this.#windows, address, firstPage: page, pageCount };
     this.#loaded = { block, extent };
     return extent;
   }

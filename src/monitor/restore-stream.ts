@@ -18,7 +18,7 @@ export const writeRestoreStream = async (
   const descriptor = openUnnamedFile();
   const channel = await openFile(UNNAMED_FILE, openPath(descriptor), 'write', 0);
   const source = new MigrationSource({
-    guest: new SnapshotGuest(snapshot, file, undefined, mapped),
+    guest: new SnapshotGuest(snapshot, file, { ignored: mapped }),
     sink: new StreamSink(channel, { returnPath: false }),
     parameters: { ...defaultParameters, maxBandwidth: 0 },
   });

@@ -69,6 +69,9 @@ export interface SourceGuest {
   /** Textual UUID, if the configuration element shall carry one. */
   readonly uuid: string | undefined;
 
+  /** log2 of the page size, if the configuration element shall say it: machines whose architecture leaves it open do. */
+  readonly targetPageBits?: number | undefined;
+
   /** Section id for RAM: not 0, which a QEMU destination mistakes, and not that of a device section. */
   readonly ramSectionId: number;
 
@@ -103,9 +106,12 @@ export interface SourceGuest {
 
   /**
    * For guests whose RAM is not in memory (an opened snapshot): brings the pages from `page` on into memory, at most
-   * `pageCount`, and says where they are. The extent is valid until the next call.
+   * `pageCount`, and says where they are. The extent is valid until the next call, or `extentsKept` calls longer.
    */
   extentAt?(block: RamBlock, page: PageIndex, pageCount: number): Extent;
+
+  /** Default 0. */
+  readonly extentsKept?: number;
 
   /**
    * For guests that know without looking which pages have content: address of a bitmap of those, in the memory of the

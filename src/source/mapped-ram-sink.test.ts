@@ -10,7 +10,9 @@ import fc from 'fast-check';
 import { type MappedFile, readMappedFile } from '../../test/mapped-ram-file.js';
 import { PAGE, ScriptedGuest } from '../../test/source-kit.js';
 import type { PositionedFile } from '../channel/positioned-file.js';
+import { Segment } from '../memory/segment.js';
 import { type FileOffset, fileOffset } from '../memory/units.js';
+import type { SourceGuest } from './guest.js';
 import { MappedRamSink } from './mapped-ram-sink.js';
 import { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
 import { defaultParameters } from './parameters.js';
@@ -33,6 +35,8 @@ class LateFile implements PositionedFile {
   content = Buffer.alloc(0);
   pageWrites: PageWrite[] = [];
   readonly holes: { readonly position: number; readonly length: number }[] = [];
+  /** Page writes under way at a time. */
+  mostPending = 0;
   isCommitted = false;
   isAborted = false;
   /** Page writes until one fails. */
@@ -65,6 +69,7 @@ class LateFile implements PositionedFile {
     }
     this.#pending.push({ bytes, at, length, position });
     this.pageWrites.push({ bytes, at, length, position });
+    this.mostPending = Math.max(this.mostPending, this.#pending.length);
   }
 
   barrier(): void {
@@ -132,6 +137,52 @@ const assertIsGuest = (file: MappedFile, guest: ScriptedGuest): void => {
     }
   }
 };
+
+/** The guest, its pages brought into one of four windows when they are asked for. */
+const windowed = (guest: ScriptedGuest, extentsKept: number): SourceGuest => {
+  const windows = Segment.create({ ramBytes: 64 * PAGE });
+  let next = 0;
+  return {
+    machine: guest.machine,
+    uuid: guest.uuid,
+    ramSectionId: guest.ramSectionId,
+    blocks: guest.blocks,
+    log: undefined,
+    isRunning: () => false,
+    stop: async () => {},
+    resume: async () => {},
+    saveDevices: () => guest.saveDevices(),
+    extentsKept,
+    extentAt: (block, page) => {
+      const address = (next++ % 4) * 16 * PAGE;
+      const pageCount = Math.min(16, block.usedPages - page);
+      windows.bytes.set(block.read(page * PAGE, pageCount * PAGE), address);
+      return { segment: windows, address, firstPage: page, pageCount };
+    },
+  };
+};
+
+test('a guest whose pages take turns in memory: none makes room before it is written', async () => {
+  const guest = new ScriptedGuest([900, 200], 2 ** 20);
+  for (const block of guest.blocks.blocks) {
+    for (let page = 0; page < block.usedPages; page += 1) {
+      guest.store(block, page, (page % 255) + 1);
+    }
+  }
+  for (const extentsKept of [0, 1, 3]) {
+    const file = new LateFile();
+    const sink = new MappedRamSink(file);
+    const { status } = await new MigrationSource({
+      guest: windowed(guest, extentsKept),
+      sink,
+      parameters: defaultParameters,
+    }).run();
+    assert.equal(status, 'completed');
+    assertIsGuest(file.parsed(), guest);
+    // As many writes at a time as there is room for.
+    assert.equal(file.mostPending, extentsKept + 1);
+  }
+});
 
 // MR-1, MR-3, MR-10, MR-14, MR-23, MR-24, MR-25, MR-27
 test('a guest at rest: each page in its place, one write for each run, no byte for zero pages', async () => {

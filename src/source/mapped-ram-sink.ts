@@ -55,8 +55,11 @@ export class MappedRamSink implements PageSink {
   #fingerprint: string | undefined;
   #ramSectionId = 0;
   #earlySections: Uint8Array | undefined;
-  /** The guest's pages are brought into memory that the next batch reuses. */
-  #isWindowed = false;
+  /** Of a guest whose pages are brought into memory: so many extents stay there besides the last one. */
+  #extentsKept = Number.POSITIVE_INFINITY;
+  #extent: Extent | undefined;
+  /** Extents since the last barrier. */
+  #extents = 0;
   /** Where the stream goes on. */
   #end = 0;
   /** Of the last page that was given. Within one scan positions only rise. */
@@ -88,7 +91,7 @@ export class MappedRamSink implements PageSink {
   }
 
   start(guest: SourceGuest): void {
-    const { machine, uuid, ramSectionId, blocks, earlySections, extentAt } = guest;
+    const { machine, uuid, targetPageBits, ramSectionId, blocks, earlySections, extentAt, extentsKept = 0 } = guest;
     const migratable = blocks.blocks.filter((block) => block.migratable);
     const ignored = migratable.find((block) => block.ignored);
     if (ignored !== undefined) {
@@ -102,11 +105,13 @@ export class MappedRamSink implements PageSink {
     }
     this.#ramSectionId = ramSectionId;
     this.#earlySections = earlySections;
-    this.#isWindowed = extentAt !== undefined;
+    if (extentAt !== undefined) {
+      this.#extentsKept = extentsKept;
+    }
     const header = streamHeader({
       machine,
       uuid,
-      targetPageBits: undefined,
+      targetPageBits,
       capabilities: [Capability.MAPPED_RAM],
     });
     this.#end = this.#file.start;
@@ -151,8 +156,12 @@ export class MappedRamSink implements PageSink {
       } while (index < count && pages[index] === pages[index - 1]! + 1);
       zeroPages += this.#writeNeighbours(placed, extent, pages[first]!, index - first);
     }
-    if (this.#isWindowed) {
+    this.#extents += extent === this.#extent ? 0 : 1;
+    this.#extent = extent;
+    if (this.#extents > this.#extentsKept) {
+      // The next extent takes the place of the first of these.
       this.#file.barrier();
+      this.#extents = 0;
     }
     return zeroPages;
   }

@@ -96,10 +96,10 @@ export class StreamSink implements PageSink {
   }
 
   start(guest: SourceGuest): void {
-    const { machine, uuid, ramSectionId, earlySections } = guest;
+    const { machine, uuid, targetPageBits, ramSectionId, earlySections } = guest;
     this.ramSectionId = ramSectionId;
     this.#mayGather = guest.extentAt === undefined;
-    this.append(streamHeader({ machine, uuid, targetPageBits: undefined, capabilities: [] }));
+    this.append(streamHeader({ machine, uuid, targetPageBits, capabilities: [] }));
     if (this.#options.returnPath) {
       this.append(command(Command.OPEN_RETURN_PATH));
       this.append(ping(1));
