@@ -5,13 +5,13 @@
 //           a third of the rounds from here on ─┘
 
 import assert from 'node:assert/strict';
-import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { type ChildProcess, fork } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { runCommand } from '../../test/command.js';
+import { RunningCommand, runCommand } from '../../test/command.js';
 import { patternPage, StreamBuilder, type TestRecord, testDevice } from '../../test/streams.js';
 import { deviceStates } from '../format/stream/device-tail.js';
 import { loadMappedRam } from '../guest/load-mapped-ram-node.js';
@@ -65,8 +65,7 @@ const verdictOf = async (file: string): Promise<{ status: number; verdict?: Verd
   }
 };
 
-const bin = new URL('../../../bin/ramferry.js', import.meta.url).pathname;
-const command = (...args: string[]): ChildProcess => spawn(process.execPath, [bin, ...args], { stdio: 'ignore' });
+const command = (...args: string[]): ChildProcess => new RunningCommand(args).child;
 
 /** Whether a file is what its writer would have written in peace. */
 type IsWhole = (file: string) => Promise<boolean>;
