@@ -27,6 +27,8 @@ export interface FreePageHintsOptions {
   readonly blocks: RamBlockList;
   readonly wait: HintWait;
   readonly trace: Trace;
+  /** Called with every range that a hint was applied to. */
+  readonly forgotten?: (block: RamBlock, firstPage: number, pageCount: number) => void;
   /** Called at most once, when hints name what is no guest memory (FH-4). */
   readonly warn: (message: string) => void;
 }
@@ -130,6 +132,8 @@ export class FreePageHints {
     const honoured = this.#source.acknowledged
       ? send.forget(block, firstPage, count)
       : send.exclude(block, firstPage, count);
+    // Also what was sent before it was hinted: what the guest writes there from now on is marked, and comes again.
+    this.#options.forgotten?.(block, firstPage, count);
     this.#pages += count;
     this.#honoured += honoured;
     trace.free_page_hint_range?.(block.name, firstPage, count, honoured);

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import fc from 'fast-check';
 import { type MappedFile, readMappedFile } from '../../test/mapped-ram-file.js';
-import { PAGE, ScriptedGuest } from '../../test/source-kit.js';
+import { PAGE, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
 import type { PositionedFile } from '../channel/positioned-file.js';
 import { Segment } from '../memory/segment.js';
 import { type FileOffset, fileOffset } from '../memory/units.js';
@@ -122,6 +122,25 @@ const save = (
   options: Partial<MigrationSourceOptions> = {},
 ): Promise<MigrationReport> =>
   new MigrationSource({ guest, sink: new MappedRamSink(file), parameters: defaultParameters, ...options }).run();
+
+/** A sink of small batches, between which the running guest acts. */
+const betweenBatches = (guest: ScriptedGuest, file: PositionedFile, act: (batch: number) => void): MappedRamSink => {
+  let batches = 0;
+  return new (class extends MappedRamSink {
+    override batchLimit(): number {
+      return 16;
+    }
+
+    override writePages(batch: Parameters<MappedRamSink['writePages']>[0]): number {
+      const zeroPages = super.writePages(batch);
+      if (guest.running) {
+        act(batches);
+        batches += 1;
+      }
+      return zeroPages;
+    }
+  })(file);
+};
 
 const assertIsGuest = (file: MappedFile, guest: ScriptedGuest): void => {
   assert.deepEqual(
@@ -254,23 +273,11 @@ test('whatever a guest writes while it is saved, the file is the guest at the sw
         }
       }
       const file = new LateFile();
-      let batches = 0;
-      const sink = new (class extends MappedRamSink {
-        override batchLimit(): number {
-          return 16;
+      const sink = betweenBatches(guest, file, (batch) => {
+        for (const { block, page, value } of plan.filter(({ when }) => when === batch)) {
+          guest.store(blocks[block]!, page, value);
         }
-
-        override writePages(batch: Parameters<MappedRamSink['writePages']>[0]): number {
-          const zeroPages = super.writePages(batch);
-          if (guest.running) {
-            for (const { block, page, value } of plan.filter(({ when }) => when === batches)) {
-              guest.store(blocks[block]!, page, value);
-            }
-            batches += 1;
-          }
-          return zeroPages;
-        }
-      })(file);
+      });
       const report = await save(guest, file, {
         sink,
         parameters: { ...defaultParameters, downtimeLimit: 0 },
@@ -286,6 +293,96 @@ test('whatever a guest writes while it is saved, the file is the guest at the sw
   );
   assert.ok(scansSeen >= 2 && holesSeen > 0, `${scansSeen} scans, ${holesSeen} holes`);
 });
+
+// MR-2
+test('pages that are hinted when they are in the file already leave it, and their space with them', async () => {
+  const guest = new ScriptedGuest([140], 2 ** 20);
+  const hints = new ScriptedHints();
+  guest.hints = hints;
+  const block = guest.blocks.blocks[0]!;
+  for (let page = 0; page < 140; page += 1) {
+    guest.store(block, page, 1);
+  }
+  const file = new LateFile();
+  const sink = betweenBatches(guest, file, (batch) => {
+    // Batches of 16: the first two are written.
+    if (batch === 2) {
+      hints.hint(block, 3, 20);
+    } else if (batch === 4) {
+      guest.store(block, 7, 9);
+    }
+  });
+  const parameters = { ...defaultParameters, downtimeLimit: 0, hintWaitMs: 0 };
+  assert.equal((await save(guest, file, { sink, parameters })).status, 'completed');
+  const [{ content, has, pagesOffset }] = file.parsed().blocks as [MappedFile['blocks'][number]];
+  assert.deepEqual(file.holes, [{ position: pagesOffset + 3 * PAGE, length: 20 * PAGE }]);
+  for (let page = 0; page < 140; page += 1) {
+    const expected = page === 7 ? 9 : page >= 3 && page < 23 ? 0 : 1;
+    assert.deepEqual([content[page * PAGE], has(page)], [expected, expected !== 0], `page ${page}`);
+  }
+});
+
+// MR-2, FH-2: what is hinted after it was written leaves the file, what the guest writes there later is in it again
+for (const acknowledged of [false, true]) {
+  test(`pages hinted and taken back while they are saved, ${acknowledged ? 'with' : 'without'} acknowledgement`, async () => {
+    let forgotten = 0;
+    let holes = 0;
+    const acts = fc.array(
+      fc.record({ when: fc.nat(25), page: fc.nat(139), value: fc.nat(3), pages: fc.integer({ min: 1, max: 12 }) }),
+      { maxLength: 40 },
+    );
+    await fc.assert(
+      fc.asyncProperty(acts, async (plan) => {
+        const guest = new ScriptedGuest([140], 2 ** 20);
+        const hints = new ScriptedHints();
+        hints.acknowledged = acknowledged;
+        guest.hints = hints;
+        const block = guest.blocks.blocks[0]!;
+        for (let page = 0; page < 140; page += 1) {
+          guest.store(block, page, (page % 5) + (page < 70 ? 1 : 0));
+        }
+        const free = new Set<number>();
+        /** Hinted, and not to be taken back before it is acknowledged. */
+        let held = new Set<number>();
+        hints.onAcknowledge = () => {
+          held = new Set();
+        };
+        const file = new LateFile();
+        const sink = betweenBatches(guest, file, (batch) => {
+          for (const { page, value, pages } of plan.filter(({ when }) => when === batch)) {
+            if (value === 0 && (hints.status === 'requested' || hints.status === 'start')) {
+              const end = Math.min(140, page + pages);
+              hints.hint(block, page, end - page);
+              for (let freed = page; freed < end; freed += 1) {
+                free.add(freed);
+                held.add(freed);
+              }
+            } else if (!(acknowledged && held.has(page))) {
+              free.delete(page);
+              guest.store(block, page, value);
+            }
+          }
+        });
+        const parameters = { ...defaultParameters, downtimeLimit: 0, hintWaitMs: 0 };
+        const { status } = await save(guest, file, { sink, parameters });
+        assert.equal(status, 'completed');
+        const [{ content, has }] = file.parsed().blocks as [MappedFile['blocks'][number]];
+        for (let page = 0; page < 140; page += 1) {
+          const inGuest = guest.load(block, page);
+          const inFile = content[page * PAGE]!;
+          if (free.has(page) && inFile === 0) {
+            forgotten += inGuest === 0 ? 0 : 1;
+          } else {
+            assert.deepEqual([inFile, has(page)], [inGuest, inGuest !== 0], `page ${page}`);
+          }
+        }
+        holes += file.holes.length;
+      }),
+      { numRuns: 60 },
+    );
+    assert.ok(forgotten > 0 && holes > 0);
+  });
+}
 
 // MR-20
 test('at an offset: positions are those of the file, nothing before it is touched', async () => {

@@ -208,9 +208,25 @@ export class MappedRamSink implements PageSink {
       file.set(page, count);
       this.queued += length;
     } else if (file.clear(page, count) > 0) {
-      this.#file.punchHole(position, length);
-      this.#digest?.clear(index, offset, length);
+      this.#punch(pagesOffset, index, page, count);
     }
+  }
+
+  forget(block: RamBlock, firstPage: number, pageCount: number): void {
+    const { file, pagesOffset, index } = this.#placed.get(block)!;
+    if (file.clear(firstPage, pageCount) > 0) {
+      // A write that is under way would fill the hole.
+      this.#file.barrier();
+      this.#punch(pagesOffset, index, firstPage, pageCount);
+    }
+  }
+
+  /** The file holds these pages no longer. */
+  #punch(pagesOffset: number, index: number, firstPage: number, pageCount: number): void {
+    const offset = firstPage * GUEST_PAGE_SIZE;
+    const length = pageCount * GUEST_PAGE_SIZE;
+    this.#file.punchHole(pagesOffset + offset, length);
+    this.#digest?.clear(index, offset, length);
   }
 
   async flush(): Promise<void> {

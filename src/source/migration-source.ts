@@ -308,6 +308,7 @@ export class MigrationSource {
       source,
       send: this.#send,
       blocks,
+      forgotten: (block, firstPage, pageCount) => this.#sink.forget?.(block, firstPage, pageCount),
       wait: new HintWait(hintWaitMs, maxBandwidth, this.#send.totalPages, this.#clock.now()),
       trace: this.#trace,
       warn: (message) => this.#warnings.push(message),

@@ -47,6 +47,12 @@ export interface PageSink {
   /** Reads and queues the pages; returns how many of them were zero. */
   writePages(batch: PageBatch): number;
 
+  /**
+   * The guest gave these pages back (a hint). What was written of them may be dropped, where that gains something: they
+   * read as zero then. Content that the guest stores there later comes with a later `writePages`.
+   */
+  forget?(block: RamBlock, firstPage: number, pageCount: number): void;
+
   /** Every page written so far leaves without waiting for a further call (PL-15). */
   endIteration(): void;
 
