@@ -21,7 +21,7 @@ import type { SaveQuestion } from './mapped-ram-source.js';
 import { NodeChild } from './node-child.js';
 import { patternContent, qemuContent, type StreamContent } from './stream-content.js';
 
-const SIZES_MB = process.env['BENCH_MB'] ? [Number(process.env['BENCH_MB'])] : [1024, 4096];
+const SIZES_MB = [1024, 4096];
 
 /** The stream, the guest on both sides, a saved file, a loaded guest; and something for everybody else. */
 const memoryNeeded = (megabytes: number): number => (5.2 * megabytes + 1024) * 2 ** 20;
