@@ -132,12 +132,8 @@ export class HintReceiver {
     if (this.#isStarted(requested)) {
       // Whatever it is, it ends what was started (FH-9: before the start, an end marker does nothing).
       Atomics.compareExchange(this.#config, BalloonConfig.commandId, requested, HINT_STOP);
-    } else if (
-      id === requested &&
-      isHintId(id) &&
-      Atomics.load(this.#config, BalloonConfig.commandId) === id &&
-      Atomics.load(this.#words, HintWord.cancelled) !== id
-    ) {
+    } else if (isHintId(id) && id === requested) {
+      // If it was ended or cancelled before, it is no longer shown, and this starts nothing.
       Atomics.store(this.#words, HintWord.started, id);
     } else if (isHintId(id)) {
       Atomics.add(this.#words, HintWord.stale, 1);

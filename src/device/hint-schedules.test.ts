@@ -221,6 +221,41 @@ test('every schedule of a round that is stopped, with one agent between any two 
   );
 });
 
+test('every schedule of a stop while a range is on its way into the ring', async () => {
+  await check(
+    {
+      acknowledge: false,
+      engine: ['request', 'stop', 'request', 'take', 'stop'],
+      driver: ['start', 'hint'],
+      preemptions: 1,
+    },
+    SLOW ? ALL : 6000,
+  );
+});
+
+test('a guest that answers as soon as it sees an id is never too early', async () => {
+  const runs = await explore(async (schedule) => {
+    const { driver, engine, serve, shared } = balloonSetup({}, machine);
+    driver.start();
+    let answered = false;
+    const answer = (): void => {
+      if (!answered && isHintId(driver.commandId)) {
+        answered = true;
+        driver.send(driver.commandId);
+        serve();
+      }
+    };
+    withAtomicSteps(
+      [shared.hints, shared.virtio.registers],
+      () => schedule.choose(2) === 1 && answer(),
+      () => engine.request(),
+    );
+    answer();
+    assert.equal(engine.status, 'start');
+  });
+  assert.ok(runs > 10);
+});
+
 test('a reset while hints are applied', async () => {
   await check(
     { acknowledge: true, engine: ['request', 'take', 'stop'], driver: ['start', 'hint', 'reset'], preemptions: 1 },

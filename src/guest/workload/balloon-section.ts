@@ -1,20 +1,10 @@
-// Device sections of a guest's balloon: the device, and the driver's registers.
+// The device section of a guest's balloon driver. That of the device is QEMU's (src/format/virtio).
 
-import type { BalloonState } from '../../device/index.js';
 import { RamferryError } from '../../memory/index.js';
 import { DRIVER_REGISTER_COUNT } from './balloon-driver.js';
 
-export const BALLOON_SECTION = 'virtio-balloon';
 export const DRIVER_SECTION = 'workload-balloon-driver';
 export const DRIVER_VERSION = 1;
-
-export const encodeBalloon = (state: BalloonState): Uint8Array =>
-  new TextEncoder().encode(JSON.stringify(state, (_, value) => (typeof value === 'bigint' ? `${value}n` : value)));
-
-export const decodeBalloon = (body: Uint8Array): BalloonState =>
-  JSON.parse(new TextDecoder().decode(body), (_, value) =>
-    typeof value === 'string' && value.endsWith('n') ? BigInt(value.slice(0, -1)) : (value ?? undefined),
-  );
 
 /** The driver's registers, big-endian. */
 export function encodeDriver(registers: Float64Array): Uint8Array {

@@ -10,16 +10,17 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
-import { allocateBalloon, Interrupt, loadBalloon } from '../../device/index.js';
+import { allocateBalloon, decodeBalloon, Interrupt, loadBalloon } from '../../device/index.js';
 import { configWords, interruptDriver, ringDoorbell } from '../../device/registers.js';
 import { allocateStoreBarrier, allocateWriteProtect, releaseWriter } from '../../dirty-log/index.js';
 import type { DeviceState } from '../../format/stream/index.js';
+import { BALLOON_SECTION } from '../../format/virtio/index.js';
 import { adviseHugePages, confineHugePages } from '../../memory/huge-pages-node.js';
 import { type RamBlock, RamBlockList, RamferryError } from '../../memory/index.js';
 import { releaseMemory } from '../../memory/release-memory-node.js';
 import { digestBlocks } from '../digest-node.js';
 import { allocateDriverRegisters, DriverRegister, driverRegisters, isIdle } from './balloon-driver.js';
-import { BALLOON_SECTION, DRIVER_SECTION, decodeBalloon, decodeDriver } from './balloon-section.js';
+import { DRIVER_SECTION, decodeDriver } from './balloon-section.js';
 import type { BalloonThreadData } from './balloon-thread-node.js';
 import {
   allocateControl,

@@ -1,13 +1,14 @@
 // The workload guest as the source engine sees it, in whatever thread that runs: stopping it takes two words of shared
 // memory and no event loop.
 
-import { BalloonHints, GuestMemory, saveBalloon } from '../../device/index.js';
+import { BalloonHints, encodeBalloon, GuestMemory, saveBalloon } from '../../device/index.js';
 import { type DirtyLog, StoreBarrierLog, StoreBarrierProtector, type WriteProtector } from '../../dirty-log/index.js';
 import { buildDeviceTail, type DeviceState, type DeviceTail } from '../../format/stream/index.js';
+import { BALLOON_SECTION, VIRTIO_SECTION_VERSION } from '../../format/virtio/index.js';
 import { RamBlockList, RamferryError } from '../../memory/index.js';
 import type { HintSource, SourceGuest } from '../../source/guest.js';
 import { driverRegisters } from './balloon-driver.js';
-import { BALLOON_SECTION, DRIVER_SECTION, DRIVER_VERSION, encodeBalloon, encodeDriver } from './balloon-section.js';
+import { DRIVER_SECTION, DRIVER_VERSION, encodeDriver } from './balloon-section.js';
 import { Control, RunState, registersOf, type SharedBalloon, type WorkloadShared } from './control.js';
 import { memoryRegions, WORKLOAD_MACHINE } from './machine.js';
 import { encodeRegisters, REGISTERS_VERSION } from './registers.js';
@@ -102,7 +103,12 @@ export class WorkloadSource implements SourceGuest {
     const memory = new GuestMemory(memoryRegions(this.blocks), { markRange: () => {} });
     const registers = encodeDriver(driverRegisters(driver));
     return [
-      { name: BALLOON_SECTION, instance: 0, version: 1, body: encodeBalloon(saveBalloon(device, memory)) },
+      {
+        name: BALLOON_SECTION,
+        instance: 0,
+        version: VIRTIO_SECTION_VERSION,
+        body: encodeBalloon(saveBalloon(device, memory)),
+      },
       { name: DRIVER_SECTION, instance: 0, version: DRIVER_VERSION, body: registers },
     ];
   }
