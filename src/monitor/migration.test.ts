@@ -190,24 +190,36 @@ test('cancelled at any moment the guest runs on, and another attempt succeeds', 
 });
 
 // DM-23
-test('memory plugged before travels; a resize or an unplug during the migration ends it', {
-  timeout: 60_000,
-}, async () => {
-  const guest = busyGuest();
-  await guest.start();
-  const dimm = await guest.plug(8 * MIB);
-  const uri = socketUri();
-  const receiving = receive(uri);
-  const running = migration(guest, uri, { parameters: { maxBandwidth: 20 * MIB } });
-  await sleep(300);
-  guest.blocks.remove(dimm);
-  const { report, error } = await running.ended;
-  assert.equal(report.status, 'failed');
-  assert.equal(error?.code, 'GEOMETRY_CHANGED');
-  assert.match(error!.message, new RegExp(dimm.name));
-  assert.equal((await receiving).status, 'failed');
-  await guest.shutdown();
-});
+for (const moment of ['active', 'none'] as const) {
+  test(`memory plugged before travels; its unplug ends the migration, which is ${moment}`, {
+    timeout: 60_000,
+  }, async () => {
+    const guest = busyGuest();
+    await guest.start();
+    const dimm = await guest.plug(8 * MIB);
+    const uri = socketUri();
+    const receiving = receive(uri);
+    let isActive = (): void => {};
+    const active = new Promise<void>((resolve) => {
+      isActive = resolve;
+    });
+    const running = migration(guest, uri, {
+      parameters: { maxBandwidth: 20 * MIB },
+      onStatus: (status) => status === 'active' && isActive(),
+    });
+    // Before the engine has started, it is told as soon as it has.
+    if (moment === 'active') {
+      await active;
+    }
+    guest.blocks.remove(dimm);
+    const { report, error } = await running.ended;
+    assert.equal(report.status, 'failed');
+    assert.equal(error?.code, 'GEOMETRY_CHANGED');
+    assert.match(error!.message, new RegExp(dimm.name));
+    assert.equal((await receiving).status, 'failed');
+    await guest.shutdown();
+  });
+}
 
 test('a destination that is not there, and one that dies, leave the guest running', { timeout: 60_000 }, async () => {
   const guest = busyGuest();

@@ -22,7 +22,15 @@ const post = (message: FromSource): void => port.postMessage(message);
 
 const connecting = new AbortController();
 let source: MigrationSource | undefined;
-let isPostcopyOrdered = start.postcopy?.atOnce === true;
+/** What was said before there was an engine to hear it. */
+const early: ((source: MigrationSource) => void)[] = [];
+const tell = (say: (source: MigrationSource) => void): void => {
+  if (source === undefined) {
+    early.push(say);
+  } else {
+    say(source);
+  }
+};
 const demands: GuestPage[] = [];
 const onDemand = (page: GuestPage): void => {
   if (demands.length < DEMANDS_MAX) {
@@ -36,23 +44,24 @@ port.on('message', (message: ToSource) => {
       source?.cancel();
       break;
     case 'fail':
-      source?.fail(ramferryError(message.error));
+      tell((engine) => engine.fail(ramferryError(message.error)));
       break;
     case 'set-parameters':
-      source?.setParameters(message.changes);
+      tell((engine) => engine.setParameters(message.changes));
       break;
     case 'start-postcopy':
-      isPostcopyOrdered = true;
-      source?.startPostcopy();
+      tell((engine) => engine.startPostcopy());
       break;
     case 'finish-postcopy':
-      source?.finishPostcopy();
+      tell((engine) => engine.finishPostcopy());
       break;
     case 'pause-postcopy':
-      source?.pausePostcopy();
+      tell((engine) => engine.pausePostcopy());
       break;
     case 'recover-postcopy':
-      source?.recoverPostcopy(() => openChannel(message.uri, { direction: 'both', signal: connecting.signal }));
+      tell((engine) =>
+        engine.recoverPostcopy(() => openChannel(message.uri, { direction: 'both', signal: connecting.signal })),
+      );
       break;
   }
 });
@@ -80,8 +89,11 @@ try {
     onPass: (pass) => post({ type: 'pass', pass }),
     onProgress: (report) => post({ type: 'progress', report }),
   });
-  if (isPostcopyOrdered) {
+  if (start.postcopy?.atOnce === true) {
     source.startPostcopy();
+  }
+  for (const say of early) {
+    say(source);
   }
   const report = await source.run();
   const error = report.status === 'completed' ? undefined : plainError(source.error);
