@@ -51,27 +51,14 @@ export const openPositionedFile = async (
     });
   }
   const output = OutputFile.open(path);
-  const writers: PageWriter[] = [];
+  const flags = fs.constants.O_WRONLY | (directIo ? fs.constants.O_DIRECT : 0);
   let direct: number | undefined;
   try {
     if (start > 0) {
       copyHead(path, output.descriptor, start);
     }
-    const flags = fs.constants.O_WRONLY | (directIo ? fs.constants.O_DIRECT : 0);
-    const startWriter = (): Promise<PageWriter> => PageWriter.start(output.currentPath, flags);
-    const started = await Promise.allSettled(Array.from({ length: channels }, startWriter));
-    writers.push(...started.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : [])));
-    const failed = started.find((result) => result.status === 'rejected');
-    if (failed !== undefined) {
-      throw failed.reason;
-    }
-    if (directIo && channels === 0) {
-      direct = fs.openSync(output.currentPath, flags);
-    }
+    direct = directIo ? fs.openSync(output.currentPath, flags) : undefined;
   } catch (error) {
-    for (const writer of writers) {
-      writer.close();
-    }
     output.abort();
     throw directIo && (error as NodeJS.ErrnoException).code === 'EINVAL'
       ? new RamferryError('failed', 'DIRECT_IO', `The file system of ${path} does not support direct I/O.`, {
@@ -80,12 +67,15 @@ export const openPositionedFile = async (
         })
       : channelError(error, 'write', path);
   }
-  return new DiskFile(output, fileOffset(start), { isDirect: directIo, descriptor: direct }, writers);
+  const file = new DiskFile(output, fileOffset(start), direct);
+  for (let channel = 0; channel < channels; channel += 1) {
+    file.join(PageWriter.start(output.currentPath, flags));
+  }
+  return file;
 };
 
 /** The positioned file that an output file becomes; it owns it from now on. */
-export const positionedFile = (output: OutputFile): PositionedFile =>
-  new DiskFile(output, fileOffset(0), { isDirect: false }, []);
+export const positionedFile = (output: OutputFile): PositionedFile => new DiskFile(output, fileOffset(0), undefined);
 
 /** What the file at `path` holds before `start`, and zeros where it is shorter. */
 const copyHead = (path: string, target: number, start: number): void => {
@@ -148,11 +138,11 @@ class DiskFile implements PositionedFile {
   readonly name: string;
   readonly start: FileOffset;
   readonly #output: OutputFile;
-  /** Bypasses the page cache; the engine's thread writes pages with it if there are no writer threads. */
+  /** Bypasses the page cache: the engine's thread writes pages with it while there are no writer threads. */
   readonly #direct: number | undefined;
-  /** Pages bypass the page cache, whoever writes them. */
-  readonly #isDirect: boolean;
-  readonly #writers: readonly PageWriter[];
+  readonly #writers: PageWriter[] = [];
+  /** What kept a writer thread from starting. */
+  #startError: unknown;
   /** Memories the writer threads know, and under which numbers. */
   readonly #memories = new Map<ArrayBufferLike, number>();
   #isOpen = true;
@@ -163,18 +153,30 @@ class DiskFile implements PositionedFile {
   /** The system tells an error of writing back only once. */
   #syncError: unknown;
 
-  constructor(
-    output: OutputFile,
-    start: FileOffset,
-    { isDirect, descriptor }: { readonly isDirect: boolean; readonly descriptor?: number | undefined },
-    writers: readonly PageWriter[],
-  ) {
+  constructor(output: OutputFile, start: FileOffset, direct: number | undefined) {
     this.name = output.path;
     this.start = start;
     this.#output = output;
-    this.#isDirect = isDirect;
-    this.#direct = descriptor;
-    this.#writers = writers;
+    this.#direct = direct;
+  }
+
+  /** Nobody waits for a thread that starts, which takes as long as writing 50 MiB: it takes part from when it is there. */
+  join(starting: Promise<PageWriter>): void {
+    starting.then(
+      (writer) => {
+        if (this.#writersClosed) {
+          writer.close();
+          return;
+        }
+        for (const memory of this.#memories.keys()) {
+          writer.introduce(memory);
+        }
+        this.#writers.push(writer);
+      },
+      (error) => {
+        this.#startError ??= error;
+      },
+    );
   }
 
   get pendingBytes(): number {
@@ -194,7 +196,7 @@ class DiskFile implements PositionedFile {
       idlest.queue.push(this.#numberOf(bytes.buffer), bytes.byteOffset + at, length, position);
     }
     this.#dirtyBytes += length;
-    if (this.#dirtyBytes >= WRITE_BACK_BYTES && this.#sync === undefined && !this.#isDirect) {
+    if (this.#dirtyBytes >= WRITE_BACK_BYTES && this.#sync === undefined && this.#direct === undefined) {
       this.#dirtyBytes = 0;
       this.#sync = this.#writeBack();
     }
@@ -297,8 +299,9 @@ class DiskFile implements PositionedFile {
     if (!this.#isOpen) {
       throw channelDestroyed(this.name);
     }
-    if (this.#syncError !== undefined) {
-      throw channelError(this.#syncError, 'write', this.name);
+    const error = this.#syncError ?? this.#startError;
+    if (error !== undefined) {
+      throw channelError(error, 'write', this.name);
     }
     for (const { queue } of this.#writers) {
       const { errno } = queue;

@@ -6,6 +6,7 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { openPositionedFile, type PositionedFileOptions } from './positioned-file-node.js';
 
 const PAGE = 4096;
@@ -31,6 +32,8 @@ for (const options of modes) {
     const file = await openPositionedFile(path, options);
     for (let version = 1; version <= 20; version += 1) {
       file.barrier();
+      // Writer threads come up meanwhile; until then this one writes.
+      await delay(10);
       memories.forEach((memory, index) => {
         for (let at = 0; at < memory.length; at += PAGE) {
           new Int32Array(memory.buffer, at, PAGE / 4).fill(version * 1000 + at / PAGE);
@@ -60,6 +63,7 @@ test('aborted with writes under way: nothing is left, and nothing works any more
   const memory = new Uint8Array(new SharedArrayBuffer(2 ** 20));
   fs.rmSync(path, { force: true });
   const file = await openPositionedFile(path, { channels: 2 });
+  await delay(200);
   for (let position = 0; position < 2 ** 25; position += 2 ** 20) {
     file.writePages(memory, 0, memory.length, position);
   }

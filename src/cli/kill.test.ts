@@ -140,7 +140,7 @@ const until = async (child: ChildProcess, condition: () => boolean): Promise<voi
 };
 
 for (const { name, start, hasDigest, isWhole } of writers) {
-  test(`kill -9 at ${ROUNDS} random moments: ${name}`, { timeout: 600_000 }, async (t) => {
+  test(`kill -9 at ${ROUNDS} random moments: ${name}`, { timeout: 1_800_000 }, async (t) => {
     const outcomes = { nothing: 0, whole: 0, 'whole, with digest': 0, leftovers: 0 };
     /** From the first sign of the file to the end of the process. */
     let span = 0;

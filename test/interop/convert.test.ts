@@ -50,14 +50,21 @@ interopTest('convert: one guest in every format, and QEMU 10 runs it on from tho
   }
   rmSync(elf!);
 
-  for (const [form, capabilities] of [
-    [stream!, {}],
-    [mapped!, { 'mapped-ram': true }],
-    [back!, {}],
+  // There and back, and there again.
+  const again = lab.path('again');
+  await run(lab, 'convert', back!, again, '--to', 'mapped-ram');
+  const direct = { 'multifd-channels': 2, 'direct-io': true };
+  for (const [form, capabilities, parameters] of [
+    [stream!, {}, {}],
+    [back!, {}, {}],
+    [mapped!, { 'mapped-ram': true }, {}],
+    [mapped!, { 'mapped-ram': true, multifd: true }, direct],
+    [again, { 'mapped-ram': true, multifd: true }, { 'multifd-channels': 3 }],
+    [again, { 'mapped-ram': true, multifd: true }, direct],
   ] as const) {
     const ramFile = lab.path('destination.ram');
     const destination = await corpusDestination(lab, 'plain', '10', { ramFile });
-    await destination.loadStream(form, { capabilities });
+    await destination.loadStream(form, { capabilities, parameters });
     assert.equal(sha256(readFileSync(ramFile)), truth.ramSha256);
     await destination.resume();
     assert.equal(await destination.verifyAll(), 0);
