@@ -19,6 +19,9 @@ test('a window is never closed early', () => {
   const window = new BandwidthWindow(0, 300);
   assert.equal(window.update(99.9, 1_000_000, 0, limits, 0), undefined);
   assert.equal(window.threshold, 0);
+  assert.equal(window.residualThreshold, 300_000);
+  window.update(100, 1000, 0, limits, 0);
+  assert.equal(window.residualThreshold, window.threshold);
 });
 
 // PL-33

@@ -11,6 +11,12 @@ const HISTORY = 5;
 /** Below this many bytes in a window the expected downtime is left alone: there was hardly anything to measure (ST-12). */
 const MEANINGFUL_BYTES = 10_000;
 
+/**
+ * Bytes per millisecond that any network reaches, as long as none were measured. A guest that hints nearly all it has is
+ * ready to switch over long before the first window closes, but for the few pages that its driver writes at each request.
+ */
+const UNMEASURED = 1000;
+
 export interface WindowFigures {
   readonly transferred: number;
   readonly spentMs: number;
@@ -22,6 +28,8 @@ export interface WindowFigures {
 export class BandwidthWindow {
   /** Bytes that may be pending at the switchover; 0 until the first window closed. */
   threshold = 0;
+  /** The same for what is dirty again once everything was sent; not 0 before either. */
+  residualThreshold: number;
   /** Bytes per millisecond to expect at the switchover. */
   expected = 0;
   /** Figures of the last closed window, in query-migrate's units. */
@@ -38,6 +46,7 @@ export class BandwidthWindow {
 
   constructor(now: number, downtimeLimit: number) {
     this.#start = now;
+    this.residualThreshold = UNMEASURED * downtimeLimit;
     this.expectedDowntime = downtimeLimit;
   }
 
@@ -73,6 +82,7 @@ export class BandwidthWindow {
     const bandwidth = sum(this.#recentBytes) / sum(this.#recentMs);
     this.expected = limits.availSwitchoverBandwidth > 0 ? limits.availSwitchoverBandwidth / 1000 : bandwidth;
     this.threshold = this.expected * Math.max(0, limits.downtimeLimit - limits.fixedMs);
+    this.residualThreshold = this.threshold;
     this.mbps = (bytes * 8) / (elapsed / 1000) / 1e6;
     this.pagesPerSecond = Math.round((transferredPages - this.#pages) / (elapsed / 1000));
     if (dirtyBytes > 0 && bytes > MEANINGFUL_BYTES) {

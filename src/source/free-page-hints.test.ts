@@ -213,7 +213,7 @@ test('a page taken back and written before its hint was looked at is sent, thoug
       it.guest.store(it.block, 450, 1);
     }
   };
-  const report = await migrate(it);
+  const report = await migrate(it, { parameters: changeParameters(defaultParameters, { downtimeLimit: 0 }) });
   assert.equal(report.ramferry.hints.honoured, 1);
   assertDelivered(it);
 });

@@ -29,7 +29,7 @@ export class HintWait {
   readonly #limit: HintWaitLimit;
   readonly #startedAt: number;
   readonly #periodMs: number;
-  readonly #pagesPerPeriod: number;
+  readonly #pagesPerMs: number;
   #periodStart: number;
   #honouredBefore = 0;
   #holding: boolean;
@@ -37,10 +37,9 @@ export class HintWait {
   /** @param maxBandwidth bytes per second, 0 for unlimited; @param totalPages of the guest */
   constructor(limit: HintWaitLimit, maxBandwidth: number, totalPages: number, now: number) {
     this.#limit = limit;
-    const pagesPerMs = (maxBandwidth > 0 ? maxBandwidth / 1000 : UNLIMITED_BYTES_PER_MS) / GUEST_PAGE_SIZE;
-    const stake = (STAKE * totalPages) / pagesPerMs;
+    this.#pagesPerMs = (maxBandwidth > 0 ? maxBandwidth / 1000 : UNLIMITED_BYTES_PER_MS) / GUEST_PAGE_SIZE;
+    const stake = (STAKE * totalPages) / this.#pagesPerMs;
     this.#periodMs = Math.min(LONGEST_PERIOD_MS, Math.max(SHORTEST_PERIOD_MS, stake));
-    this.#pagesPerPeriod = pagesPerMs * this.#periodMs;
     this.#startedAt = now;
     this.#periodStart = now;
     this.#holding = limit !== 'off' && limit !== 0;
@@ -60,7 +59,7 @@ export class HintWait {
     if (swept || (typeof this.#limit === 'number' && now - this.#startedAt >= this.#limit)) {
       this.#holding = false;
     } else if (this.#limit === 'auto' && now - this.#periodStart >= this.#periodMs) {
-      this.#holding = honoured - this.#honouredBefore >= this.#pagesPerPeriod;
+      this.#holding = honoured - this.#honouredBefore >= this.#pagesPerMs * (now - this.#periodStart);
       this.#honouredBefore = honoured;
       this.#periodStart = now;
     }

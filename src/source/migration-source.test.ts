@@ -264,4 +264,8 @@ test('parameters out of range are refused with what they expect', () => {
     message: /downtime-limit expects an integer from 0 to 2000000, got 2000001/,
   });
   assert.throws(() => changeParameters(defaultParameters, { maxCpuThrottle: 10 }), { code: 'PARAMETER_RANGE' });
+  assert.throws(() => changeParameters(defaultParameters, { hintWaitMs: -1 }), {
+    code: 'PARAMETER_RANGE',
+    message: /hint-wait expects off, auto or a number of milliseconds, got -1/,
+  });
 });

@@ -355,7 +355,7 @@ export class MigrationSource {
     this.#sync(false);
     const exact = this.#send.remainingBytes;
     this.#trace.migrate_pending_exact?.(exact, exact, 0);
-    if (exact > 0 && exact >= this.#window.threshold) {
+    if (exact > 0 && exact >= this.#window.residualThreshold) {
       return false;
     }
     this.#trace.migration_thread_low_pending?.(exact);
