@@ -64,6 +64,20 @@ for (const variant of variants) {
       assert.deepEqual(marksIn(blocks, block.bitmaps.remote), [...Array(64).keys(), 100, 200]);
     });
 
+    test('forgetting removes all marks of its range, those included that no sync has seen, and no later ones', () => {
+      const { blocks, block, writer, log } = setup(variant);
+      writer.markRange(block, 10, 100);
+      log.sync(block, false);
+      writer.markRange(block, 120, 10);
+      assert.equal(log.forget(block, 20, 105), 95);
+      const outside = [...Array(10).keys()].map((page) => 10 + page).concat([125, 126, 127, 128, 129]);
+      assert.deepEqual(marksIn(blocks, block.bitmaps.remote), outside);
+      // A filtered writer has its own memory of what it marked.
+      writer.mark(block, 50);
+      assert.equal(log.sync(block, false), outside.length + 1);
+      assert.throws(() => log.forget(block, 200, 57), { code: 'PAGE_OUTSIDE_BLOCK' });
+    });
+
     // CB-2
     test('a page written again after its clear is reported again', () => {
       const { block, writer, log } = setup(variant);
