@@ -47,9 +47,12 @@ test('stream and mapped-ram, there and back: the same guest, device state byte f
   );
   await converted(at('a.mig'), at('a.mapped'), '--to', 'mapped-ram');
   await converted(at('a.mapped'), at('b.mig'), '--to', 'stream');
-  // Both hold every page once, in order, so nothing may differ: RAM, device state, uuid, description.
-  assert.ok(fs.readFileSync(at('a.mig')).equals(fs.readFileSync(at('b.mig'))));
-  for (const name of ['a.mig', 'a.mapped']) {
+  await converted(at('b.mig'), at('b.mapped'), '--to', 'mapped-ram');
+  await converted(at('b.mapped'), at('c.mig'), '--to', 'stream');
+  // Both hold every page once, in order, so nothing may differ: RAM, device state, uuid, description. Not the first one: what
+  // a stream leaves out, mapped-ram can only call zero, and a stream made from it says so.
+  assert.ok(fs.readFileSync(at('b.mig')).equals(fs.readFileSync(at('c.mig'))));
+  for (const name of ['a.mig', 'a.mapped', 'b.mig']) {
     const difference = await runCommand('diff', rich, at(name));
     assert.equal(difference.status, 0, difference.stdout);
     const file = fs.readFileSync(at(name));

@@ -51,6 +51,13 @@ export interface Snapshot {
   presentBitmap(block: number, target: Uint8Array): void;
 
   /**
+   * Visits the ranges of a block that were no memory, or hold nothing, as far as the file tells, ascending: all pages in them
+   * are absent. What sends the guest on leaves them alone, so that they stay unallocated (spec/algorithms.md section 6). An
+   * absent page elsewhere is zero, and has to be made so at the destination.
+   */
+  forEachDiscarded(block: number, visit: (firstPage: PageIndex, pageCount: number) => void): void;
+
+  /**
    * Reads `pageCount` consecutive pages of a block into `target`, all of it; absent and zero pages become zero bytes.
    * @throws RamferryError `usage`, if the pages do not fit the block or the target
    */

@@ -45,6 +45,31 @@ test('a snapshot sent on has the same machine, devices and memory', async () => 
   }
 });
 
+// RD-1, RD-19: in every step from file to file
+test('what was discarded when a guest was saved leaves no mark in what is made from the file', async () => {
+  const guest = new ScriptedGuest([100]);
+  const vmem = guest.blocks.add({ name: 'vmem', usedLength: 1000 * PAGE, discardGranularity: PAGE });
+  for (const [first, count] of [
+    [0, 3],
+    [511, 3],
+    [700, 200],
+  ] as const) {
+    vmem.discardManager!.populate(first * PAGE, count * PAGE);
+  }
+  guest.store(vmem, 512, 5);
+  const first = await save(guest);
+  const index = first.setup.blocks.find(({ name }) => name === 'vmem')!.index;
+  const discarded: [number, number][] = [];
+  first.forEachDiscarded(index, (page, count) => discarded.push([page, count]));
+  assert.deepEqual(discarded, [
+    [3, 508],
+    [514, 186],
+    [900, 100],
+  ]);
+  const second = await save(new SnapshotGuest(first));
+  assert.deepEqual(second.counts(index), { presentPages: 1, zeroPages: 205, absentPages: 794 });
+});
+
 test('a mapped-ram file is sent as a stream', async () => {
   const { bytes, memory } = richMappedRamFile();
   const readAt: ReadAt = (at, target) => target.set(bytes.subarray(at, at + target.length));

@@ -85,8 +85,20 @@ export class SnapshotGuest implements SourceGuest {
     this.ramSectionId = pickRamSectionId(summary.tail);
     this.blocks = RamBlockList.create();
     for (const { index, name, usedLength } of setup.blocks) {
-      this.#indexes.set(this.blocks.add({ name, usedLength, ignored: ignored?.has(name) ?? false }), index);
+      const discardGranularity = GUEST_PAGE_SIZE;
+      const block = this.blocks.add({ name, usedLength, ignored: ignored?.has(name) ?? false, discardGranularity });
+      this.#indexes.set(block, index);
+      this.#discard(block);
     }
+  }
+
+  /** What was no memory, as far as the file tells, is none here. */
+  #discard(block: RamBlock): void {
+    const manager = block.discardManager!;
+    manager.populate(0, block.usedLength);
+    this.#snapshot.forEachDiscarded(this.#indexes.get(block)!, (firstPage, pageCount) => {
+      manager.discard(firstPage * GUEST_PAGE_SIZE, pageCount * GUEST_PAGE_SIZE);
+    });
   }
 
   isRunning(): boolean {

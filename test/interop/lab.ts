@@ -24,6 +24,8 @@ export interface GuestOptions {
   /** `wl=` of test/guest-kit: `idle`, `churn:MB:MBPS`, … Without one there is no Linux: the machine stays as `-S` leaves it. */
   readonly workload?: string;
   readonly heartbeatMs?: number;
+  /** More for the kernel command line, e.g. `online=1` of test/guest-kit. */
+  readonly kernelArguments?: string;
   /** `defer`, or a URI to load from at once. */
   readonly incoming?: string;
   /** Guest RAM (pc.ram) becomes this file, shared: its bytes are the RAM block's, at every moment. */
@@ -317,7 +319,7 @@ export class Lab {
     const { release = '10', machine = 'pc', memory = 256, workload = '', heartbeatMs = 0, incoming, ramFile } = options;
     const serialFile = this.path(`serial-${this.#serials++}`);
     const backend = `memory-backend-file,id=pc.ram,size=${memory}M,mem-path=${ramFile},share=on`;
-    const kernelArguments = `console=ttyS0 quiet panic=-1 tsc=unstable wl=${workload} hb=${heartbeatMs}`;
+    const kernelArguments = `console=ttyS0 quiet panic=-1 tsc=unstable wl=${workload} hb=${heartbeatMs} ${options.kernelArguments ?? ''}`;
     const qemu = await QemuProcess.start([
       await qemuProgram(release),
       ...['-accel', 'tcg', '-nodefaults', '-no-user-config', '-display', 'none', '-m', `${memory}M`],

@@ -6,6 +6,7 @@ import { invalid } from '../invalid.js';
 import { checkPageRange, type PageCounts, PageKind, type ReadAt, type Snapshot } from '../snapshot.js';
 import type { StreamConfiguration } from '../stream/configuration.js';
 import type { RamSetup, ReadRamBlock, StreamSummary } from '../stream/stream-handler.js';
+import { forEachUnplugged, memoryDevices, type PluggedBlocks, pluggedOfBlocks } from '../virtio/unplugged.js';
 import { readFingerprint } from './fingerprint.js';
 import type { MappedRamLayout } from './layout.js';
 import { PageBitmap } from './page-bitmap.js';
@@ -64,6 +65,8 @@ export class MappedRamSnapshot implements Snapshot {
   readonly #readAt: ReadAt;
   readonly #indexes: readonly MappedRamBlockIndex[];
   #scratch: Uint8Array = new Uint8Array(0);
+  /** Of each block that is the region of a memory device; looked for when first asked. */
+  #plugged: readonly (PluggedBlocks | undefined)[] | undefined;
 
   /** @throws RamferryError `invalid`, if pages are stored that no bitmap knows of */
   constructor(
@@ -116,6 +119,20 @@ export class MappedRamSnapshot implements Snapshot {
 
   presentBitmap(block: number, target: Uint8Array): void {
     target.set(this.#indexes[block].bitmap.bytes.subarray(0, target.length));
+  }
+
+  /** What a memory device had not plugged. Zero pages are absent here as well, so the bitmap alone does not tell. */
+  forEachDiscarded(block: number, visit: (firstPage: PageIndex, pageCount: number) => void): void {
+    const { targetPageSize: pageSize } = this.setup;
+    this.#plugged ??= pluggedOfBlocks(this.setup, memoryDevices(this.summary), (index, offset, length) => {
+      const { bitmap, mappedPages } = this.#indexes[index];
+      const end = Math.min((offset + length) / pageSize, mappedPages);
+      return bitmap.nextSet(offset / pageSize, end) >= end;
+    });
+    const plugged = this.#plugged[block];
+    if (plugged !== undefined) {
+      forEachUnplugged(plugged, (offset, length) => visit((offset / pageSize) as PageIndex, length / pageSize));
+    }
   }
 
   /** The first run of present pages in [from, end) of a block; undefined if there is none. */

@@ -196,6 +196,26 @@ export class RecordIndex {
     return this.#pageCount;
   }
 
+  /** Visits the runs of pages without a record, ascending. */
+  forEachAbsent(visit: (firstPage: number, pageCount: number) => void): void {
+    let from = 0;
+    for (const number of Float64Array.from(this.#leaves.keys()).sort()) {
+      const leaf = this.#leaves.get(number)!;
+      for (let slot = 0; slot < LEAF_PAGES; slot += 1) {
+        if (leaf[slot] !== ABSENT) {
+          const page = number * LEAF_PAGES + slot;
+          if (page > from) {
+            visit(from, page - from);
+          }
+          from = page + 1;
+        }
+      }
+    }
+    if (this.#pageCount > from) {
+      visit(from, this.#pageCount - from);
+    }
+  }
+
   #set(page: number, entry: number): void {
     const number = Math.floor(page / LEAF_PAGES);
     if (number !== this.#leafNumber) {

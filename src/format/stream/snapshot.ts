@@ -72,6 +72,11 @@ export class StreamSnapshot implements Snapshot {
     }
   }
 
+  /** What a source never sent: discarded, or hinted to be free. */
+  forEachDiscarded(block: number, visit: (firstPage: PageIndex, pageCount: number) => void): void {
+    this.#indexes[block].forEachAbsent((first, count) => visit(first as PageIndex, count));
+  }
+
   /**
    * Reads `pageCount` consecutive pages of a block into `target`, all of it; absent and zero pages become zero bytes.
    * Pages whose records lie near each other in the file, in the order of the pages, come with one read.

@@ -8,6 +8,13 @@ export {
   encodeBalloonFields,
 } from './balloon.js';
 export {
+  forEachUnplugged,
+  type MemoryDevice,
+  memoryDevices,
+  type PluggedBlocks,
+  pluggedOfBlocks,
+} from './unplugged.js';
+export {
   decodeVirtioMemEarly,
   decodeVirtioMemSizes,
   encodeVirtioMemEarly,
