@@ -9,7 +9,7 @@
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, statfsSync } from 'node:fs';
-import { freemem, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { PositionedFileOptions } from '../src/channel/positioned-file-node.js';
@@ -24,7 +24,7 @@ import { patternContent, qemuContent, type StreamContent } from './stream-conten
 const SIZES_MB = [1024, 4096];
 
 /** The stream, the guest on both sides, a saved file, a loaded guest; and something for everybody else. */
-const memoryNeeded = (megabytes: number): number => (5.2 * megabytes + 1024) * 2 ** 20;
+const memoryNeeded = (megabytes: number): number => (4.2 * megabytes + 1024) * 2 ** 20;
 
 /** Runs of a second and more: their spread is that of the machine, and more of them cost minutes. */
 const runsOf = (megabytes: number): { readonly runs: number; readonly warmUpRuns: number } => ({
@@ -249,7 +249,7 @@ const succeeded = (args: readonly string[]): Promise<void> =>
 
 /** Whether there is room for a guest of so many MiB, wherever it goes. */
 const hasRoom = (megabytes: number): boolean =>
-  freemem() > memoryNeeded(megabytes) &&
+  process.availableMemory() > memoryNeeded(megabytes) &&
   ['/dev/shm', tmpdir()].every((folder) => {
     const { bavail, bsize } = statfsSync(folder);
     return bavail * bsize > 3.2 * megabytes * 2 ** 20;
