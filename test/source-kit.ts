@@ -81,6 +81,8 @@ export class ScriptedHints implements HintSource {
   acknowledged = false;
   status: HintStatus = 'stop';
   stale = 0;
+  outside = 0;
+  isBroken = false;
   /** The current id; counts the requests. */
   id = 0;
   /** What the engine ordered, in order. */

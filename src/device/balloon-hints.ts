@@ -3,7 +3,16 @@
 
 import { BalloonConfig, BalloonFeature, type BalloonShared } from './balloon.js';
 import { HINT_DONE, HINT_STOP, HintWord, hintEntry, isHintId, nextHintId } from './hint-exchange.js';
-import { configWords, Interrupt, interruptDriver, isLive, loadFeatures, Register, ringDoorbell } from './registers.js';
+import {
+  configWords,
+  DeviceStatus,
+  Interrupt,
+  interruptDriver,
+  isLive,
+  loadFeatures,
+  Register,
+  ringDoorbell,
+} from './registers.js';
 
 export class BalloonHints {
   readonly #words: Int32Array;
@@ -42,6 +51,11 @@ export class BalloonHints {
   /** Hints ignored, or the rest of them, because no memory is there (FH-4). */
   get outside(): number {
     return Atomics.load(this.#words, HintWord.outside);
+  }
+
+  /** Whether the driver broke the protocol and has not reset the device since. */
+  get isBroken(): boolean {
+    return (Atomics.load(this.#registers, Register.status) & DeviceStatus.needsReset) !== 0;
   }
 
   /** Ranges ignored because the engine was too far behind. */

@@ -343,13 +343,30 @@ test('hints outside the blocks are dropped with one warning; a block that is not
     it.hints.hint(it.block, 512, 1);
     it.hints.hint(it.block, 2 ** 31, 2 ** 31);
     it.hints.hint(rom, 0, 64);
+    it.hints.outside += 3;
+    it.hints.end();
+  });
+  // Of an earlier migration.
+  it.hints.outside = 40;
+  it.hints.stale = 7;
+  const report = await migrate(it);
+  assert.equal(report.status, 'completed');
+  assert.deepEqual(report.ramferry.hints, { pages: 12, honoured: 12, stale: 0 });
+  assert.deepEqual(report.ramferry.warnings, [
+    'The guest hinted what is no guest memory as free, 7 times: that was ignored',
+  ]);
+});
+
+test('a driver that broke the protocol is named', async () => {
+  const it = world();
+  atFirstRequest(it, () => {
+    it.hints.isBroken = true;
     it.hints.end();
   });
   const report = await migrate(it);
   assert.equal(report.status, 'completed');
-  assert.deepEqual(report.ramferry.hints, { pages: 12, honoured: 12, stale: 0 });
-  assert.equal(report.ramferry.warnings.length, 1);
-  assert.match(report.ramferry.warnings[0]!, /pages 0 to 10 of no RAM block/);
+  assert.match(report.ramferry.warnings.join(), /balloon driver broke the protocol/);
+  assertDelivered(it);
 });
 
 // FH-22

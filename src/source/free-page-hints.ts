@@ -29,8 +29,6 @@ export interface FreePageHintsOptions {
   readonly trace: Trace;
   /** Called with every range that a hint was applied to. */
   readonly forgotten?: (block: RamBlock, firstPage: number, pageCount: number) => void;
-  /** Called at most once, when hints name what is no guest memory (FH-4). */
-  readonly warn: (message: string) => void;
 }
 
 export class FreePageHints {
@@ -40,7 +38,9 @@ export class FreePageHints {
   readonly #range: HintedRange = { blockId: 0, firstPage: 0, pageCount: 0 };
   /** Between a request and the next stop: only then does a hint act (FH-7). */
   #asked = false;
-  #warned = false;
+  readonly #staleBefore: number;
+  /** Hints that named no guest memory: those of an earlier migration count against it. */
+  #outside: number;
   #pages = 0;
   #honoured = 0;
   /** What the current sweep has passed over: its block, first page, and the page behind the last. */
@@ -50,10 +50,23 @@ export class FreePageHints {
     this.#options = options;
     this.#source = options.source;
     this.#blocks = new Map(options.blocks.blocks.map((block) => [block.id, block]));
+    this.#staleBefore = options.source.stale;
+    this.#outside = -options.source.outside;
   }
 
   get statistics(): HintStatistics {
-    return { pages: this.#pages, honoured: this.#honoured, stale: this.#source.stale };
+    return { pages: this.#pages, honoured: this.#honoured, stale: this.#source.stale - this.#staleBefore };
+  }
+
+  /** Why hints were ignored (FH-4). */
+  get warnings(): string[] {
+    const outside = this.#outside + this.#source.outside;
+    return [
+      ...(outside > 0 ? [`The guest hinted what is no guest memory as free, ${outside} times: that was ignored`] : []),
+      ...(this.#source.isBroken
+        ? ["The guest's balloon driver broke the protocol: its free page hints are ignored until it is reset"]
+        : []),
+    ];
   }
 
   /** Whether pages that may yet be hinted are held back at present. */
@@ -122,7 +135,7 @@ export class FreePageHints {
     const block = this.#blocks.get(blockId);
     const endPage = Math.min(firstPage + pageCount, block?.usedPages ?? 0);
     if (block === undefined || firstPage + pageCount > endPage) {
-      this.#warn(block?.name, firstPage, pageCount);
+      this.#outside += 1;
     }
     if (block?.migrated !== true || firstPage >= endPage) {
       return;
@@ -143,16 +156,5 @@ export class FreePageHints {
     }
     this.#swept.firstPage = Math.min(this.#swept.firstPage, firstPage);
     this.#swept.endPage = Math.max(this.#swept.endPage, endPage);
-  }
-
-  #warn(name: string | undefined, firstPage: number, pageCount: number): void {
-    if (!this.#warned) {
-      this.#warned = true;
-      this.#options.warn(
-        `The guest hinted pages ${firstPage} to ${firstPage + pageCount} of ${
-          name === undefined ? 'no RAM block' : `RAM block ${name}`
-        } as free, which are no guest memory; such hints are ignored`,
-      );
-    }
   }
 }

@@ -43,8 +43,14 @@ export interface HintSource {
   /** Device status as of now. Once it is `stop` after a request, what is not yet taken is in the ring. */
   readonly status: HintStatus;
 
-  /** Hints dropped because they were given under an id that is no longer current (FH-5). */
+  /** Hints ever dropped because they were given under an id that is no longer current (FH-5). */
   readonly stale: number;
+
+  /** Hints ever dropped, or in part, because no guest memory is there (FH-4). */
+  readonly outside: number;
+
+  /** Whether the guest's driver broke the protocol, so that nothing more comes of it. */
+  readonly isBroken: boolean;
 
   /** Asks for hints under a new id; after each sync with a running guest (FH-11). */
   request(): void;

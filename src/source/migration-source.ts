@@ -311,7 +311,6 @@ export class MigrationSource {
       forgotten: (block, firstPage, pageCount) => this.#sink.forget?.(block, firstPage, pageCount),
       wait: new HintWait(hintWaitMs, maxBandwidth, this.#send.totalPages, this.#clock.now()),
       trace: this.#trace,
-      warn: (message) => this.#warnings.push(message),
     });
   }
 
@@ -654,7 +653,7 @@ export class MigrationSource {
         hints: this.#hints?.statistics ?? { pages: 0, honoured: 0, stale: 0 },
         discardedPages: this.#discardedPages,
         ...(this.#postcopy?.hasBegun === true && { postcopy: this.#postcopy.report() }),
-        warnings: [...this.#warnings],
+        warnings: [...this.#warnings, ...(this.#hints?.warnings ?? [])],
       },
     };
   }

@@ -120,6 +120,8 @@ class Writer {
 /** The device, and what the guest knows of its hint. */
 class Hints implements HintSource {
   stale = 0;
+  readonly outside = 0;
+  readonly isBroken = false;
   /** Whether the content of the page does not matter. */
   freed = false;
   /** Whether the guest has yet to wait for the page. */
