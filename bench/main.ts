@@ -10,6 +10,7 @@ const groups: Readonly<Record<string, () => Promise<{ readonly group: BenchmarkG
   kernels: () => import('./kernels.js'),
   stream: () => import('./stream.js'),
   'mapped-ram': () => import('./mapped-ram.js'),
+  restore: () => import('./restore.js'),
 };
 
 const usage = (message: string): never => {

@@ -5,18 +5,21 @@ import { type Command, Option } from 'commander';
 import { channelError } from '../channel/channel-error.js';
 import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
-import { type Clone, Clones, identityWarnings, privateBytes } from '../monitor/clones.js';
+import { type Clone, Clones, type GuestSource, identityWarnings, privateBytes } from '../monitor/clones.js';
 import { MapRestore, type RamSource } from '../monitor/map-restore.js';
+import { ServeRestore } from '../monitor/serve-restore.js';
 import { parseInteger } from './arguments.js';
+import { demandPath, readDemandFile } from './demand-file.js';
 import { formatBytes, formatDuration, formatTable } from './format.js';
 import { plural } from './inspect-text.js';
 import type { Progress } from './progress.js';
-import { inSlices } from './read-memory-file.js';
+import { inSlices, type Surroundings } from './read-memory-file.js';
 import { RunFolder } from './run-folder.js';
 import type { Verb, VerbResult } from './verb.js';
 
 interface CloneOptions {
   readonly count: number;
+  readonly by?: 'map' | 'serve';
   readonly punch: boolean;
   readonly stop?: boolean;
 }
@@ -36,6 +39,12 @@ export const clone: Verb<CloneOptions> = {
   configure: (command: Command) => {
     command
       .addOption(new Option('-n, --count <n>', 'how many').argParser(parseInteger(1, 1000)).default(1))
+      .addOption(
+        new Option('--by <way>', 'how the clones get their memory; by default map where that is possible').choices([
+          'map',
+          'serve',
+        ]),
+      )
       .option('--no-punch', 'never touch FILE: where it has stale bytes, make a copy')
       .option('--stop', 'end all clones of FILE, wherever they were started')
       .addHelpText('after', HELP);
@@ -66,34 +75,58 @@ export const clone: Verb<CloneOptions> = {
       });
     }
     const start = performance.now();
-    const restore = await MapRestore.prepare(operand, template, {
-      signal,
-      stale: options.punch ? 'punch' : 'copy',
-      inSlices: (...slice) => inSlices({ signal, progress }, ...slice),
-    });
+    const source = await openSource(operand, template, options, { signal, progress });
     try {
-      const warnings = [...restore.obstacles, ...identityWarnings(restore, template)];
+      const warnings = [...source.warnings, ...identityWarnings(source.guests, template)];
       for (const warning of warnings) {
         progress.note(`warning: ${warning}`);
       }
-      noteSource(progress, file, restore);
-      const { mapped, source, streamBytes, stalePages } = restore;
-      const facts = { file, by: 'map', ram: { mapped, source, stalePages, streamBytes }, warnings };
+      const facts = { file, by: source.by, ...source.facts, warnings };
       const supervised = await supervise({
-        restore,
-        template,
-        file,
-        prefix,
-        count: options.count,
-        signal,
-        progress,
-        start,
+        ...{ source: source.guests, template, file, prefix, count: options.count, signal, progress, start },
       });
       return { ...supervised, document: { ...facts, ...supervised.document } };
     } finally {
-      restore.close();
+      source.guests.close();
     }
   },
+};
+
+interface OpenedSource {
+  readonly by: 'map' | 'serve';
+  readonly guests: GuestSource;
+  readonly warnings: readonly string[];
+  /** For the JSON document. */
+  readonly facts: object;
+}
+
+/** By mapping where that is possible, unless told otherwise. */
+const openSource = async (
+  operand: string,
+  template: readonly string[],
+  { by, punch }: CloneOptions,
+  surroundings: Surroundings,
+): Promise<OpenedSource> => {
+  const { signal, progress } = surroundings;
+  if (by !== 'serve') {
+    try {
+      const guests = await MapRestore.prepare(operand, template, {
+        signal,
+        stale: punch ? 'punch' : 'copy',
+        inSlices: (...slice) => inSlices(surroundings, ...slice),
+      });
+      noteSource(progress, memoryFile(operand).path, guests);
+      const { mapped, source, streamBytes, stalePages, obstacles } = guests;
+      return { by: 'map', guests, warnings: obstacles, facts: { ram: { mapped, source, stalePages, streamBytes } } };
+    } catch (error) {
+      if (!(error instanceof RamferryError && error.code === 'NOT_MAPPABLE') || by === 'map') {
+        throw error;
+      }
+      progress.note(`${error.message} Its pages are served instead.`);
+    }
+  }
+  const guests = await ServeRestore.prepare(operand, readDemandFile(demandPath(operand), surroundings));
+  return { by: 'serve', guests, warnings: [], facts: {} };
 };
 
 /** The clones of a file are found by the file. */
@@ -121,7 +154,7 @@ const noteSource = (progress: Progress, file: string, { source, stalePages }: Ma
 };
 
 interface Supervision {
-  readonly restore: MapRestore;
+  readonly source: GuestSource;
   readonly template: readonly string[];
   readonly file: string;
   readonly prefix: string;
@@ -134,7 +167,7 @@ interface Supervision {
 
 /** From the first start to the last end. */
 const supervise = async (options: Supervision): Promise<VerbResult> => {
-  const { restore, template, file, prefix, count, signal, progress, start } = options;
+  const { source, template, file, prefix, count, signal, progress, start } = options;
   let stopped: () => void = () => {};
   const stop = new Promise<void>((resolve) => {
     stopped = resolve;
@@ -142,14 +175,16 @@ const supervise = async (options: Supervision): Promise<VerbResult> => {
   signal.addEventListener('abort', stopped);
   const folder = new RunFolder(prefix, stopped);
   try {
-    const clones = await Clones.start({ source: restore, count, template, folder: folder.path });
+    const clones = await Clones.start({ source, count, template, folder: folder.path });
     try {
       signal.throwIfAborted();
       const failures: RamferryError[] = [];
-      restore.onChange((reason) => {
+      const fail = (reason: RamferryError): void => {
         failures.push(reason);
         stopped();
-      });
+      };
+      source.onChange(fail);
+      clones.onLoadError(fail);
       const table = cloneTable(clones.all);
       const document = {
         clones: clones.all.map(describe),

@@ -5,13 +5,30 @@ import { join } from 'node:path';
 import { RamferryError } from '../memory/errors.js';
 import { fillTemplate, hasOption, optionArguments } from '../qemu/command-line.js';
 import type { RestoredGuest, RunIncomingOptions } from '../qemu/incoming.js';
+import type { MigrationEnd } from './migration.js';
+
+export interface StartOptions extends RunIncomingOptions {
+  /** Path for a socket, if the start needs one. */
+  readonly socket: string;
+}
+
+export interface StartedGuest extends RestoredGuest {
+  /** The migration that brings its memory while it runs; none where it has it from the start. */
+  readonly loaded?: Promise<MigrationEnd>;
+}
 
 /** What gives a QEMU its guest. */
 export interface GuestSource {
   /** Section names of the guest's devices. */
   readonly devices: readonly string[];
   /** Starts a QEMU and its guest; leaves nothing behind where it rejects. */
-  start(command: readonly string[], options?: RunIncomingOptions): Promise<RestoredGuest>;
+  start(command: readonly string[], options: StartOptions): Promise<StartedGuest>;
+  /** Calls `listener` if the file that the guests' memory comes from changes, or is about to. */
+  onChange(listener: (reason: RamferryError) => void): void;
+  /** Brings what the guests have not asked for yet, once all of them run. */
+  loadRest?(): void;
+  /** Lets the file go; the guests must have ended. */
+  close(): void;
 }
 
 export interface ClonesOptions {
@@ -23,7 +40,7 @@ export interface ClonesOptions {
   readonly folder: string;
 }
 
-export interface Clone extends RestoredGuest {
+export interface Clone extends StartedGuest {
   readonly index: number;
   /** Path of a monitor for whoever wants to talk to it. */
   readonly qmp: string;
@@ -85,7 +102,7 @@ export class Clones {
         ...['-qmp', socket('qmp')],
         ...ports.slice(0, serialPorts).flatMap((name) => ['-serial', socket(name)]),
       ];
-      const guest = await source.start(command, { leavePaused });
+      const guest = await source.start(command, { leavePaused, socket: join(folder, `${index}.migration`) });
       const serial = serialPorts > 0 ? join(folder, `${index}.serial`) : undefined;
       return { ...guest, index, qmp: join(folder, `${index}.qmp`), serial };
     };
@@ -96,7 +113,19 @@ export class Clones {
       await endAll(started);
       throw startError((results[failed] as PromiseRejectedResult).reason, failed, options);
     }
+    source.loadRest?.();
     return new Clones(started);
+  }
+
+  /** Calls `listener` with the first error of a migration that brings memory to one of them. */
+  onLoadError(listener: (error: RamferryError) => void): void {
+    for (const { index, loaded } of this.all) {
+      loaded?.then(({ error }) => {
+        if (error !== undefined && !this.#ending) {
+          listener(ofClone(error, index));
+        }
+      }, listener);
+    }
   }
 
   /** Resolves when every QEMU is gone. Calls `listener` for each that ends without being told to, with the error if it failed. */
@@ -131,18 +160,16 @@ const hasSerialOption = (template: readonly string[]): boolean =>
   );
 
 const startError = (error: unknown, index: number, { count, template }: ClonesOptions): unknown => {
-  if (!(error instanceof RamferryError)) {
-    return error;
-  }
-  const { kind, code, message, value, hint } = error;
   const same = count > 1 && !template.some((word) => word.includes('{i}'));
-  return new RamferryError(kind, code, `Clone ${index}: ${message}`, {
-    cause: error,
-    ...(value === undefined ? {} : { value }),
-    ...(hint === undefined
-      ? same
-        ? { hint: 'all clones have the same command line: what must differ takes {i}, as in file=disk{i}.qcow2' }
-        : {}
-      : { hint }),
-  });
+  const hint = 'all clones have the same command line: what must differ takes {i}, as in file=disk{i}.qcow2';
+  return error instanceof RamferryError ? ofClone(error, index, same ? hint : undefined) : error;
 };
+
+/** The error of one of them, which says of which. */
+const ofClone = (error: RamferryError, index: number, hint = error.hint): RamferryError =>
+  new RamferryError(error.kind, error.code, `Clone ${index}: ${error.message}`, {
+    cause: error,
+    ...(error.file !== undefined && { file: error.file }),
+    ...(error.value !== undefined && { value: error.value }),
+    ...(hint !== undefined && { hint }),
+  });

@@ -20,6 +20,7 @@ import { qemuVersion } from '../qemu/find-qemu.js';
 import { type RestoredGuest, type RunIncomingOptions, runIncoming } from '../qemu/incoming.js';
 import { FIRST_LENT_DESCRIPTOR, QemuProcess } from '../qemu/qemu-process.js';
 import type { QemuVersion } from '../qemu/qmp-client.js';
+import type { GuestSource } from './clones.js';
 import { writeRestoreStream } from './restore-stream.js';
 
 /** Since 8.2, QEMU maps a file that it must not write into as writable memory (`rom=off`); at an offset, since 8.1. */
@@ -51,7 +52,7 @@ interface MappableBlock {
 }
 
 /** A saved guest of which any number of QEMUs can be started. */
-export class MapRestore {
+export class MapRestore implements GuestSource {
   /** Names of the blocks that are mapped. */
   readonly mapped: readonly string[];
   readonly source: RamSource;

@@ -5,7 +5,7 @@ import { RamferryError } from '../memory/errors.js';
 import type { QemuProcess } from './qemu-process.js';
 
 /** A QEMU that failed to load a guest needs this long at most to be gone. */
-const EXIT_MS = 2000;
+export const QEMU_EXIT_MS = 2000;
 
 const ENDED = ['completed', 'failed'];
 
@@ -50,7 +50,7 @@ export const runIncoming = async (
     const { event, data } = await Promise.race([resumed, ended]);
     if (data['status'] === 'failed') {
       // It exits and says why, unless its owner has turned exit-on-error off.
-      await Promise.race([qemu.exited, delay(EXIT_MS, undefined, { ref: false })]);
+      await Promise.race([qemu.exited, delay(QEMU_EXIT_MS, undefined, { ref: false })]);
       throw qemu.isRunning
         ? new RamferryError('failed', 'INCOMING_FAILED', `QEMU could not load the guest. ${qemu.errorOutput.trim()}`)
         : qemu.exitError();

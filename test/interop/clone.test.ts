@@ -14,24 +14,19 @@ import { runIncoming } from '../../src/qemu/incoming.js';
 import { QemuProcess } from '../../src/qemu/qemu-process.js';
 import { QmpClient } from '../../src/qemu/qmp-client.js';
 import { RunningCommand } from '../command.js';
-import { interopTest, type Lab, LabGuest, poll, type QemuRelease, qemuProgram } from './lab.js';
+import { interopTest, type Lab, LabGuest, poll, type QemuRelease } from './lab.js';
 import { Ramferry } from './ramferry.js';
 
 const MIB = 2 ** 20;
 const PAGE = 4096;
 const mappedRam = { capabilities: { 'mapped-ram': true } };
 
-/** The command line of a lab guest, without its monitor; `serial` is a file. */
+/** The command line of a lab guest's clone; `serial` is a file. */
 const labCommand = async (
   lab: Lab,
   memory: number,
   { serial = lab.path('serial-{i}'), release = '10' }: { serial?: string; release?: QemuRelease } = {},
-): Promise<string[]> => [
-  await qemuProgram(release),
-  ...['-accel', 'tcg', '-nodefaults', '-no-user-config', '-display', 'none', '-machine', 'pc', '-m', `${memory}M`],
-  ...['-kernel', lab.toolbox.kernel, '-initrd', lab.toolbox.initramfs],
-  ...['-chardev', `file,id=serial0,path=${serial}`, '-serial', 'chardev:serial0'],
-];
+): Promise<string[]> => lab.command({ memory, release, workload: 'as saved' }, serial);
 
 interface SavedGuest {
   readonly file: string;

@@ -315,12 +315,12 @@ export class Lab {
     return join(this.folder, name);
   }
 
-  async startGuest(options: GuestOptions = {}): Promise<LabGuest> {
+  /** The command line of a guest, without a monitor. */
+  async command(options: GuestOptions, serialFile: string): Promise<string[]> {
     const { release = '10', machine = 'pc', memory = 256, workload = '', heartbeatMs = 0, incoming, ramFile } = options;
-    const serialFile = this.path(`serial-${this.#serials++}`);
     const backend = `memory-backend-file,id=pc.ram,size=${memory}M,mem-path=${ramFile},share=on`;
     const kernelArguments = `console=ttyS0 quiet panic=-1 tsc=unstable wl=${workload} hb=${heartbeatMs} ${options.kernelArguments ?? ''}`;
-    const qemu = await QemuProcess.start([
+    return [
       await qemuProgram(release),
       ...['-accel', 'tcg', '-nodefaults', '-no-user-config', '-display', 'none', '-m', `${memory}M`],
       ...['-machine', ramFile === undefined ? machine : `${machine},memory-backend=pc.ram`],
@@ -331,7 +331,13 @@ export class Lab {
       ...['-chardev', `file,id=serial0,path=${serialFile}`, '-serial', 'chardev:serial0'],
       ...(incoming === undefined ? [] : ['-incoming', incoming]),
       ...(options.extraArguments ?? []),
-    ]);
+    ];
+  }
+
+  async startGuest(options: GuestOptions = {}): Promise<LabGuest> {
+    const serialFile = this.path(`serial-${this.#serials++}`);
+    const qemu = await QemuProcess.start(await this.command(options, serialFile));
+    const { release = '10', workload = '' } = options;
     const guest = new LabGuest(qemu, release, serialFile, workload);
     this.#guests.push(guest);
     return guest;
