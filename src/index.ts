@@ -11,5 +11,8 @@ export { openSnapshotFile } from './guest/open-snapshot-file-node.js';
 export { adviseHugePages } from './memory/huge-pages-node.js';
 export { RamBlockList, RamferryError } from './memory/index.js';
 export { BackgroundPopulator } from './memory/populator-node.js';
+export { Clones } from './monitor/clones.js';
+export { MapRestore } from './monitor/map-restore.js';
 export { Migration, type MigrationEnd, type MigrationOptions } from './monitor/migration.js';
+export { ServeRestore } from './monitor/serve-restore.js';
 export type { MigrationReport } from './source/index.js';

@@ -9,7 +9,7 @@ import { type Clone, Clones, type GuestSource, identityWarnings, privateBytes } 
 import { MapRestore, type RamSource } from '../monitor/map-restore.js';
 import { ServeRestore } from '../monitor/serve-restore.js';
 import { parseInteger } from './arguments.js';
-import { demandPath, readDemandFile } from './demand-file.js';
+import { demandPath, readDemandFile, writeDemandFile } from './demand-file.js';
 import { formatBytes, formatDuration, formatTable } from './format.js';
 import { plural } from './inspect-text.js';
 import type { Progress } from './progress.js';
@@ -85,7 +85,7 @@ export const clone: Verb<CloneOptions> = {
       const supervised = await supervise({
         ...{ source: source.guests, template, file, prefix, count: options.count, signal, progress, start },
       });
-      return { ...supervised, document: { ...facts, ...supervised.document } };
+      return { ...supervised, document: { ...facts, ...supervised.document, ...(await source.finish()) } };
     } finally {
       source.guests.close();
     }
@@ -98,6 +98,8 @@ interface OpenedSource {
   readonly warnings: readonly string[];
   /** For the JSON document. */
   readonly facts: object;
+  /** What there is to say, and to keep, at the end. */
+  finish(): Promise<object>;
 }
 
 /** By mapping where that is possible, unless told otherwise. */
@@ -117,7 +119,13 @@ const openSource = async (
       });
       noteSource(progress, memoryFile(operand).path, guests);
       const { mapped, source, streamBytes, stalePages, obstacles } = guests;
-      return { by: 'map', guests, warnings: obstacles, facts: { ram: { mapped, source, stalePages, streamBytes } } };
+      return {
+        by: 'map',
+        guests,
+        warnings: obstacles,
+        facts: { ram: { mapped, source, stalePages, streamBytes } },
+        finish: async () => ({}),
+      };
     } catch (error) {
       if (!(error instanceof RamferryError && error.code === 'NOT_MAPPABLE') || by === 'map') {
         throw error;
@@ -125,8 +133,14 @@ const openSource = async (
       progress.note(`${error.message} Its pages are served instead.`);
     }
   }
-  const guests = await ServeRestore.prepare(operand, readDemandFile(demandPath(operand), surroundings));
-  return { by: 'serve', guests, warnings: [], facts: {} };
+  const list = demandPath(operand);
+  const known = readDemandFile(list, surroundings);
+  const guests = await ServeRestore.prepare(operand, known);
+  const finish = async (): Promise<object> => {
+    await writeDemandFile(list, known, guests.demands, surroundings);
+    return { demands: guests.demandCount };
+  };
+  return { by: 'serve', guests, warnings: [], facts: {}, finish };
 };
 
 /** The clones of a file are found by the file. */
@@ -190,7 +204,14 @@ const supervise = async (options: Supervision): Promise<VerbResult> => {
         clones: clones.all.map(describe),
         'run-time': clones.runMs,
         'total-time': performance.now() - start,
+        loadedMs: undefined as number | undefined,
       };
+      void clones.loaded().then(() => {
+        document.loadedMs = performance.now() - start;
+        if (clones.all.some(({ loaded }) => loaded !== undefined)) {
+          progress.note('all memory of all clones is there');
+        }
+      });
       progress.note(`${table}${plural(count, 'clone')} run; Ctrl-C or "ramferry clone ${file} --stop" ends them`);
       await Promise.race([
         stop,

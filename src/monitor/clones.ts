@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { RamferryError } from '../memory/errors.js';
 import { fillTemplate, hasOption, optionArguments } from '../qemu/command-line.js';
 import type { RestoredGuest, RunIncomingOptions } from '../qemu/incoming.js';
-import type { MigrationEnd } from './migration.js';
 
 export interface StartOptions extends RunIncomingOptions {
   /** Path for a socket, if the start needs one. */
@@ -13,8 +12,8 @@ export interface StartOptions extends RunIncomingOptions {
 }
 
 export interface StartedGuest extends RestoredGuest {
-  /** The migration that brings its memory while it runs; none where it has it from the start. */
-  readonly loaded?: Promise<MigrationEnd>;
+  /** Resolves when all its memory is there, rejects if it cannot come; none where it is from the start. */
+  readonly loaded?: Promise<void>;
 }
 
 /** What gives a QEMU its guest. */
@@ -117,14 +116,23 @@ export class Clones {
     return new Clones(started);
   }
 
-  /** Calls `listener` with the first error of a migration that brings memory to one of them. */
+  /** Resolves when all memory of all of them is there; never, if that of one cannot come. */
+  async loaded(): Promise<void> {
+    try {
+      await Promise.all(this.all.map((clone) => clone.loaded));
+    } catch {
+      await new Promise(() => {});
+    }
+  }
+
+  /** Calls `listener` where the memory of one of them cannot come. */
   onLoadError(listener: (error: RamferryError) => void): void {
     for (const { index, loaded } of this.all) {
-      loaded?.then(({ error }) => {
-        if (error !== undefined && !this.#ending) {
+      loaded?.catch((error: unknown) => {
+        if (error instanceof RamferryError && !this.#ending) {
           listener(ofClone(error, index));
         }
-      }, listener);
+      });
     }
   }
 

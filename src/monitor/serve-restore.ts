@@ -1,33 +1,46 @@
 // A saved guest as a source of QEMUs that run at once and get their pages as they ask for them: what `clone` does where
-// the file cannot be mapped. Each guest has a migration of its own; what they share is the file, in the page cache.
+// the file cannot be mapped. Each guest has a migration of its own; all of them share the opened file and this thread,
+// as a thread for each would take longer to start than the guests take to run.
 
 import { setTimeout as delay } from 'node:timers/promises';
+import { openChannel } from '../channel/open-channel-node.js';
 import { FileGuard } from '../guest/file-guard-node.js';
-import { memoryFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
-import type { RamferryError } from '../memory/errors.js';
+import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
+import { SnapshotGuest } from '../guest/snapshot-guest.js';
+import { RamferryError } from '../memory/errors.js';
 import { withIncomingDefer } from '../qemu/command-line.js';
 import { QEMU_EXIT_MS, runIncoming } from '../qemu/incoming.js';
 import { QemuProcess } from '../qemu/qemu-process.js';
+import { MigrationSource } from '../source/migration-source.js';
+import { defaultParameters } from '../source/parameters.js';
 import type { GuestPage } from '../source/postcopy.js';
+import { PostcopySink } from '../source/postcopy-sink.js';
 import type { GuestSource, StartedGuest, StartOptions } from './clones.js';
-import { Migration, type MigrationEnd } from './migration.js';
 
 /** Pages sent behind one that is asked for: half as many requests (spec/qemu-lab.md, rule 4). */
 const PREFETCH_PAGES = 32;
 
-/** For how long a migration waits for its QEMU to start. */
-const QEMU_START_MS = 60_000;
+/** Guests that want more than these want everything. */
+const DEMANDS_MAX = 65_536;
+
+/** A QEMU that was told to listen does so within milliseconds. */
+const LISTEN_MS = 10_000;
+const LISTEN_PAUSE_MS = 2;
 
 export class ServeRestore implements GuestSource {
   readonly devices: readonly string[];
-  readonly #operand: string;
+  /** What the guests asked for, in that order; pages come several times. */
+  readonly demands: GuestPage[] = [];
+  /** How many pages all of them asked for. */
+  demandCount = 0;
+  readonly #opened: OpenedSnapshotFile;
   readonly #firstPages: readonly GuestPage[];
   readonly #guard: FileGuard;
-  readonly #migrations = new Set<Migration>();
+  readonly #sources = new Set<MigrationSource>();
 
-  private constructor(operand: string, devices: readonly string[], firstPages: readonly GuestPage[], guard: FileGuard) {
-    this.#operand = operand;
-    this.devices = devices;
+  private constructor(opened: OpenedSnapshotFile, firstPages: readonly GuestPage[], guard: FileGuard) {
+    this.#opened = opened;
+    this.devices = opened.snapshot.summary.devices.map(({ name }) => name);
     this.#firstPages = firstPages;
     this.#guard = guard;
   }
@@ -36,10 +49,7 @@ export class ServeRestore implements GuestSource {
   static async prepare(operand: string, firstPages: readonly GuestPage[] = []): Promise<ServeRestore> {
     const guard = FileGuard.take(memoryFile(operand).path);
     try {
-      const { snapshot, close } = await openSnapshotFile(operand);
-      close();
-      const devices = snapshot.summary.devices.map(({ name }) => name);
-      return new ServeRestore(operand, devices, firstPages, guard);
+      return new ServeRestore(await openSnapshotFile(operand), firstPages, guard);
     } catch (error) {
       guard.release();
       throw error;
@@ -53,59 +63,87 @@ export class ServeRestore implements GuestSource {
   async start(command: readonly string[], { socket, leavePaused = false }: StartOptions): Promise<StartedGuest> {
     const startedAt = performance.now();
     const uri = `unix:${socket}`;
-    // Both get ready at the same time.
-    const migration = new Migration({
-      guest: { kind: 'snapshot-file', file: this.#operand },
-      uri,
-      parameters: { maxBandwidth: 0, maxPostcopyBandwidth: 0 },
-      // What nobody asks for would only keep the others from starting; `loadRest` is for that.
-      postcopy: { atOnce: true, isLazy: true, prefetchPages: PREFETCH_PAGES, firstPages: this.#firstPages },
-      retryMs: QEMU_START_MS,
-      onStatus: (status) => status === 'postcopy-paused' && migration.abandonPostcopy(),
-    });
-    this.#migrations.add(migration);
-    const loaded = migration.ended.finally(() => this.#migrations.delete(migration));
-    loaded.catch(() => {});
-    let qemu: QemuProcess | undefined;
+    // Made while QEMU starts, as this takes a while too.
+    const starting = QemuProcess.start(withIncomingDefer(command));
+    starting.catch(() => {});
+    const { snapshot, container } = this.#opened;
+    const guest = new SnapshotGuest(snapshot, container.file);
+    for (const block of guest.blocks.blocks) {
+      guest.contentBitmap(block);
+    }
+    const qemu = await starting;
+    const acceptedAt = performance.now();
     try {
-      qemu = await QemuProcess.start(withIncomingDefer(command));
-      const acceptedAt = performance.now();
       const running = runIncoming(qemu, uri, { capabilities: ['postcopy-ram'], leavePaused });
+      running.catch(() => {});
+      const loaded = this.#migrate(guest, uri);
+      loaded.catch(() => {});
       const resumeMs = await Promise.race([running, failureOf(loaded, qemu)]);
       return { qemu, startedAt, acceptedAt, resumeMs, runsAt: performance.now(), loaded };
     } catch (error) {
-      endMigration(migration);
-      qemu?.kill();
-      await qemu?.exited;
+      qemu.kill();
+      await qemu.exited;
       throw error;
     }
   }
 
+  /** Resolves when all memory is there. */
+  async #migrate(guest: SnapshotGuest, uri: string): Promise<void> {
+    const options = { direction: 'both', retryMs: LISTEN_MS, retryPauseMs: LISTEN_PAUSE_MS } as const;
+    const onDemand = (page: GuestPage): void => {
+      this.demandCount += 1;
+      if (this.demands.length < DEMANDS_MAX) {
+        this.demands.push(page);
+      }
+    };
+    const source = new MigrationSource({
+      guest,
+      sink: new PostcopySink(await openChannel(uri, options), {}),
+      parameters: defaultParameters,
+      // What nobody asks for would only keep the others from starting; `loadRest` is for that.
+      postcopy: { isLazy: true, prefetchPages: PREFETCH_PAGES, firstPages: this.#firstPages, onDemand },
+      // Its QEMU is here and ours: there is nobody else who could go on with it.
+      onStatus: (status) => status === 'postcopy-paused' && source.fail(connectionLost(uri)),
+    });
+    this.#sources.add(source);
+    source.startPostcopy();
+    try {
+      const { status } = await source.run();
+      if (status !== 'completed') {
+        throw source.error ?? connectionLost(uri);
+      }
+    } finally {
+      this.#sources.delete(source);
+    }
+  }
+
   loadRest(): void {
-    for (const migration of this.#migrations) {
-      migration.finishPostcopy();
+    for (const source of this.#sources) {
+      source.finishPostcopy();
     }
   }
 
   close(): void {
-    for (const migration of this.#migrations) {
-      endMigration(migration);
+    for (const source of this.#sources) {
+      source.fail(new RamferryError('failed', 'CANCELLED', 'Cancelled.'));
     }
+    this.#opened.close();
     this.#guard.release();
   }
 }
 
-const endMigration = (migration: Migration): void => {
-  migration.cancel();
-  migration.abandonPostcopy();
-};
+const connectionLost = (uri: string): RamferryError =>
+  new RamferryError('failed', 'PEER_CLOSED', `The connection to ${uri} broke before all memory was there.`, {
+    file: uri,
+  });
 
 /** Rejects if the migration fails, with QEMU's words if that was the reason; else never settles. */
-const failureOf = async (ended: Promise<MigrationEnd>, qemu: QemuProcess): Promise<never> => {
-  const { error } = await ended;
-  if (error === undefined) {
-    return new Promise(() => {});
+const failureOf = async (loaded: Promise<void>, qemu: QemuProcess): Promise<never> => {
+  try {
+    await loaded;
+  } catch (error) {
+    await Promise.race([qemu.exited, delay(QEMU_EXIT_MS, undefined, { ref: false })]);
+    throw qemu.isRunning ? error : qemu.exitError();
   }
-  await Promise.race([qemu.exited, delay(QEMU_EXIT_MS, undefined, { ref: false })]);
-  throw qemu.isRunning ? error : qemu.exitError();
+  return new Promise(() => {});
 };
