@@ -2,12 +2,17 @@
 // and while it moves nothing is plugged.
 
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { listen } from '../src/channel/index.js';
 import { type IncomingReport, MemoryTarget, MigrationDestination } from '../src/destination/index.js';
 import { deviceStates } from '../src/format/stream/index.js';
+import { forEachUnplugged, memoryDevices } from '../src/format/virtio/index.js';
 import { WorkloadGuest, type WorkloadOptions } from '../src/guest/index.js';
+import { openSnapshotFile } from '../src/guest/open-snapshot-file-node.js';
 import { Migration, type MigrationEnd } from '../src/monitor/migration.js';
 import { randomChoices } from './random.js';
 import { residentDiscardedPages } from './residency.js';
@@ -23,14 +28,17 @@ const options = (seed: number, regionMib = 2048): WorkloadOptions => ({
   virtioMem: { regionBytes: regionMib * MIB, rate: 16 * MIB },
 });
 
+/** What migrates: a running guest, or one that was saved into a file. */
+type Source = WorkloadGuest | string;
+
 interface Outcome extends MigrationEnd {
   readonly incoming: IncomingReport;
   readonly target: WorkloadGuest;
 }
 
-/** Migrates a running guest into a new one of `there`, which runs on if all went well. */
+/** Migrates a guest into a new one of `there`, which runs on if all went well. */
 const migrate = async (
-  source: WorkloadGuest,
+  source: Source,
   there: WorkloadOptions,
   onActive: (migration: Migration) => void = () => {},
 ): Promise<Outcome> => {
@@ -39,12 +47,15 @@ const migrate = async (
   await target.boot();
   let frozen: string | undefined;
   const migration = new Migration({
-    guest: { kind: 'workload', shared: source.share() },
+    guest:
+      typeof source === 'string'
+        ? { kind: 'snapshot-file', file: source }
+        : { kind: 'workload', shared: source.share() },
     uri: listener.uri,
     parameters: { maxBandwidth: 200 * MIB },
     onStatus: (status) => {
       if (status === 'active') {
-        frozen = plugged(source);
+        frozen = typeof source === 'string' ? undefined : plugged(source);
         onActive(migration);
       }
     },
@@ -60,7 +71,9 @@ const migrate = async (
   const [end, incoming] = await Promise.all([migration.ended, destination.run()]);
   if (incoming.status === 'completed') {
     // RD-11: as it was when the engine began, as it is here, as it is there.
-    assert.deepEqual([plugged(source), plugged(target)], [frozen, frozen]);
+    if (typeof source !== 'string') {
+      assert.deepEqual([plugged(source), plugged(target)], [frozen, frozen]);
+    }
     await target.resume();
   }
   return { ...end, incoming, target };
@@ -158,6 +171,65 @@ test('a storm of requests before, during and after a migration: busy meanwhile, 
   assert.ok(busy > 0);
   await assertWell(guest);
   await guest.shutdown();
+});
+
+// RD-11, BS-7, BS-11
+test('a storm during a background snapshot: busy meanwhile, the file has what was plugged, and a guest made of it runs on', async (context) => {
+  const folder = mkdtempSync(join(tmpdir(), 'ramferry-virtio-mem-'));
+  context.after(() => rmSync(folder, { recursive: true }));
+  const file = join(folder, 'snapshot.mapped');
+  const choose = randomChoices(11);
+  const guest = WorkloadGuest.create(options(1));
+  await guest.start();
+  let storms = true;
+  const storm = async (): Promise<void> => {
+    while (storms) {
+      guest.requestVirtioMem(2 * MIB * choose(40));
+      await delay(choose(15));
+    }
+  };
+  const storming = storm();
+  await delay(100);
+  let frozen: string | undefined;
+  const { error } = await new Migration({
+    guest: { kind: 'workload', shared: guest.share() },
+    uri: `file:${file}`,
+    mappedRam: {},
+    backgroundSnapshot: {},
+    onStatus: (status) => {
+      frozen ??= status === 'active' ? plugged(guest) : undefined;
+    },
+  }).ended;
+  assert.equal(error, undefined);
+  storms = false;
+  await storming;
+  guest.requestVirtioMem(6 * MIB);
+  await guest.virtioMemSettled();
+  await assertWell(guest);
+  await guest.shutdown();
+
+  const opened = await openSnapshotFile(file);
+  const [device] = memoryDevices(opened.snapshot.summary);
+  const runs: string[] = [];
+  let end = 0;
+  const untilUnplugged = (offset: number): void => {
+    if (offset > end) {
+      runs.push(`${end}+${offset - end}`);
+    }
+  };
+  forEachUnplugged(device!, (offset, length) => {
+    untilUnplugged(offset);
+    end = offset + length;
+  });
+  untilUnplugged(device!.regionSize);
+  assert.equal(runs.join(' '), frozen);
+  opened.close();
+  const { incoming, target } = await migrate(file, options(1));
+  assert.equal(incoming.status, 'completed');
+  target.requestVirtioMem(20 * MIB);
+  await target.virtioMemSettled();
+  await assertWell(target);
+  await target.shutdown();
 });
 
 // RD-26

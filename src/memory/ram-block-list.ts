@@ -12,6 +12,7 @@ import { DirtyClient, DirtyClientMask, DirtyMemory } from './dirty-memory.js';
 import { RamferryError } from './errors.js';
 import { GuestRamAllocator } from './guest-ram-allocator.js';
 import { type BlockBitmaps, RamBlock, type RamBlockSpec } from './ram-block.js';
+import { RamDiscardGate } from './ram-discard-gate.js';
 import { checkDiscardGranularity, discardStateBits, RamDiscardManager } from './ram-discard-manager.js';
 import { RunAllocator } from './run-allocator.js';
 import { SEGMENT_RAM_BYTES, Segment } from './segment.js';
@@ -86,12 +87,16 @@ interface Ownership {
   isShared: boolean;
   /** Removed, but another thread may still be using them. */
   readonly retired: RamBlock[];
+  /** Ends a block's hold on the gate. */
+  readonly discards: Map<RamBlock, () => void>;
 }
 
 export class RamBlockList {
   readonly bitmaps: BitmapMemory;
   readonly dirty: DirtyMemory;
   readonly segmentBytes: number;
+  /** Held by every block that has a RamDiscardManager; the owner's is the one that counts. */
+  readonly discardGate = new RamDiscardGate();
   /** By id. */
   readonly #segments = new Map<number, Segment>();
   #blocks: readonly RamBlock[] = [];
@@ -115,7 +120,7 @@ export class RamBlockList {
     const flat = new RunAllocator();
     flat.free(0, FLAT_SPACE_PAGES);
     const ram = new GuestRamAllocator(list.#segments, segmentBytes, onSegment);
-    list.#ownership = { flat, ram, nextId: 1, isShared: false, retired: [] };
+    list.#ownership = { flat, ram, nextId: 1, isShared: false, retired: [], discards: new Map() };
     return list;
   }
 
@@ -142,7 +147,8 @@ export class RamBlockList {
 
   /**
    * Hot-plugs a block; its memory is zero, and dirty for all clients. Nothing has changed when it throws: RAM_BLOCK_NAME_INVALID,
-   * RAM_BLOCK_NAME_TAKEN, RAM_BLOCK_LENGTH_INVALID, DISCARD_GRANULARITY_INVALID, FLAT_SPACE_EXHAUSTED, BITMAP_MEMORY_EXHAUSTED or GUEST_MEMORY_EXHAUSTED.
+   * RAM_BLOCK_NAME_TAKEN, RAM_BLOCK_LENGTH_INVALID, DISCARD_GRANULARITY_INVALID, RAM_DISCARD_DISABLED, FLAT_SPACE_EXHAUSTED,
+   * BITMAP_MEMORY_EXHAUSTED or GUEST_MEMORY_EXHAUSTED.
    */
   add(spec: RamBlockSpec): RamBlock {
     const owned = this.#owned();
@@ -172,6 +178,8 @@ export class RamBlockList {
     this.#notify((observer) => observer.removing?.(block));
     this.#blocks = this.#blocks.filter((other) => other !== block);
     this.#version += 1;
+    owned.discards.get(block)?.();
+    owned.discards.delete(block);
     owned.retired.push(block);
     if (!owned.isShared) {
       this.reclaim();
@@ -320,11 +328,22 @@ export class RamBlockList {
         snapshot: allocate(),
         received: migrated ? allocate() : 0,
       };
+      const endDiscards =
+        spec.discardGranularity > 0 ? this.discardGate.requireCoordinated(`RAM block ${spec.name}`) : () => {};
+      undo.push(endDiscards);
       const discardState = spec.discardGranularity > 0 ? allocate(discardStateBits(spec, spec.discardGranularity)) : 0;
       this.dirty.grow(start + pages);
       const extents = owned.ram.allocate(spec.maxLength);
       const discardManager = this.#discardManager(spec, discardState);
-      return new RamBlock(spec, { id: owned.nextId++, ramPage: ramPage(start), extents, bitmaps, discardManager });
+      const block = new RamBlock(spec, {
+        id: owned.nextId++,
+        ramPage: ramPage(start),
+        extents,
+        bitmaps,
+        discardManager,
+      });
+      owned.discards.set(block, endDiscards);
+      return block;
     } catch (error) {
       for (const step of undo.reverse()) {
         step();
