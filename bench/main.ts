@@ -11,6 +11,7 @@ const groups: Readonly<Record<string, () => Promise<{ readonly group: BenchmarkG
   stream: () => import('./stream.js'),
   'mapped-ram': () => import('./mapped-ram.js'),
   restore: () => import('./restore.js'),
+  discards: () => import('./discards.js'),
 };
 
 const usage = (message: string): never => {

@@ -22,6 +22,7 @@ export const plural = (count: number, noun: string): string => `${formatCount(co
 export const headText = (document: MemoryDocument, fileBytes: number, colors: Colors): string => {
   const { file, libvirt, format, streamVersion, complete, machine, uuid, capabilities, ram, blocks, devices } =
     document;
+  const { memoryDevices } = document;
   const kind = format === 'stream' ? 'migration stream' : `${format} file`;
   const state = complete ? 'complete' : colors.red('not complete');
   const deviceBytes = devices.reduce((sum, { bytes }) => sum + bytes, 0);
@@ -41,6 +42,10 @@ export const headText = (document: MemoryDocument, fileBytes: number, colors: Co
     devices.length === 0
       ? undefined
       : ['device state', `${plural(devices.length, 'section')}, ${formatBytes(deviceBytes)}`],
+    ...(memoryDevices ?? []).map(({ name, regionSize, blockSize, pluggedSize }) => [
+      'virtio-mem',
+      `${name}: ${formatBytes(pluggedSize)} plugged of ${formatBytes(regionSize)}, in blocks of ${formatBytes(blockSize)}`,
+    ]),
     ['file', `${formatCount(fileBytes)} bytes`],
   ];
   const lines = formatTable(

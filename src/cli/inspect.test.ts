@@ -53,6 +53,7 @@ test('--json --digest: exactly the document of DESIGN section 4', async () => {
     capabilities: [],
     complete: true,
     warnings: [],
+    memoryDevices: [{ name: '0000:00:03.0', regionSize: 2 ** 28, blockSize: 2 ** 21, pluggedSize: 0 }],
     ram: { totalBytes: 69 * 4096, pageSize: 4096, presentPages: 5, zeroPages: 3, absentPages: 61 },
     blocks: [block('pc.ram', 3, 2, 59), block('0000:00:02.0/vga.vram', 1, 1, 2), block('/rom@etc/acpi/rsdp', 1, 0, 0)],
   });

@@ -4,6 +4,8 @@ import type { LibvirtFormat } from '../format/libvirt/save-image.js';
 import type { PageCounts } from '../format/snapshot.js';
 import { Capability, STREAM_VERSION } from '../format/stream/constants.js';
 import type { DeviceSection } from '../format/stream/device-sections.js';
+import type { StreamSummary } from '../format/stream/stream-handler.js';
+import { memoryDevices } from '../format/virtio/index.js';
 import type { MemoryFile } from './read-memory-file.js';
 
 export interface BlockDocument extends PageCounts {
@@ -36,6 +38,15 @@ export interface MemoryDocument {
   readonly ram?: (PageCounts & { readonly totalBytes: number; readonly pageSize: number }) | undefined;
   readonly blocks: readonly BlockDocument[];
   readonly devices: readonly DeviceSection[];
+  /** Of a guest with virtio-mem devices: how much of each region is plugged, in bytes. */
+  readonly memoryDevices?: readonly MemoryDeviceDocument[] | undefined;
+}
+
+export interface MemoryDeviceDocument {
+  readonly name: string;
+  readonly regionSize: number;
+  readonly blockSize: number;
+  readonly pluggedSize: number;
 }
 
 /** Of a damaged file, what is there up to the damage. */
@@ -43,6 +54,7 @@ export const memoryDocument = ({ file, libvirt, soFar, snapshot, damage }: Memor
   const { configuration, setup, counts } = soFar;
   const { machine, uuid, capabilities } = configuration!;
   const pageSize = setup?.targetPageSize;
+  const memory = snapshot && memoryDeviceDocuments(snapshot.summary);
   const sum = (field: keyof PageCounts): number => counts.reduce((total, block) => total + block[field], 0);
   return {
     file,
@@ -59,7 +71,7 @@ export const memoryDocument = ({ file, libvirt, soFar, snapshot, damage }: Memor
     targetPageSize: pageSize,
     capabilities,
     complete: damage === undefined && (snapshot?.summary.complete ?? false),
-    warnings: snapshot?.summary.warnings ?? [],
+    warnings: [...(snapshot?.summary.warnings ?? []), ...(memory?.warnings ?? [])],
     ram: setup && {
       totalBytes: setup.totalBytes,
       pageSize: setup.targetPageSize,
@@ -74,5 +86,20 @@ export const memoryDocument = ({ file, libvirt, soFar, snapshot, damage }: Memor
       ...counts[index]!,
     })),
     devices: snapshot?.summary.devices ?? [],
+    memoryDevices: memory?.devices,
   };
+};
+
+/** A state that makes no sense is a warning here: the file is whole all the same. */
+const memoryDeviceDocuments = (
+  summary: StreamSummary,
+): { readonly devices: readonly MemoryDeviceDocument[] | undefined; readonly warnings: readonly string[] } => {
+  try {
+    const devices = memoryDevices(summary).map(({ name, regionSize, blockSize, pluggedSize }) => {
+      return { name, regionSize, blockSize, pluggedSize };
+    });
+    return { devices: devices.length === 0 ? undefined : devices, warnings: [] };
+  } catch (error) {
+    return { devices: undefined, warnings: [(error as Error).message] };
+  }
 };

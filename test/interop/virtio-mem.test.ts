@@ -77,7 +77,8 @@ interface Block {
 const inspect = async (lab: Lab, file: string): Promise<Block> => {
   const { status, stdout, stderr } = await Ramferry.run(lab, 'inspect', file, '--json');
   assert.equal(status, 0, stderr);
-  const { blocks } = JSON.parse(stdout) as { blocks: Block[] };
+  const { blocks, memoryDevices: devices } = JSON.parse(stdout) as { blocks: Block[]; memoryDevices: object[] };
+  assert.deepEqual(devices, [{ name: '0000:00:02.0', regionSize: REGION, blockSize: 2 * MIB, pluggedSize: PLUGGED }]);
   return blocks.find(({ usedLength }) => usedLength === REGION)!;
 };
 
