@@ -175,7 +175,8 @@ export class RecordingSink implements PageSink {
     let zeroPages = 0;
     for (const page of batch.pages.subarray(0, batch.count)) {
       const key = `${batch.block.name}:${page}`;
-      const value = batch.block.read(page * PAGE, 1)[0]!;
+      const { segment, address, firstPage } = batch.extent;
+      const value = segment.bytes[address + (page - firstPage) * PAGE]!;
       this.delivered.set(key, value);
       this.timesSent.set(key, (this.timesSent.get(key) ?? 0) + 1);
       zeroPages += value === 0 ? 1 : 0;
