@@ -48,7 +48,10 @@ export interface WriteProtector {
    */
   claim(pages: PagesToSave): number;
 
-  /** The content of the pages has left (BS-3): guest threads may store to them, and those that wait go on. */
+  /**
+   * The content of the pages has left (BS-3): guest threads may store to them, and those that wait go on. A protector may
+   * put this off until their neighbours are saved too, which it gives as urgent if somebody waits.
+   */
   release(pages: PagesToSave): void;
 
   /** Lifts all protection and wakes everybody (BS-6). Does nothing the second time, and never throws. */
