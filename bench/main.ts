@@ -12,6 +12,7 @@ const groups: Readonly<Record<string, () => Promise<{ readonly group: BenchmarkG
   'mapped-ram': () => import('./mapped-ram.js'),
   restore: () => import('./restore.js'),
   discards: () => import('./discards.js'),
+  snapshot: () => import('./snapshot.js'),
 };
 
 const usage = (message: string): never => {

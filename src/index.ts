@@ -4,6 +4,7 @@
 
 export { listen, openChannel } from './channel/index.js';
 export { FileTarget, MemoryTarget, MigrationDestination } from './destination/index.js';
+export { userfaultfdProblem } from './dirty-log/userfaultfd-node.js';
 export { deviceStates } from './format/stream/index.js';
 export { SnapshotGuest, WorkloadGuest } from './guest/index.js';
 export { loadMappedRam } from './guest/load-mapped-ram-node.js';

@@ -1,8 +1,8 @@
 // The control side of an outgoing migration: starts the engine in its own thread and follows it.
 
 import { Worker } from 'node:worker_threads';
+import { closeUserfaultfd } from '../dirty-log/userfaultfd-node.js';
 import { liftProtection } from '../dirty-log/write-protect-store-barrier.js';
-import { closeUserfaultfd } from '../dirty-log/write-protect-userfaultfd-node.js';
 import { RamferryError } from '../memory/errors.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { changeParameters, defaultParameters, type MigrationParameters } from '../source/parameters.js';

@@ -70,8 +70,10 @@ export class BackgroundSnapshot {
   next(send: SendBitmap, limit: (extent: Extent) => number): boolean {
     const urgent = this.#urgentLeft > 0 ? this.#protector.nextUrgent() : undefined;
     if (urgent !== undefined) {
-      this.#urgentLeft -= urgent.pageCount;
-      send.pick(urgent.block, urgent.extent, urgent.firstPage, urgent.pageCount);
+      const { block, extent, firstPage } = urgent;
+      const pageCount = Math.min(urgent.pageCount, limit(extent));
+      this.#urgentLeft -= pageCount;
+      send.pick(block, extent, firstPage, pageCount);
       return true;
     }
     this.#urgentLeft = BATCH_PAGES;
