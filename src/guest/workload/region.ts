@@ -13,20 +13,22 @@ import { pageKey } from './pattern.js';
 
 /** What the table says of a page that holds no pattern. */
 export const PageState = {
-  /** No content is required. Also of pages that are in use, but were not written yet. */
+  /** Free, or of the working set but not written yet. */
   unwritten: 0,
   /** In use, and zero. */
   zeroed: 0xffffffff,
   /** In use for something that is no pattern. */
   plain: 0xfffffffe,
+  /** Taken, but not written yet: it holds whatever it held when it was free. */
+  raw: 0xfffffffd,
 } as const;
 
 /** Generations are 1 to this. */
-export const GENERATION_MAX = 0xfffffffd;
+export const GENERATION_MAX = 0xfffffffc;
 
 /** Whether there is something to compare a page with. */
 export const hasContent = (generation: number): boolean =>
-  generation !== PageState.unwritten && generation !== PageState.plain;
+  generation <= GENERATION_MAX ? generation !== PageState.unwritten : generation === PageState.zeroed;
 
 export class Region {
   readonly block: RamBlock;

@@ -165,7 +165,7 @@ export class WorkloadWriter {
           registers[Register.bad]! += allocator.spoiled;
           allocator.spoiled = 0;
           registers[Register.pagesInUse]! += 2 ** order;
-          const state = this.#has('initOnAlloc') ? PageState.zeroed : PageState.plain;
+          const state = this.#has('initOnAlloc') ? PageState.zeroed : PageState.raw;
           for (let index = first; index < first + 2 ** order; index += 1) {
             this.#setGeneration(this.#regions[r]!, index, PageState.unwritten, state);
           }
