@@ -13,6 +13,7 @@ const groups: Readonly<Record<string, () => Promise<{ readonly group: BenchmarkG
   restore: () => import('./restore.js'),
   discards: () => import('./discards.js'),
   snapshot: () => import('./snapshot.js'),
+  hints: () => import('./hints.js'),
 };
 
 const usage = (message: string): never => {

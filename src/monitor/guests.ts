@@ -7,13 +7,14 @@ import { attachWorkloadGuest } from '../guest/workload/workload-source.js';
 import type { SourceGuest } from '../source/guest.js';
 
 export type GuestDescription =
-  | { readonly kind: 'workload'; readonly shared: WorkloadShared }
+  /** `wantsHints`: whether its balloon, if it has one, is asked for free pages. Default true. */
+  | { readonly kind: 'workload'; readonly shared: WorkloadShared; readonly wantsHints?: boolean }
   | { readonly kind: 'snapshot-file'; readonly file: string };
 
 export async function attachGuest(description: GuestDescription): Promise<SourceGuest> {
   switch (description.kind) {
     case 'workload':
-      return attachWorkloadGuest(description.shared);
+      return attachWorkloadGuest(description.shared, description.wantsHints);
     case 'snapshot-file':
       return new SnapshotGuest((await openSnapshotFile(description.file)).snapshot, description.file);
   }

@@ -15,8 +15,8 @@ export interface PageBlock {
   readonly order: number;
 }
 
-/** The most pages of lists: enough for a file cache of 512 MiB. */
-const ORDER_LIMIT = 5;
+/** The most pages of lists: enough for a file cache of 1 GiB. */
+const ORDER_LIMIT = 6;
 
 /** log2 of the pages for lists of `entries` entries each, or for as many as there may be. */
 export const orderOfLists = (entries: number): number =>

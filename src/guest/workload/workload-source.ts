@@ -12,7 +12,6 @@ import { DRIVER_SECTION, DRIVER_VERSION, encodeDriver } from './balloon-section.
 import { Control, RunState, registersOf, type SharedBalloon, type WorkloadShared } from './control.js';
 import { memoryRegions, WORKLOAD_MACHINE } from './machine.js';
 import { encodeRegisters, REGISTERS_VERSION } from './registers.js';
-
 import { VirtioMemMachine } from './virtio-mem-machine.js';
 
 /** Section name of a writer's device state; the instance is the writer's number. */
@@ -21,9 +20,12 @@ export const WRITER_SECTION = 'workload';
 /** By `BalloonThread`. */
 const BALLOON_THREAD_NAMES = ['the balloon driver', 'the balloon device'];
 
-/** The guest in the calling thread. After a hot-plug, `blocks.update` tells it of the new block. */
-export const attachWorkloadGuest = (shared: WorkloadShared): SourceGuest =>
-  new WorkloadSource(shared, RamBlockList.attach(shared.blocks));
+/**
+ * The guest in the calling thread. After a hot-plug, `blocks.update` tells it of the new block. `wantsHints`: whether its
+ * balloon is asked for free pages, if it has one.
+ */
+export const attachWorkloadGuest = (shared: WorkloadShared, wantsHints = true): SourceGuest =>
+  new WorkloadSource(shared, RamBlockList.attach(shared.blocks), wantsHints);
 
 export class WorkloadSource implements SourceGuest {
   readonly machine = WORKLOAD_MACHINE;
@@ -42,14 +44,14 @@ export class WorkloadSource implements SourceGuest {
   readonly #virtioMem: VirtioMemMachine | undefined;
 
   /** `blocks`: the calling thread's list of the guest's blocks. */
-  constructor(shared: WorkloadShared, blocks: RamBlockList) {
+  constructor(shared: WorkloadShared, blocks: RamBlockList, wantsHints = true) {
     this.blocks = blocks;
     this.#log = new StoreBarrierLog(shared.barrier, blocks);
     this.log = shared.barrierChoice === 'none' ? undefined : this.#log;
     const { protection } = shared.barrier;
     this.protector = protection && new StoreBarrierProtector({ ...shared.barrier, protection }, blocks);
     this.#balloon = shared.balloon;
-    if (shared.balloon !== undefined) {
+    if (shared.balloon !== undefined && wantsHints) {
       this.hints = new BalloonHints(shared.balloon.device);
     }
     this.#control = new Int32Array(shared.control);
