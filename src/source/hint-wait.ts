@@ -8,7 +8,7 @@ import type { HintStatus } from './guest.js';
 /** Copy from the start; wait while it pays; wait this many milliseconds at most. */
 export type HintWaitLimit = 'off' | 'auto' | number;
 
-/** What copying reaches where no limit is set: bytes per millisecond, about what one connection takes (docs/benchmarks.md). */
+/** Bytes per millisecond that copying reaches where no limit is set: about what a QEMU loads from one connection. */
 const UNLIMITED_BYTES_PER_MS = 2e6;
 
 /** A wait that turns out to have been in vain may add this share to the time that copying everything would take. */
