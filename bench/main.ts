@@ -14,6 +14,7 @@ const groups: Readonly<Record<string, () => Promise<{ readonly group: BenchmarkG
   discards: () => import('./discards.js'),
   snapshot: () => import('./snapshot.js'),
   hints: () => import('./hints.js'),
+  postcopy: () => import('./postcopy.js'),
 };
 
 const usage = (message: string): never => {

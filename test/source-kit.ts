@@ -30,10 +30,10 @@ export class ScriptedGuest implements SourceGuest {
   readonly #writer;
 
   /** `pages`: the size of each block. */
-  constructor(pages: readonly number[], segmentBytes = 2 ** 22) {
+  constructor(pages: readonly number[], segmentBytes = 2 ** 22, hostPageSize = PAGE) {
     this.blocks = RamBlockList.create({ bitmaps: BitmapMemory.create(2 ** 24), segmentBytes });
     pages.forEach((count, index) => {
-      this.blocks.add({ name: `block${index}`, usedLength: count * PAGE });
+      this.blocks.add({ name: `block${index}`, usedLength: count * PAGE, hostPageSize });
     });
     const shared = allocateStoreBarrier('unconditional', 1);
     this.#writer = attachStoreBarrier(shared, 0, this.blocks.bitmaps);

@@ -158,6 +158,9 @@ export class Postcopy {
   untilRequest(signal: AbortSignal): AbortSignal {
     const asked = new AbortController();
     this.#requests.onArrival = () => asked.abort();
+    if (!this.#requests.isEmpty) {
+      asked.abort();
+    }
     return AbortSignal.any([signal, asked.signal]);
   }
 
@@ -329,7 +332,6 @@ export class Postcopy {
       this.#times.add(this.#clock.now() - this.#serving.at);
       this.#serving = undefined;
     }
-    this.#sink.readRequests();
     const urgentLimit = (extent: Extent): number => this.#sink.batchLimit(extent);
     const found =
       this.#nextUnfinished(send, urgentLimit) ||
@@ -338,6 +340,8 @@ export class Postcopy {
     if (found) {
       this.#noteUnfinished(send);
     }
+    // There may be room for requests again.
+    this.#sink.readRequests();
     return found;
   }
 

@@ -1,0 +1,506 @@
+// Postcopy and its recovery against a destination that notes whatever a real one would not survive. Precopy before the
+// switch, stores and requests during it, links that break: the memory at the destination must be the source's at the stop.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { type Cut, PostcopyDestination } from '../../test/postcopy-destination.js';
+import { PAGE, ScriptedGuest } from '../../test/source-kit.js';
+import { requestPages, shut } from '../format/stream/return-path.js';
+import type { RamBlock } from '../memory/ram-block.js';
+import { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
+import { defaultParameters, type MigrationParameters } from './parameters.js';
+import type { PostcopyOptions } from './postcopy.js';
+import { PostcopySink } from './postcopy-sink.js';
+import type { MigrationReport } from './statistics.js';
+import type { MigrationStatus } from './status.js';
+
+const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+interface Setting {
+  readonly pages?: readonly number[];
+  readonly hostPageSize?: number;
+  readonly postcopy?: Partial<PostcopyOptions>;
+  readonly parameters?: Partial<MigrationParameters>;
+  readonly cut?: Cut;
+  readonly stallMs?: number;
+  readonly guest?: ScriptedGuest;
+}
+
+/** A guest, its destination and the engine between them; the switch is ordered at once unless a test waits. */
+const setUp = ({
+  pages = [60, 20],
+  hostPageSize = PAGE,
+  postcopy,
+  parameters,
+  cut,
+  stallMs,
+  ...given
+}: Setting = {}) => {
+  const guest = given.guest ?? new ScriptedGuest(pages, 2 ** 22, hostPageSize);
+  const { blocks } = guest.blocks;
+  const destination = new PostcopyDestination(blocks);
+  const statuses: MigrationStatus[] = [];
+  const status: { changed: () => void } = { changed: () => {} };
+  const source = new MigrationSource({
+    guest,
+    sink: new PostcopySink(destination.connect(cut), stallMs === undefined ? {} : { stallMs }),
+    parameters: { ...defaultParameters, ...parameters },
+    postcopy: { prefetchPages: 4, ...postcopy },
+    onStatus: (value) => {
+      statuses.push(value);
+      status.changed();
+    },
+  } satisfies MigrationSourceOptions);
+  const reached = async (wanted: MigrationStatus): Promise<void> => {
+    while (source.state.value !== wanted) {
+      assert.ok(!source.state.ended, `${wanted} is not reached: ${source.state.value}, ${source.error?.message}`);
+      await new Promise<void>((resolve) => {
+        status.changed = resolve;
+      });
+    }
+  };
+  return { guest, blocks, destination, source, statuses, reached };
+};
+
+const fill = (guest: ScriptedGuest, everyNth = 1): void => {
+  for (const block of guest.blocks.blocks) {
+    for (let page = 0; page < block.usedPages; page += everyNth) {
+      guest.store(block, page, (page % 255) + 1);
+    }
+  }
+};
+
+/** PC-19: what the guest reads at the destination is what it last wrote at the source. */
+const assertArrived = (guest: ScriptedGuest, destination: PostcopyDestination): void => {
+  assert.deepEqual(destination.violations, []);
+  for (const block of guest.blocks.blocks) {
+    for (let page = 0; page < block.usedPages; page += 1) {
+      assert.equal(destination.value(block.name, page), guest.load(block, page), `${block.name} page ${page}`);
+    }
+  }
+};
+
+/** Pages that are missing when the destination starts to listen, by block; taken at that step. */
+const missingAtListen = (destination: PostcopyDestination, blocks: readonly RamBlock[]): Map<string, boolean[]> => {
+  const missing = new Map<string, boolean[]>();
+  destination.onListen = () => {
+    for (const { name } of blocks) {
+      missing.set(
+        name,
+        Array.from(destination.placed(name).content, (value) => value < 0),
+      );
+    }
+  };
+  return missing;
+};
+
+const completed = (report: MigrationReport): void => {
+  assert.equal(report['error-desc'], undefined);
+  assert.equal(report.status, 'completed');
+};
+
+// PC-1, PC-2, PC-3, PC-4, PC-5, PC-6, PC-12, PC-19, G-1
+test('switched at any moment, under stores and requests: stale pages are discarded, each missing page comes once', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(fc.integer({ min: 1, max: 12 }), { minLength: 1, maxLength: 3 }),
+      // Batches of 16 pages while the guest asks: the largest host pages take several.
+      fc.constantFrom(1, 2, 8, 64),
+      fc.nat(12),
+      fc.infiniteStream(fc.nat(2 ** 30)),
+      async (sizes, hostPages, turns, random) => {
+        const next = (below: number): number => random.next().value! % below;
+        const setting = { pages: sizes.map((size) => size * Math.max(8, hostPages)), hostPageSize: hostPages * PAGE };
+        const { guest, blocks, destination, source } = setUp({
+          ...setting,
+          postcopy: { prefetchPages: next(20) },
+          parameters: { maxBandwidth: 4_000_000, downtimeLimit: 0 },
+        });
+        const missing = missingAtListen(destination, blocks);
+        const anyPage = (): [RamBlock, number] => {
+          const block = blocks[next(blocks.length)]!;
+          return [block, next(block.usedPages)];
+        };
+        destination.onRecord = () => {
+          const [block, page] = anyPage();
+          const first = page - (page % hostPages);
+          if (destination.isRunning && next(48) === 0 && destination.placed(block.name).content[first]! < 0) {
+            destination.request(block.name, first, block.hostPageSize);
+          }
+        };
+        fill(guest, 3);
+        const running = source.run();
+        for (let turn = 0; turn < turns; turn += 1) {
+          guest.store(...anyPage(), 1 + next(255));
+          await nextTurn();
+        }
+        guest.beforeStop = () => guest.store(...anyPage(), 77);
+        source.startPostcopy();
+        completed(await running);
+        assertArrived(guest, destination);
+        for (const { name } of blocks) {
+          assert.deepEqual(Array.from(destination.placed(name).placed), missing.get(name)!.map(Number), name);
+        }
+        assert.equal(guest.running, false);
+        assert.equal(guest.resumes, 0);
+      },
+    ),
+    { numRuns: 60 },
+  );
+});
+
+// PC-2, PC-10, PC-20; spec/qemu-wire-format.md 5.4
+test('the order of the switch, twelve ranges a command, and downtime ends with the package', async () => {
+  // 50 pages in the first window of 100 ms.
+  const { guest, blocks, destination, source } = setUp({ pages: [100], parameters: { maxBandwidth: 500 * PAGE } });
+  fill(guest);
+  destination.onRecord = (page) => page === 40 && source.startPostcopy();
+  // Every other one is stale, and all from about the fiftieth on are missing: 21 ranges.
+  guest.beforeStop = () => {
+    for (let page = 0; page < 40; page += 2) {
+      guest.store(blocks[0]!, page, 9);
+    }
+  };
+  let downtime: number | undefined;
+  destination.onPage = () => {
+    downtime ??= source.report().downtime;
+  };
+  const report = await source.run();
+  completed(report);
+  const commands = destination.steps.filter((step) => !/^(discard|page) /.test(step));
+  assert.deepEqual(commands, [
+    ...['command 1', 'ping 1', `advise ${PAGE} ${PAGE}`],
+    ...['discarded block0', 'discarded block0'],
+    ...['ping 2', 'package', 'listen', 'ping 3', 'run', 'ping 4', 'end'],
+  ]);
+  assert.equal(destination.steps.filter((step) => step.startsWith('discard ')).length, 21);
+  assert.ok(downtime !== undefined && report.downtime === downtime);
+  assert.ok(report.ram['postcopy-bytes'] > 60 * PAGE && report.ram['precopy-bytes'] > 40 * PAGE);
+});
+
+// PC-7, PC-8, PC-17, PC-18
+test('what is asked for comes at once while the background is held back, and asking twice sends nothing', async () => {
+  const { guest, destination, source, reached } = setUp({
+    pages: [400],
+    parameters: { maxPostcopyBandwidth: 20 * PAGE },
+    postcopy: { prefetchPages: 0 },
+  });
+  fill(guest);
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-active');
+  const started = performance.now();
+  const wanted = Array.from({ length: 100 }, (_, index) => 399 - index);
+  for (const page of wanted) {
+    const arrived = new Promise<void>((resolve) => {
+      destination.onPage = (_name, placed) => placed === page && resolve();
+    });
+    // The source has come to rest, as far as its background lets it.
+    for (let turn = 0; turn < 6; turn += 1) {
+      await nextTurn();
+    }
+    destination.request('block0', page);
+    await arrived;
+    for (let turn = 0; turn < 6; turn += 1) {
+      await nextTurn();
+    }
+    destination.request('block0', page);
+  }
+  // At the limit of the background, 100 pages would take 5 s.
+  assert.ok(performance.now() - started < 1500, `${performance.now() - started} ms`);
+  assert.ok(destination.steps.filter((step) => step.startsWith('page')).length < 140);
+  source.setParameters({ maxPostcopyBandwidth: 0 });
+  const report = await running;
+  completed(report);
+  assertArrived(guest, destination);
+  assert.equal(report.ram['postcopy-requests'], 200);
+  assert.equal(report.ramferry.postcopy?.demands, 100);
+  assert.ok(report.ramferry.postcopy!.serviceMs!.p50 <= report.ramferry.postcopy!.serviceMs!.max);
+});
+
+// PC-9: each leaves the migration paused with a sentence, and the guest at the destination
+for (const [what, bytes, code] of [
+  ['an unknown block', requestPages(0, PAGE, 'elsewhere'), 'PAGE_REQUEST'],
+  ['a page beyond the used length', requestPages(60 * PAGE, PAGE, 'block0'), 'PAGE_REQUEST'],
+  ['half a page', requestPages(2048, PAGE, 'block0'), 'PAGE_REQUEST'],
+  ['no pages', requestPages(0, 0, 'block0'), 'PAGE_REQUEST'],
+  ['a page of the block before, without one', requestPages(0, PAGE), 'PAGE_REQUEST'],
+  ['a message of type 8', Uint8Array.of(0, 8, 0, 0), 'RETURN_PATH_MESSAGE'],
+  ['an end before the end', shut(0), 'PEER_CLOSED'],
+  ['a bitmap that nobody asked for', Uint8Array.of(0, 5, 0, 2, 1, 0x78), 'RECEIVED_BITMAP'],
+] as const) {
+  test(`a destination that sends ${what} is left paused`, async () => {
+    const { guest, destination, source, reached } = setUp({ postcopy: { isLazy: true } });
+    const running = source.run();
+    source.startPostcopy();
+    await reached('postcopy-active');
+    await nextTurn();
+    destination.say(bytes);
+    await reached('postcopy-paused');
+    source.fail(new Error('given up'));
+    const report = await running;
+    assert.equal(report.status, 'failed');
+    assert.equal((source.error as { code?: string }).code, code);
+    assert.equal(guest.resumes, 0);
+  });
+}
+
+// PC-11
+test('before the package a broken link gives the guest back, after it never', async () => {
+  let before = 0;
+  for (let toDestination = 40; toDestination < 1000; toDestination += 41) {
+    const { guest, source, statuses } = setUp({ pages: [60], cut: { toDestination } });
+    fill(guest);
+    const running = source.run();
+    source.startPostcopy();
+    while (!source.state.ended && source.state.value !== 'postcopy-paused') {
+      await nextTurn();
+    }
+    const isLost = statuses.includes('postcopy-active');
+    before += isLost ? 0 : 1;
+    source.fail(new Error('given up'));
+    assert.equal((await running).status, 'failed');
+    assert.equal(guest.running, !isLost);
+  }
+  assert.ok(before > 0 && before < 24, `${before} before the package`);
+});
+
+// spec/qemu-wire-format.md 7.9 item 6: QEMU deadlocks on an end that comes while its devices load
+test('the stream does not end before the devices are loaded', async () => {
+  const { guest, destination, source } = setUp();
+  destination.answersLoaded = false;
+  const running = source.run();
+  source.startPostcopy();
+  while (destination.steps.filter((step) => step.startsWith('page')).length < 80) {
+    await nextTurn();
+  }
+  for (let turn = 0; turn < 20; turn += 1) {
+    await nextTurn();
+  }
+  assert.equal(destination.hasEnded, false);
+  destination.load();
+  completed(await running);
+  assertArrived(guest, destination);
+});
+
+test('a lazy source sends what is asked for and the first pages, until it shall finish', async () => {
+  const firstPages = [
+    { blockName: 'block0', page: 7 },
+    { blockName: 'nowhere', page: 0 },
+    { blockName: 'block1', page: 10_000 },
+  ];
+  const asked: string[] = [];
+  const { guest, destination, source, reached } = setUp({
+    postcopy: {
+      isLazy: true,
+      prefetchPages: 1,
+      firstPages,
+      onDemand: ({ blockName, page }) => asked.push(`${blockName}:${page}`),
+    },
+  });
+  fill(guest);
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-active');
+  destination.request('block1', 3);
+  while (destination.placed('block1').content[4]! < 0) {
+    await nextTurn();
+  }
+  for (let turn = 0; turn < 20; turn += 1) {
+    await nextTurn();
+  }
+  const pages = destination.steps.filter((step) => step.startsWith('page')).sort();
+  assert.deepEqual(pages, ['page block0:7', 'page block0:8', 'page block1:3', 'page block1:4']);
+  assert.deepEqual(asked, ['block1:3']);
+  source.finishPostcopy();
+  completed(await running);
+  assertArrived(guest, destination);
+});
+
+test('pages known to be zero are sent to who waits for one, and to nobody else', async () => {
+  class HalfEmptyGuest extends ScriptedGuest {
+    contentBitmap(block: RamBlock): number {
+      const address = this.blocks.bitmaps.allocate(block.usedPages);
+      for (let page = 0; page < block.usedPages; page += 2) {
+        this.blocks.bitmaps.kernels.setRange(address, page, 1);
+      }
+      return address;
+    }
+  }
+  const guest = new HalfEmptyGuest([40]);
+  fill(guest, 2);
+  const { destination, source, reached } = setUp({ guest, postcopy: { prefetchPages: 8 } });
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-active');
+  destination.request('block0', 21);
+  destination.request('block0', 21);
+  completed(await running);
+  assertArrived(guest, destination);
+  const { placed } = destination.placed('block0');
+  assert.deepEqual(
+    Array.from(placed),
+    Array.from(placed, (_, page) => (page % 2 === 0 || page === 21 ? 1 : 0)),
+  );
+});
+
+// spec/qemu-wire-format.md 7.9 item 19
+test('a flood of requests is read no faster than it is served, and what others want is sent on', async () => {
+  const { guest, destination, source, reached } = setUp({ pages: [64], postcopy: { prefetchPages: 0 } });
+  fill(guest);
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-active');
+  for (let index = 0; index < 20_000; index += 1) {
+    destination.say(requestPages(0, PAGE, 'block0'));
+  }
+  completed(await running);
+  assertArrived(guest, destination);
+  assert.ok(destination.pauses > 0);
+});
+
+test('a destination that does nothing at all is given up', async () => {
+  const { destination, source, reached, guest } = setUp({ stallMs: 60 });
+  destination.answersLoaded = false;
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-paused');
+  source.fail(new Error('given up'));
+  assert.equal((await running).status, 'failed');
+  assert.match(source.error!.message, /neither said nor read anything for 0.06 s/);
+  assert.equal(guest.resumes, 0);
+});
+
+/** Runs a postcopy whose links break as `cuts` say, one after the other; the last link holds. */
+const recoverThrough = async (cuts: readonly Cut[], setting: Setting = {}): Promise<MigrationReport> => {
+  const { guest, blocks, destination, source, reached } = setUp({ ...setting, ...(cuts[0] && { cut: cuts[0] }) });
+  fill(guest, 2);
+  let asked = 0;
+  destination.onRecord = () => {
+    const block = blocks[(asked += 1) % blocks.length]!;
+    const page = (asked * 37) % block.usedPages;
+    const first = page - (page % (block.hostPageSize / PAGE));
+    if (destination.isRunning && asked % 31 === 0 && destination.placed(block.name).content[first]! < 0) {
+      destination.request(block.name, first, block.hostPageSize);
+    }
+  };
+  const running = source.run();
+  source.startPostcopy();
+  for (const cut of [...cuts.slice(1), {}]) {
+    while (!source.state.ended && source.state.value !== 'postcopy-paused') {
+      await nextTurn();
+    }
+    if (source.state.ended) {
+      break;
+    }
+    // Lost with the package: no QEMU comes back from there.
+    if (!destination.isRunning) {
+      source.fail(new Error('given up'));
+      return running;
+    }
+    source.recoverPostcopy(async () => destination.connect(cut));
+    await reached('postcopy-recover-setup').catch(() => {});
+    await nextTurn();
+  }
+  const report = await running;
+  completed(report);
+  // RC-1, RC-3, RC-5: the destination refuses a page that it has, and would miss one that it has not.
+  assertArrived(guest, destination);
+  for (const { name, usedPages } of blocks) {
+    assert.deepEqual(Array.from(destination.placed(name).placed), new Array(usedPages).fill(1));
+  }
+  return report;
+};
+
+// RC-1, RC-2, RC-3, RC-4, RC-5, RC-6, RC-7, RC-9, RC-11
+test('links that break at any byte, in either direction, during recovery too: everything arrives once', async () => {
+  const cut = fc.oneof(
+    fc.record({ toDestination: fc.integer({ min: 1, max: 120 * PAGE }) }),
+    fc.record({ toDestination: fc.integer({ min: 1, max: 200 }) }),
+    fc.record({ toSource: fc.integer({ min: 1, max: 200 }) }),
+  );
+  let recoveries = 0;
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(cut, { minLength: 1, maxLength: 5 }),
+      fc.constantFrom(1, 4, 64),
+      async (cuts, hostPages) => {
+        const setting = { pages: hostPages === 64 ? [128, 64] : [100, 40, 8], hostPageSize: hostPages * PAGE };
+        const report = await recoverThrough([{ toDestination: 500 + 60 * PAGE }, ...cuts], setting);
+        recoveries += report.ramferry.postcopy!.recoveries;
+      },
+    ),
+    { numRuns: process.env['RAMFERRY_SLOW'] === '1' ? 400 : 60 },
+  );
+  assert.ok(recoveries > 40, `${recoveries}`);
+});
+
+// RC-8, RC-10
+test('only a paused postcopy is recovered; without a link to take it is paused again; the log rests', async () => {
+  const { guest, destination, source, reached } = setUp({ postcopy: { isLazy: true } });
+  assert.throws(() => source.recoverPostcopy(async () => destination.connect()), { code: 'NOT_PAUSED' });
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-active');
+  await nextTurn();
+  source.pausePostcopy();
+  await reached('postcopy-paused');
+  const { logClears } = source.report().ramferry;
+  source.recoverPostcopy(async () => {
+    throw new Error('nobody listens');
+  });
+  await reached('postcopy-recover-setup');
+  await reached('postcopy-paused');
+  assert.match(source.report()['error-desc']!, /nobody listens/);
+  source.recoverPostcopy(async () => destination.connect());
+  await reached('postcopy-active');
+  source.finishPostcopy();
+  const report = await running;
+  completed(report);
+  assert.deepEqual(report.ramferry.logClears, logClears);
+  assertArrived(guest, destination);
+});
+
+// RC-1, RC-12; spec/qemu-wire-format.md 5.6
+test('a source that comes new to an interrupted postcopy sends what is missing, and nothing else', async () => {
+  const first = setUp({ cut: { toDestination: 40 * PAGE } });
+  const { guest, destination } = first;
+  fill(guest);
+  const interrupted = first.source.run();
+  first.source.startPostcopy();
+  await first.reached('postcopy-paused');
+  first.source.fail(new Error('the server is gone'));
+  await interrupted;
+  const source = new MigrationSource({
+    guest,
+    sink: new PostcopySink(destination.connect()),
+    parameters: defaultParameters,
+    postcopy: { prefetchPages: 0, recovers: true },
+  });
+  const report = await source.run();
+  completed(report);
+  assertArrived(guest, destination);
+  assert.ok(report.ram.normal < 60, `${report.ram.normal} pages`);
+});
+
+// RD-6
+test('what is discarded is out of the send bitmap again after a recovery', async () => {
+  const guest = new ScriptedGuest([60]);
+  const granule = 16 * PAGE;
+  const vmem = guest.blocks.add({ name: 'vmem', usedLength: 8 * granule, discardGranularity: granule });
+  vmem.discardManager!.populate(granule, 2 * granule);
+  fill(guest);
+  const { destination, source, reached } = setUp({ guest, cut: { toDestination: 30 * PAGE } });
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-paused');
+  source.recoverPostcopy(async () => destination.connect());
+  completed(await running);
+  assert.deepEqual(destination.violations, []);
+  const { placed } = destination.placed('vmem');
+  assert.deepEqual(
+    Array.from(placed),
+    Array.from(placed, (_, page) => (page >= 16 && page < 48 ? 1 : 0)),
+  );
+});
