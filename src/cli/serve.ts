@@ -22,7 +22,6 @@ interface ServeOptions extends MigrationVerbOptions {
   readonly demand: boolean;
 }
 
-/** Where the elapsed time is counted from 0: for `finishAfter`. */
 const MS = 1000;
 
 export const serve: Verb<ServeOptions> = {
@@ -57,6 +56,7 @@ export const serve: Verb<ServeOptions> = {
     }
     const list = demandPath(file);
     const known = options.demand ? readDemandFile(list, { progress }) : [];
+    let hasRun = options.recover === true;
     const migration = new Migration({
       guest: { kind: 'snapshot-file', file },
       uri,
@@ -70,8 +70,13 @@ export const serve: Verb<ServeOptions> = {
       },
       retryMs: options.retry * MS,
       onProgress: (report) => progress.update(progressOf(report)),
-      // One process serves over one link; whoever starts the next one knows the address.
-      onStatus: (status) => status === 'postcopy-paused' && migration.abandonPostcopy(),
+      onStatus: (status) => {
+        hasRun ||= status === 'postcopy-active';
+        // One process serves over one link; whoever starts the next one knows the address.
+        if (status === 'postcopy-paused') {
+          migration.abandonPostcopy();
+        }
+      },
       ...traceOf(options.trace, progress),
     });
     const finish = (): void => migration.finishPostcopy();
@@ -89,13 +94,30 @@ export const serve: Verb<ServeOptions> = {
       return {
         document: { file, uri, ...report },
         text: error === undefined ? `${totalsTable(report)}\n${demandTable(report)}` : '',
-        failure: error,
+        failure: error && withAdvice(error, hasRun, uri),
       };
     } finally {
       process.off('SIGUSR2', finish);
       clearTimeout(timer);
     }
   },
+};
+
+/** What to do about a failure, where the error itself does not say. */
+const withAdvice = (error: RamferryError, hasRun: boolean, uri: string): RamferryError => {
+  if (error.hint !== undefined && error.code !== 'PEER_CLOSED') {
+    return error;
+  }
+  const hint = hasRun
+    ? 'Should QEMU say postcopy-paused, its guest waits there: give it migrate-recover with an address, then use serve --recover with that.'
+    : `Look at the destination: it needs the capability postcopy-ram, and before that no other, and migrate-incoming ${uri}.`;
+  const { kind, code, message, file, offset, value } = error;
+  return new RamferryError(kind, code, message, {
+    hint,
+    ...(file !== undefined && { file }),
+    ...(offset !== undefined && { offset }),
+    ...(value !== undefined && { value }),
+  });
 };
 
 /** What the guest asked for, and how long it waited. */

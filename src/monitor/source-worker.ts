@@ -8,6 +8,7 @@ import { createTrace } from '../source/trace.js';
 import { attachGuest } from './guests.js';
 import { openProtector } from './open-protector.js';
 import { openSink } from './open-sink.js';
+import { rehearsePostcopy } from './rehearsal.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
 
 /** Pages that a guest asks for are remembered; a guest that wants more than these wants everything. */
@@ -73,9 +74,7 @@ try {
   const protector = start.backgroundSnapshot && openProtector(guest, start.backgroundSnapshot, post);
   if (start.postcopy !== undefined) {
     // Before the destination starts to wait.
-    for (const block of guest.blocks.blocks) {
-      guest.contentBitmap?.(block);
-    }
+    await rehearsePostcopy(guest);
   }
   const sink = await openSink(start, connecting.signal, trace);
   source = new MigrationSource({

@@ -185,7 +185,7 @@ export const corpusDestination = async (
   lab: Lab,
   kind: CorpusKind,
   release: QemuRelease,
-  more: Pick<GuestOptions, 'ramFile'> = {},
+  more: Pick<GuestOptions, 'ramFile' | 'stopped'> = {},
 ): Promise<LabGuest> => {
   const { truth } = await corpusStream(lab, kind, release);
   return lab.startGuest({ ...options[kind], ...more, release, machine: truth.machine, incoming: 'defer' });

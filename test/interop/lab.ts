@@ -30,6 +30,8 @@ export interface GuestOptions {
   readonly incoming?: string;
   /** Guest RAM (pc.ram) becomes this file, shared: its bytes are the RAM block's, at every moment. */
   readonly ramFile?: string;
+  /** Do not let it run before `resume`; a machine without a workload never runs. */
+  readonly stopped?: boolean;
   readonly extraArguments?: readonly string[];
 }
 
@@ -328,6 +330,7 @@ export class Lab {
       ...(workload === ''
         ? ['-S']
         : ['-kernel', this.toolbox.kernel, '-initrd', this.toolbox.initramfs, '-append', kernelArguments]),
+      ...(options.stopped === true && workload !== '' ? ['-S'] : []),
       ...['-chardev', `file,id=serial0,path=${serialFile}`, '-serial', 'chardev:serial0'],
       ...(incoming === undefined ? [] : ['-incoming', incoming]),
       ...(options.extraArguments ?? []),

@@ -1,11 +1,27 @@
 // Saved guests that run at once in stock QEMU: ramferry plays the source of a postcopy migration from the file.
 
 import assert from 'node:assert/strict';
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import net from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { openChannel } from '../../src/channel/open-channel-node.js';
+import { openSnapshotFile } from '../../src/guest/open-snapshot-file-node.js';
+import { SnapshotGuest } from '../../src/guest/snapshot-guest.js';
+import type { RamBlock } from '../../src/memory/ram-block.js';
+import { MigrationSource } from '../../src/source/migration-source.js';
+import { defaultParameters } from '../../src/source/parameters.js';
+import { PostcopySink } from '../../src/source/postcopy-sink.js';
+import { libvirtHead } from '../libvirt-images.js';
+import { randomChoices } from '../random.js';
 import { corpusDestination, corpusStream } from './corpus.js';
 import { interopTest, type Lab, type LabGuest, type QemuRelease } from './lab.js';
 import { Ramferry, type RamferryExit } from './ramferry.js';
+import { readReference, sha256 } from './reference-reader.js';
 
 const releases: readonly QemuRelease[] = ['10', '7.2'];
+
+const isSlow = process.env['RAMFERRY_SLOW'] === '1';
 
 const POSTCOPY = { capabilities: { 'postcopy-ram': true } };
 
@@ -21,6 +37,12 @@ const document = ({ status, signal, stdout, stderr }: RamferryExit): ServeDocume
   return JSON.parse(stdout) as ServeDocument;
 };
 
+let sockets = 0;
+const socketUri = (lab: Lab): string => `unix:${lab.path(`socket-${(sockets += 1)}`)}`;
+
+const serve = (lab: Lab, file: string, uri: string, ...options: readonly string[]): Ramferry =>
+  Ramferry.start(lab, 'serve', file, uri, '--json', '--retry', '10', ...options);
+
 /** Starts serving a file toward a waiting guest. */
 const startServing = async (
   lab: Lab,
@@ -28,10 +50,17 @@ const startServing = async (
   destination: LabGuest,
   ...options: readonly string[]
 ): Promise<Ramferry> => {
-  const uri = `unix:${lab.path('incoming')}`;
-  const ramferry = Ramferry.start(lab, 'serve', file, uri, '--json', '--retry', '10', ...options);
+  const uri = socketUri(lab);
+  const ramferry = serve(lab, file, uri, ...options);
   await destination.migrateIncoming(uri, POSTCOPY);
   return ramferry;
+};
+
+/** QEMU takes postcopy memory from tmpfs, and from no other file system. */
+const ramFileOf = (lab: Lab): string => {
+  const folder = mkdtempSync('/dev/shm/ramferry-lab-');
+  lab.onClose(() => rmSync(folder, { recursive: true, force: true }));
+  return join(folder, 'ram');
 };
 
 for (const release of releases) {
@@ -48,3 +77,269 @@ for (const release of releases) {
     assert.equal(await destination.verifyAll(), 0);
   });
 }
+
+// Byte for byte, in every form that a saved guest has. A destination that was started stopped stays so.
+for (const form of ['stream', 'mapped-ram', 'libvirt', 'behind a header'] as const) {
+  interopTest(`serve: a ${form} file becomes exactly the memory that was saved`, async (lab) => {
+    const { file: stream, truth } = await corpusStream(lab, 'plain', '10');
+    let file = stream;
+    if (form === 'mapped-ram') {
+      file = lab.path('converted');
+      const { status, stderr } = await Ramferry.run(lab, 'convert', stream, file, '--to', 'mapped-ram', '--no-digest');
+      assert.equal(status, 0, stderr);
+    } else if (form !== 'stream') {
+      const head = form === 'libvirt' ? libvirtHead({ format: 0 }) : Buffer.alloc(12_345, 'x');
+      const path = lab.path('wrapped');
+      writeFileSync(path, Buffer.concat([head, readFileSync(stream)]));
+      file = form === 'libvirt' ? path : `file:${path},offset=${head.length}`;
+    }
+    const ramFile = ramFileOf(lab);
+    const destination = await corpusDestination(lab, 'plain', '10', { ramFile, stopped: true });
+    const serving = await startServing(lab, file, destination, '--no-demand');
+    document(await serving.exited);
+    await destination.waitMigration();
+    assert.notEqual(await destination.status(), 'running');
+    assert.equal(sha256(readFileSync(ramFile)), truth.ramSha256);
+    await destination.resume();
+    assert.equal(await destination.verifyAll(), 0);
+  });
+}
+
+interopTest('serve: every block of a machine with many devices and virtio-mem', async (lab) => {
+  for (const release of releases) {
+    const { file, truth } = await corpusStream(lab, 'devices', release);
+    const destination = await corpusDestination(lab, 'devices', release);
+    document(await (await startServing(lab, file, destination, '--no-demand')).exited);
+    await destination.waitMigration();
+    const copy = lab.path(`copy-${release}`);
+    // With it QEMU would read from the file it saves into.
+    await destination.saveStream(copy, { capabilities: { 'postcopy-ram': false } });
+    const digests = [...readReference(copy).blocks.values()].map(({ name, bytes }) => [name, sha256(bytes)]);
+    assert.deepEqual(
+      new Map(digests as [string, string][]),
+      new Map(truth.blocks.map(({ name, sha256: digest }) => [name, digest])),
+    );
+    await destination.qemu.quit();
+  }
+});
+
+interopTest('serve: what a guest asked for is remembered, and the next one asks for half as much', async (lab) => {
+  const { file: corpus } = await corpusStream(lab, 'busy', '10');
+  const file = lab.path('guest.mig');
+  copyFileSync(corpus, file);
+  const demands: number[] = [];
+  for (let run = 0; run < 2; run += 1) {
+    const destination = await corpusDestination(lab, 'busy', '10');
+    const serving = await startServing(lab, file, destination, '--lazy');
+    await destination.waitSerial(/^HB 2\d/m);
+    serving.kill('SIGUSR2');
+    demands.push(document(await serving.exited).ramferry.postcopy.demands);
+    await destination.waitMigration();
+    assert.equal(await destination.verifyAll(), 0);
+    await destination.qemu.quit();
+    assert.ok(existsSync(`${file}.demand`));
+  }
+  assert.ok(demands[1]! <= demands[0]! / 2, `demands: ${demands.join(', then ')}`);
+});
+
+/** The destination's own word that its link is gone, and a fresh address for the next server. */
+const recoverable = async (lab: Lab, destination: LabGuest): Promise<string> => {
+  await destination.waitMigration(['postcopy-paused']);
+  const uri = socketUri(lab);
+  await destination.qmp.execute('migrate-recover', { uri });
+  return uri;
+};
+
+for (const release of releases) {
+  interopTest(`serve --recover: QEMU ${release} goes on where the server was killed, three times`, async (lab) => {
+    const { file } = await corpusStream(lab, 'busy', release);
+    const destination = await corpusDestination(lab, 'busy', release);
+    const options = ['--no-demand', '--max-bandwidth', '40M'];
+    let serving = await startServing(lab, file, destination, ...options);
+    for (let kills = 0; kills < 3; kills += 1) {
+      await destination.waitMigration(['postcopy-active']);
+      await delay(400);
+      serving.kill('SIGKILL');
+      await serving.exited;
+      const uri = await recoverable(lab, destination);
+      serving = serve(lab, file, uri, '--recover', ...(kills < 2 ? options : options.slice(0, 1)));
+      await destination.waitMigration(['postcopy-active', 'completed']);
+    }
+    document(await serving.exited);
+    await destination.waitMigration();
+    assert.equal(await destination.verifyAll(), 0);
+  });
+}
+
+/** Stands between a server and QEMU; takes the link down after so many bytes, counted from `after` on. */
+const cutter = async (
+  lab: Lab,
+  target: string,
+  cut: { readonly toQemu?: number; readonly fromQemu?: number; readonly after?: Promise<unknown> },
+): Promise<string> => {
+  const path = lab.path(`cutter-${(sockets += 1)}`);
+  let isCounting = cut.after === undefined;
+  cut.after?.then(() => {
+    isCounting = true;
+  });
+  const listener = net.createServer((client) => {
+    const qemu = net.connect(target);
+    const end = (): void => {
+      client.destroy();
+      qemu.destroy();
+    };
+    const forward = (from: net.Socket, to: net.Socket, limit = Number.POSITIVE_INFINITY): void => {
+      let left = limit;
+      from.on('data', (bytes) => {
+        const isLast = isCounting && bytes.length >= left;
+        left -= isCounting ? bytes.length : 0;
+        if (isLast) {
+          from.pause();
+          to.write(bytes.subarray(0, left + bytes.length), end);
+        } else if (!to.write(bytes)) {
+          from.pause();
+          to.once('drain', () => from.resume());
+        }
+      });
+      from.on('end', () => to.end());
+      from.on('error', end);
+      from.on('close', end);
+    };
+    forward(client, qemu, cut.toQemu);
+    forward(qemu, client, cut.fromQemu);
+  });
+  listener.listen(path);
+  lab.onClose(() => {
+    listener.close();
+  });
+  return `unix:${path}`;
+};
+
+const unixPath = (uri: string): string => uri.slice('unix:'.length);
+
+// RC-4, RC-6, RC-9
+interopTest(
+  'serve --recover: the link cut anywhere, in either direction, during the recovery too',
+  async (lab, context) => {
+    const { file: stream } = await corpusStream(lab, 'busy', '10');
+    const file = lab.path('guest.mapped');
+    assert.equal((await Ramferry.run(lab, 'convert', stream, file, '--to', 'mapped-ram', '--no-digest')).status, 0);
+    const seed = isSlow ? Date.now() % 1e6 : 7;
+    context.diagnostic(`seed ${seed}`);
+    const choose = randomChoices(seed);
+    const MIB = 2 ** 20;
+    const laterCut = () => {
+      switch (choose(4)) {
+        case 0:
+          return { toQemu: 1 + choose(300) };
+        case 1:
+          return { fromQemu: 1 + choose(40_000) };
+        case 2:
+          return { fromQemu: 1 + choose(120_000) };
+        default:
+          return { toQemu: 1 + choose(20 * MIB) };
+      }
+    };
+    for (let cuts = 0; cuts < (isSlow ? 200 : 24); ) {
+      const destination = await corpusDestination(lab, 'busy', '10');
+      const uri = socketUri(lab);
+      await destination.migrateIncoming(uri, POSTCOPY);
+      // Not before the guest runs: until then QEMU's main thread may wait for a page, and then nobody hears of a recovery.
+      const after = destination.waitSerial(/^HB/m);
+      let proxied = await cutter(lab, unixPath(uri), { toQemu: 1 + choose(20 * MIB), after });
+      let serving = serve(lab, file, proxied, '--no-demand', '--max-bandwidth', '150M');
+      for (let round = 0; round < 12; round += 1) {
+        const { status } = await serving.exited;
+        if (status === 0) {
+          break;
+        }
+        cuts += 1;
+        assert.equal(status, 1);
+        const next = await recoverable(lab, destination);
+        proxied = round < 11 ? await cutter(lab, unixPath(next), laterCut()) : next;
+        serving = serve(lab, file, proxied, '--no-demand', '--recover');
+      }
+      document(await serving.exited);
+      await destination.waitMigration();
+      assert.equal(await destination.verifyAll(), 0);
+      await destination.qemu.quit();
+    }
+  },
+);
+
+interopTest('serve: a destination without postcopy-ram is told what it lacks', async (lab) => {
+  const { file } = await corpusStream(lab, 'tiny', '10');
+  const destination = await corpusDestination(lab, 'tiny', '10');
+  const uri = socketUri(lab);
+  const serving = serve(lab, file, uri, '--no-demand');
+  await destination.migrateIncoming(uri);
+  const { status, stdout } = await serving.exited;
+  assert.equal(status, 1);
+  assert.match(stdout, /postcopy-ram/);
+});
+
+/** Serves in this process, by an engine that does something wrong. */
+const serveWrongly = async (
+  lab: Lab,
+  kind: 'busy',
+  make: {
+    guest?: (...given: ConstructorParameters<typeof SnapshotGuest>) => SnapshotGuest;
+    sink?: (...given: ConstructorParameters<typeof PostcopySink>) => PostcopySink;
+  },
+): Promise<{ destination: LabGuest; source: MigrationSource; ended: Promise<unknown> }> => {
+  const { file } = await corpusStream(lab, kind, '10');
+  const destination = await corpusDestination(lab, kind, '10');
+  const uri = socketUri(lab);
+  await destination.migrateIncoming(uri, POSTCOPY);
+  const { snapshot, close } = await openSnapshotFile(file);
+  lab.onClose(close);
+  const channel = await openChannel(uri, { direction: 'both', retryMs: 5000 });
+  const source = new MigrationSource({
+    guest: make.guest?.(snapshot, file) ?? new SnapshotGuest(snapshot, file),
+    sink: make.sink?.(channel) ?? new PostcopySink(channel),
+    parameters: defaultParameters,
+    postcopy: { prefetchPages: 0 },
+  });
+  source.startPostcopy();
+  return { destination, source, ended: source.run() };
+};
+
+interopTest(
+  'negative control: a stream that ends before every page with content went makes the guest find it',
+  async (lab) => {
+    class ForgetfulGuest extends SnapshotGuest {
+      override contentBitmap(block: RamBlock): number {
+        const address = this.blocks.bitmaps.allocate(block.usedPages);
+        // Ten megabytes in the middle, where the workload has its pages, pass for zero.
+        this.blocks.bitmaps.kernels.merge(super.contentBitmap(block), address, Math.ceil(block.usedPages / 64));
+        this.blocks.bitmaps.kernels.testAndClearRange(
+          address,
+          Math.floor(block.usedPages / 2),
+          Math.floor(block.usedPages / 50),
+        );
+        return address;
+      }
+    }
+    const { destination, ended } = await serveWrongly(lab, 'busy', {
+      guest: (...given) => new ForgetfulGuest(...given),
+    });
+    await ended;
+    await destination.waitMigration();
+    await destination.waitSerial(/BAD page/);
+  },
+);
+
+interopTest('negative control: without any discard before the package QEMU hangs', async (lab) => {
+  class DiscardlessSink extends PostcopySink {
+    override discard(): void {}
+  }
+  const { destination, source, ended } = await serveWrongly(lab, 'busy', {
+    sink: (...given) => new DiscardlessSink(...given),
+  });
+  await delay(1500);
+  await assert.rejects(destination.qmp.execute('query-status', undefined, { timeoutMs: 1500 }));
+  assert.doesNotMatch(destination.serial(), /HB/);
+  destination.qemu.kill();
+  source.fail(new Error('the test has seen enough'));
+  await ended;
+});

@@ -1,0 +1,70 @@
+// A postcopy into nothing, before the real one. The first time through, the engine's code is compiled as it goes, which
+// takes several milliseconds: as long as all of QEMU's part of a restore. The destination does not have to wait for that
+// if it was done before it listens.
+
+import type { ByteChannel, ChannelReader } from '../channel/channel.js';
+import { Command, ElementType } from '../format/stream/constants.js';
+import { PostcopyPing } from '../format/stream/postcopy-commands.js';
+import { pong, requestPages } from '../format/stream/return-path.js';
+import { RamferryError } from '../memory/errors.js';
+import type { SourceGuest } from '../source/guest.js';
+import { MigrationSource } from '../source/migration-source.js';
+import { defaultParameters } from '../source/parameters.js';
+import { PostcopySink } from '../source/postcopy-sink.js';
+
+/** Enough for the compiler to notice; a few milliseconds in all. */
+const REQUESTS = 150;
+
+/**
+ * Serves some pages of a guest that does not run, and writes nothing anywhere. Does nothing for a guest that can run: it
+ * would be stopped.
+ */
+export async function rehearsePostcopy(guest: SourceGuest): Promise<void> {
+  const { blocks } = guest.blocks;
+  const [block] = blocks.filter(({ migrated }) => migrated);
+  if (guest.log !== undefined || block === undefined) {
+    return;
+  }
+  const stride = Math.ceil(block.usedPages / REQUESTS) * (block.hostPageSize / 4096);
+  let asked = 0;
+  let reader: ChannelReader | undefined;
+  const say = (bytes: Uint8Array): void => {
+    reader?.buffer().set(bytes);
+    reader?.received(bytes.length);
+  };
+  const channel: ByteChannel = {
+    peer: 'rehearsal',
+    closed: Promise.resolve(),
+    write: (bytes, done) => {
+      const isPackage = bytes[0] === ElementType.COMMAND && bytes[2] === Command.PACKAGED;
+      setImmediate(() => {
+        done(undefined);
+        if (isPackage) {
+          say(pong(PostcopyPing.DEVICES_LOADED));
+        }
+        const page = asked * stride;
+        if ((isPackage || asked > 0) && page < block.usedPages) {
+          asked += 1;
+          say(requestPages(page * 4096, block.hostPageSize, block.name));
+        } else if (asked > 0) {
+          source.fail(new RamferryError('failed', 'REHEARSED', 'The rehearsal is over.'));
+        }
+      });
+    },
+    read: (given) => {
+      reader = given;
+    },
+    pause: () => {},
+    resume: () => {},
+    end: async () => {},
+    destroy: () => {},
+  };
+  const source = new MigrationSource({
+    guest,
+    sink: new PostcopySink(channel),
+    parameters: defaultParameters,
+    postcopy: { prefetchPages: 8, isLazy: true },
+  });
+  source.startPostcopy();
+  await source.run();
+}
