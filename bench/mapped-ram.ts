@@ -1,14 +1,14 @@
 // Group `mapped-ram`: a stopped guest saved into a new mapped-ram file and loaded from one, ours against QEMU's own, the same
 // guest. Figures are bytes of nonzero guest memory by time.
 //
-//   save   from the command until the file is complete; ours is on the disk then, and has its name, while QEMU's may still
-//          be in the page cache
+//   save   from the command until the file is complete, and on the disk: ours syncs it; QEMU's is synced by us when QEMU
+//          has completed, as who wants to keep it must do
 //   load   from the command until everything is in the memory of a fresh process; the file is in the page cache
 //
 // What QEMU has nothing like stands without a peer, or against ourselves without it (the digest).
 
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, statfsSync } from 'node:fs';
+import { closeSync, fsyncSync, mkdtempSync, openSync, rmSync, statfsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -106,9 +106,12 @@ class MappedRamBenchmarks {
           guest &&
           (async () => {
             await wake(guest);
-            return this.#timed(path, () =>
-              completed(guest, () => guest.migrate(`file:${path}`, qemuOptions(multifd, options.directIo))),
-            );
+            return this.#timed(path, async () => {
+              await completed(guest, () => guest.migrate(`file:${path}`, qemuOptions(multifd, options.directIo)));
+              const descriptor = openSync(path, 'r');
+              fsyncSync(descriptor);
+              closeSync(descriptor);
+            });
           });
         yield this.#benchmark(
           `save, ${place}, ${name}`,
