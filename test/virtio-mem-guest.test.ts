@@ -25,6 +25,7 @@ const options = (seed: number, regionMib = 2048): WorkloadOptions => ({
   rate: 4 * MIB,
   seed,
   barrier: seed % 2 === 0 ? 'filtered' : 'unconditional',
+  freePageHints: seed % 2 === 0,
   virtioMem: { regionBytes: regionMib * MIB, rate: 16 * MIB },
 });
 
