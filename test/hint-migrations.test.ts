@@ -57,6 +57,14 @@ class LateHints implements HintSource {
     return this.#source.stale;
   }
 
+  get outside(): number {
+    return this.#source.outside;
+  }
+
+  get isBroken(): boolean {
+    return this.#source.isBroken;
+  }
+
   get #isLate(): boolean {
     return performance.now() < this.#until;
   }
