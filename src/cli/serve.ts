@@ -56,7 +56,6 @@ export const serve: Verb<ServeOptions> = {
     }
     const list = demandPath(file);
     const known = options.demand ? readDemandFile(list, { progress }) : [];
-    let hasRun = options.recover === true;
     const migration = new Migration({
       guest: { kind: 'snapshot-file', file },
       uri,
@@ -70,13 +69,8 @@ export const serve: Verb<ServeOptions> = {
       },
       retryMs: options.retry * MS,
       onProgress: (report) => progress.update(progressOf(report)),
-      onStatus: (status) => {
-        hasRun ||= status === 'postcopy-active';
-        // One process serves over one link; whoever starts the next one knows the address.
-        if (status === 'postcopy-paused') {
-          migration.abandonPostcopy();
-        }
-      },
+      // One process serves over one link; whoever starts the next one knows the address.
+      onStatus: (status) => status === 'postcopy-paused' && migration.abandonPostcopy(),
       ...traceOf(options.trace, progress),
     });
     const finish = (): void => migration.finishPostcopy();
@@ -94,7 +88,9 @@ export const serve: Verb<ServeOptions> = {
       return {
         document: { file, uri, ...report },
         text: error === undefined ? `${totalsTable(report)}\n${demandTable(report)}` : '',
-        failure: error && withAdvice(error, hasRun, uri),
+        // A peer that is gone before it asked for anything may never have taken the guest.
+        failure:
+          error && withAdvice(error, options.recover === true || (report.ramferry.postcopy?.demands ?? 0) > 0, uri),
       };
     } finally {
       process.off('SIGUSR2', finish);
@@ -108,9 +104,11 @@ const withAdvice = (error: RamferryError, hasRun: boolean, uri: string): Ramferr
   if (error.hint !== undefined && error.code !== 'PEER_CLOSED') {
     return error;
   }
+  const paused =
+    'Should QEMU say postcopy-paused, its guest waits there: give it migrate-recover with an address, then use serve --recover with that.';
   const hint = hasRun
-    ? 'Should QEMU say postcopy-paused, its guest waits there: give it migrate-recover with an address, then use serve --recover with that.'
-    : `Look at the destination: it needs the capability postcopy-ram, and before that no other, and migrate-incoming ${uri}.`;
+    ? paused
+    : `Look at the destination: it needs the capability postcopy-ram, and migrate-incoming ${uri} after that. ${paused}`;
   const { kind, code, message, file, offset, value } = error;
   return new RamferryError(kind, code, message, {
     hint,
