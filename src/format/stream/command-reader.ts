@@ -1,18 +1,23 @@
-// Reads command elements, and refuses those that turn a precopy stream into something else
+// Reads command elements, and refuses those that turn a precopy stream into what its consumer does not want
 // (spec/qemu-wire-format.md 5.1, 5.2).
 
 import { be16, be64, be64Exact } from '../bytes.js';
 import { hex } from '../invalid.js';
 import { Command } from './constants.js';
 import type { Cursor } from './cursor.js';
+import type { PostcopyReader } from './postcopy-reader.js';
 import type { StreamHandler } from './stream-handler.js';
 
 export class CommandReader {
   readonly #handler: StreamHandler;
+  readonly #postcopy: PostcopyReader | undefined;
   #returnPathOpen = false;
+  /** Bytes of the package behind the command that was read last. */
+  packageBytes: number | undefined;
 
-  constructor(handler: StreamHandler) {
+  constructor(handler: StreamHandler, postcopy: PostcopyReader | undefined) {
     this.#handler = handler;
+    this.#postcopy = postcopy;
   }
 
   /** Reads one command; false while more bytes are needed. */
@@ -22,9 +27,13 @@ export class CommandReader {
     }
     const command = be16(cursor.bytes, cursor.at + 1);
     const length = be16(cursor.bytes, cursor.at + 3);
+    if (this.#postcopy?.reads(command) === true) {
+      return this.#readPostcopy(this.#postcopy, cursor, command, length, pageSize);
+    }
     const expected = payloadBytes(cursor, command);
-    // The empty ADVISE announces dirty bitmaps, not postcopy.
-    if (length !== expected && !(command === Command.POSTCOPY_ADVISE && length === 0)) {
+    // The empty ADVISE announces dirty bitmaps, not postcopy, and contradicts a destination that waits for that.
+    const isEmptyAdvise = command === Command.POSTCOPY_ADVISE && length === 0 && this.#postcopy === undefined;
+    if (length !== expected && !isEmptyAdvise) {
       throw cursor.invalid(
         'COMMAND_LENGTH',
         `Command ${command} has ${length} bytes instead of ${expected}`,
@@ -46,8 +55,22 @@ export class CommandReader {
       );
     } else if (command === Command.POSTCOPY_ADVISE && length > 0) {
       checkAdvise(cursor, pageSize);
+      this.#postcopy?.advised(cursor);
     }
     this.#handler.command?.(command, cursor.bytes.subarray(cursor.at + 5, cursor.at + 5 + length));
+    cursor.at += 5 + length;
+    return true;
+  }
+
+  #readPostcopy(postcopy: PostcopyReader, cursor: Cursor, command: number, length: number, pageSize: number): boolean {
+    if (!cursor.has(5 + length)) {
+      return false;
+    }
+    if (command === Command.PACKAGED && !this.#returnPathOpen) {
+      const statement = 'The source switches to postcopy without a return path, over which pages are asked for';
+      throw cursor.invalid('POSTCOPY_WITHOUT_RETURN_PATH', statement, 0, command);
+    }
+    this.packageBytes = postcopy.read(cursor, command, length, pageSize);
     cursor.at += 5 + length;
     return true;
   }

@@ -9,6 +9,6 @@ export * from './postcopy-commands.js';
 export { LONGEST_UNIT_BYTES, StreamReader, type StreamReaderOptions } from './read.js';
 export * from './return-path.js';
 export { StreamSnapshot } from './snapshot.js';
-export type { RamSetup, ReadRamBlock, StreamHandler, StreamSummary } from './stream-handler.js';
+export type { PostcopyHandler, RamSetup, ReadRamBlock, StreamHandler, StreamSummary } from './stream-handler.js';
 export * from './write.js';
 export { decodeXbzrle, encodeXbzrle, XBZRLE_OVERFLOW } from './xbzrle.js';

@@ -20,6 +20,11 @@ export class PageRecordReader {
     this.#blocks = new Map(setup.blocks.map((block) => [block.name, block]));
   }
 
+  /** The next page names its block (RC-11). */
+  forgetBlock(): void {
+    this.#block = undefined;
+  }
+
   /** Hands pages to the handler; true once EOS is consumed, false while more bytes are needed. */
   read(cursor: Cursor): boolean {
     while (cursor.has(8)) {

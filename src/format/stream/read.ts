@@ -5,13 +5,14 @@
 //                              ├─ START ▶ setup (ram-setup-reader) ▶ records ▶ footer ─┤
 //                              ├─ PART, END ▶ records (page-record-reader) ▶ footer ───┤
 //                              ├─ FULL before the first PART (early-section-reader) ───┤
-//                              ├─ COMMAND (command-reader) ────────────────────────────┘
+//                              ├─ COMMAND (command-reader), with PACKAGED ▶ package ────┘
 //                              └─ FULL after RAM, or EOF ▶ device tail (device-tail-collector) ▶ done
 //
 // Each step takes one unit (a header, one block of the setup, one page record) when all of its bytes are there, and
 // nothing otherwise. It checks what QEMU's loader checks, and what that leaves unchecked: duplicate blocks, the total,
 // the order of sections.
 
+import { ByteWriter } from '../byte-writer.js';
 import { be32 } from '../bytes.js';
 import { hex, invalid, withFile } from '../invalid.js';
 import { CommandReader } from './command-reader.js';
@@ -26,12 +27,13 @@ import {
   STREAM_VERSION,
 } from './constants.js';
 import { Cursor } from './cursor.js';
-import { FOOTER_BYTES, isFooter, readSectionHeader } from './device-sections.js';
+import { type DeviceSection, FOOTER_BYTES, isFooter, readSectionHeader } from './device-sections.js';
 import { type CollectedTail, DEVICE_TAIL_LIMIT_BYTES, DeviceTailCollector } from './device-tail-collector.js';
 import { EarlySectionReader } from './early-section-reader.js';
 import { PageRecordReader } from './page-record-reader.js';
+import { PostcopyReader } from './postcopy-reader.js';
 import { RamSetupReader } from './ram-setup-reader.js';
-import type { StreamHandler } from './stream-handler.js';
+import type { StreamHandler, StreamSummary } from './stream-handler.js';
 import { deviceKey } from './vm-description.js';
 
 /**
@@ -83,15 +85,22 @@ export class StreamReader {
   #pages: PageRecordReader | undefined;
   #early: EarlySectionReader | undefined;
   #tail: DeviceTailCollector | undefined;
+  readonly #postcopy: PostcopyReader | undefined;
+  /** The package that arrives, and how long it will be. */
+  readonly #package = new ByteWriter(0);
+  #packageBytes = 0;
+  /** What the package held. */
+  #switched: StreamSummary | undefined;
 
   constructor(handler: StreamHandler, options: StreamReaderOptions = {}) {
     this.#handler = handler;
-    this.#commands = new CommandReader(handler);
     this.#file = options.file;
     this.#startOffset = options.startOffset ?? 0;
     this.#cursor = new Cursor(this.#startOffset);
     this.#fileBytes = options.fileBytes;
     this.#tailLimit = options.deviceTailLimit ?? DEVICE_TAIL_LIMIT_BYTES;
+    this.#postcopy = handler.postcopy && new PostcopyReader(handler.postcopy, this.#tailLimit);
+    this.#commands = new CommandReader(handler, this.#postcopy);
     this.#pageSize = options.targetPageSize ?? DEFAULT_TARGET_PAGE_SIZE;
   }
 
@@ -107,7 +116,19 @@ export class StreamReader {
 
   /** Bytes of device state held at this moment; whatever else the reader holds is bounded by 2 MiB (block names). */
   get heldBytes(): number {
-    return (this.#early?.bytes.length ?? 0) + (this.#tail?.length ?? 0);
+    return (this.#early?.bytes.length ?? 0) + (this.#tail?.length ?? 0) + this.#package.length;
+  }
+
+  /**
+   * The connection broke after the switch to postcopy: what is pushed from now on came over a new one. Whatever was held or
+   * half read is forgotten, and an error as well.
+   */
+  resume(): void {
+    this.#error = undefined;
+    this.#postcopy?.recover();
+    this.#pages?.forgetBlock();
+    this.#ram = 'iterating';
+    this.#nextElement();
   }
 
   /**
@@ -216,12 +237,15 @@ export class StreamReader {
       case ElementType.SECTION_PART:
       case ElementType.SECTION_END:
         return this.#ramPart(type);
+      case ElementType.EOF:
+        return this.#switched === undefined ? this.#tailStart() : this.#postcopyEnd(this.#switched);
       case ElementType.SECTION_FULL:
+        if (this.#switched !== undefined) {
+          throw this.#cursor.invalid('SECTION_ORDER', 'A device section follows the package', 0, type);
+        }
         return this.#ram === 'started' ? this.#next(this.#earlySection, 'early device section') : this.#tailStart();
       case ElementType.COMMAND:
-        return this.#commands.read(this.#cursor, this.#pageSize);
-      case ElementType.EOF:
-        return this.#tailStart();
+        return this.#commands.read(this.#cursor, this.#pageSize) && this.#afterCommand();
       default:
         throw this.#cursor.invalid(
           'UNKNOWN_ELEMENT',
@@ -270,6 +294,7 @@ export class StreamReader {
       return false;
     }
     this.#pages = new PageRecordReader(setup, this.#handler);
+    this.#postcopy?.ramSetup(setup);
     this.#handler.ramSetup(setup);
     return this.#next(this.#records, 'RAM setup');
   }
@@ -326,6 +351,53 @@ export class StreamReader {
     return this.#nextElement();
   }
 
+  // Postcopy (5.2 to 5.8).
+
+  #afterCommand(): true {
+    const bytes = this.#commands.packageBytes;
+    if (bytes === undefined) {
+      return true;
+    }
+    this.#commands.packageBytes = undefined;
+    this.#packageBytes = bytes;
+    return this.#next(this.#packageBody, 'package');
+  }
+
+  #packageBody(): boolean {
+    const cursor = this.#cursor;
+    const end = Math.min(cursor.limit, cursor.at + this.#packageBytes - this.#package.length);
+    this.#package.bytes(cursor.bytes, cursor.at, end);
+    cursor.at = end;
+    if (this.#package.length < this.#packageBytes) {
+      return false;
+    }
+    const early = this.#early!;
+    const content = this.#postcopy!.readPackage(this.#package.view, cursor.position - this.#packageBytes);
+    this.#package.truncate(0);
+    const devices = [...early.devices, ...content.devices];
+    this.#checkIds(devices);
+    this.#switched = {
+      bytes: cursor.position - this.#startOffset,
+      tail: { early: early.bytes.slice(), sections: content.sections, description: '' },
+      devices,
+      backgroundSnapshot: false,
+      complete: true,
+      warnings: this.#configuration.warnings,
+    };
+    this.#handler.postcopy!.run(this.#switched, content.pings);
+    return this.#nextElement();
+  }
+
+  #postcopyEnd(switched: StreamSummary): boolean {
+    if (this.#ram !== 'ended') {
+      throw this.#cursor.invalid('STREAM_INCOMPLETE', 'The stream ends before RAM does', 0);
+    }
+    this.#cursor.at += 1;
+    this.#done = true;
+    this.#handler.end({ ...switched, bytes: this.position - this.#startOffset });
+    return false;
+  }
+
   // Device state (1.7 to 1.10).
 
   #earlySection(): boolean {
@@ -354,9 +426,7 @@ export class StreamReader {
     return false;
   }
 
-  #finish(tail: CollectedTail): void {
-    const early = this.#early!;
-    const devices = [...early.devices, ...tail.devices];
+  #checkIds(devices: readonly DeviceSection[]): void {
     const ids = new Set<number>([this.#ramSectionId]);
     for (const { section, name, offset } of devices) {
       if (ids.has(section)) {
@@ -365,6 +435,12 @@ export class StreamReader {
       }
       ids.add(section);
     }
+  }
+
+  #finish(tail: CollectedTail): void {
+    const early = this.#early!;
+    const devices = [...early.devices, ...tail.devices];
+    this.#checkIds(devices);
     for (const { name, instance, bytes, offset } of early.devices) {
       const described = tail.described?.get(deviceKey(name, instance))?.bytes;
       if (tail.described !== undefined && described !== bytes) {

@@ -44,6 +44,20 @@ export interface StreamSummary {
   readonly warnings: readonly string[];
 }
 
+/** What the destination of a postcopy is told besides (postcopy-reader.ts). */
+export interface PostcopyHandler {
+  /** Before RAM: nothing of what the blocks hold counts. */
+  advise(): void;
+  /** `length` bytes from byte `start` of a block are stale, or were never sent. */
+  discard(block: ReadRamBlock, start: number, length: number): void;
+  /** The guest's devices have come, and it is to run here; `pings` are answered once they are loaded. Its other pages follow. */
+  run(summary: StreamSummary, pings: readonly number[]): void;
+  /** A recovery: which pages of the block have arrived? */
+  askReceived(block: ReadRamBlock): void;
+  /** The recovery is over, pages follow. */
+  resume(): void;
+}
+
 /**
  * Consumer of a stream. `bytes` is the buffer that was pushed and valid only during the call; `offset` counts from the
  * start of the stream. What a method throws ends the reader and comes out of `push`.
@@ -76,6 +90,9 @@ export interface StreamHandler {
 
   /** A command whose length was checked. `payload` is valid only during the call. */
   command?(command: number, payload: Uint8Array): void;
+
+  /** Makes a switch to postcopy acceptable. */
+  readonly postcopy?: PostcopyHandler;
 
   /** Everything arrived. */
   end(summary: StreamSummary): void;
