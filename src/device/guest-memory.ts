@@ -27,6 +27,8 @@ export interface MemoryRegion {
 
 /** The calling thread's end of the dirty log: a `StoreBarrierWriter`, or something of the same shape. */
 export interface StoreTracker {
+  /** Before a load from the page, where memory may still be arriving. */
+  beforeLoad?(block: RamBlock, page: number): void;
   /** Before a store to the page, where background snapshots are taken: they may have to save it first (BS-3). */
   beforeStore?(block: RamBlock, page: number): void;
   /** After a store to the pages. */
@@ -120,7 +122,12 @@ export class GuestMemory {
     for (let done = 0; done < length; ) {
       const piece = this.#pieceAt(address + done)!;
       const from = placeOf(piece, address + done);
-      const bytes = Math.min(length - done, piece.end - (address + done));
+      const bytes = Math.min(
+        length - done,
+        piece.end - (address + done),
+        GUEST_PAGE_SIZE - ((address + done) % GUEST_PAGE_SIZE),
+      );
+      this.#beforeLoad(piece, address + done);
       copy.set(piece.views.bytes.subarray(from, from + bytes), done);
       done += bytes;
     }
@@ -147,6 +154,7 @@ export class GuestMemory {
    */
   zeroPage(address: GuestAddress): void {
     const piece = this.#scalar(address, GUEST_PAGE_SIZE);
+    this.#beforeLoad(piece, address);
     const from = placeOf(piece, address) / 4;
     const words = piece.views.words.subarray(from, from + GUEST_PAGE_SIZE / 4);
     if (words.some((word) => word !== 0)) {
@@ -162,6 +170,7 @@ export class GuestMemory {
    */
   loadUint16(address: GuestAddress): number {
     const piece = this.#scalar(address, 2);
+    this.#beforeLoad(piece, address);
     return Atomics.load(piece.views.halfwords, placeOf(piece, address) / 2);
   }
 
@@ -172,6 +181,7 @@ export class GuestMemory {
 
   readUint32(address: GuestAddress): number {
     const piece = this.#scalar(address, 4);
+    this.#beforeLoad(piece, address);
     return piece.views.words[placeOf(piece, address) / 4]! >>> 0;
   }
 
@@ -221,9 +231,14 @@ export class GuestMemory {
     }
   }
 
+  /** Of one page. */
+  #beforeLoad(piece: Piece, address: number): void {
+    this.#tracker.beforeLoad?.(piece.block, pageOf(piece, address));
+  }
+
   /** A store inside of one page. */
   #store(piece: Piece, address: number, store: () => void): void {
-    const page = Math.floor((piece.offset + (address - piece.start)) / GUEST_PAGE_SIZE);
+    const page = pageOf(piece, address);
     this.#tracker.beforeStore?.(piece.block, page);
     store();
     this.#tracker.markRange(piece.block, page, 1);
@@ -232,6 +247,9 @@ export class GuestMemory {
 
 /** Where a guest address of the piece is in its segment's memory. */
 const placeOf = (piece: Piece, address: number): number => piece.address + (address - piece.start);
+
+const pageOf = (piece: Piece, address: number): number =>
+  Math.floor((piece.offset + (address - piece.start)) / GUEST_PAGE_SIZE);
 
 /** The whole pages of [offset, offset + bytes): partly covered pages at either end are left out (FH-19). */
 export const wholePages = (offset: number, bytes: number): { firstPage: PageIndex; pageCount: number } => {

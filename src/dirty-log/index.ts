@@ -11,6 +11,9 @@ export {
 } from './clear-bitmap.js';
 export type { DirtyLog } from './dirty-log.js';
 export { releaseWriter, type WaitWhile } from './handshake.js';
+export { abandonMissingPages, allocateLoadBarrier, areMissingPages, type LoadBarrierShared } from './load-barrier.js';
+export { type ArrivedPages, type MissingPage, type MissingPages, ZERO_PAGE } from './missing-pages.js';
+export { type AskingLoadBarrier, LoadBarrier } from './missing-pages-load-barrier.js';
 export { allocateStoreBarrier, type StoreBarrierShared, type StoreBarrierVariant } from './store-barrier.js';
 export { StoreBarrierLog, type StoreBarrierLogOptions } from './store-barrier-log.js';
 export { attachStoreBarrier, type StoreBarrierWriter } from './store-barrier-writer.js';

@@ -12,6 +12,7 @@ import type { BitmapMemory } from '../memory/bitmap-memory.js';
 import type { RamBlock } from '../memory/ram-block.js';
 import { maskOfBits } from '../memory/words.js';
 import { HandshakeWriter } from './handshake.js';
+import { LoadBarrierReader } from './load-barrier-reader.js';
 import type { StoreBarrierShared } from './store-barrier.js';
 import { WriteProtectWriter } from './write-protect-writer.js';
 
@@ -35,19 +36,34 @@ export abstract class StoreBarrierWriter {
   readonly #protection: WriteProtectWriter | undefined;
   /** This thread's copy of whether pages are protected; it changes only while this thread is parked. */
   #isProtecting = false;
+  readonly #loads: LoadBarrierReader | undefined;
+  /** The same of whether pages are still to come. */
+  #isArriving = false;
 
   constructor(shared: StoreBarrierShared, writer: number, bitmaps: BitmapMemory) {
     this.words = bitmaps.words;
     this.#handshake = new HandshakeWriter(shared.handshake, writer);
     this.#recordingWord = new Int32Array(shared.recording);
     this.#protection = shared.protection && new WriteProtectWriter(shared.protection, writer, bitmaps);
+    this.#loads = shared.loads && new LoadBarrierReader(shared.loads, writer, bitmaps);
   }
 
   /**
-   * Before a store to a page of the block: while a background snapshot is taken the page may have to be saved first. From
-   * here to the store no safepoint is passed.
+   * Before a load from a page of the block: while the guest arrives by postcopy the page may have to be waited for. Throws
+   * GUEST_MEMORY_LOST if it will never come.
+   */
+  beforeLoad(block: RamBlock, page: number): void {
+    if (this.#isArriving) {
+      this.#loads?.beforeAccess(block, page);
+    }
+  }
+
+  /**
+   * Before a store to a page of the block: while a background snapshot is taken the page may have to be saved first, and as
+   * with a load it may have to come first, even if all of it is overwritten. From here to the store no safepoint is passed.
    */
   beforeStore(block: RamBlock, page: number): void {
+    this.beforeLoad(block, page);
     if (this.#isProtecting) {
       this.#protection?.beforeStore(block, page);
     }
@@ -91,6 +107,7 @@ export abstract class StoreBarrierWriter {
   #renew(): void {
     this.recording = Atomics.load(this.#recordingWord, 0) !== 0;
     this.#isProtecting = this.#protection?.isActive === true;
+    this.#isArriving = this.#loads?.isActive === true;
     this.forget(this.#handshake.firstPage, this.#handshake.pageCount);
   }
 }

@@ -13,7 +13,7 @@ export class GuestWords {
   readonly #barrier: StoreBarrierWriter | undefined;
   #extent: Extent;
 
-  /** Word 0 is the first one of page `firstPage`. `barrier`: the calling thread's; undefined if stores are not marked, or not made. */
+  /** Word 0 is the first one of page `firstPage`. `barrier`: the calling thread's; undefined if accesses are not reported. */
   constructor(block: RamBlock, firstPage: number, barrier?: StoreBarrierWriter) {
     this.#block = block;
     this.#firstPage = firstPage;
@@ -24,6 +24,7 @@ export class GuestWords {
   /** Unsigned. */
   load(index: number): number {
     const page = this.#firstPage + Math.floor(index / WORDS_PER_PAGE);
+    this.#barrier?.beforeLoad(this.#block, page);
     const { segment, address, firstPage } = this.#locate(page);
     return segment.words[address / 4 + (page - firstPage) * WORDS_PER_PAGE + (index % WORDS_PER_PAGE)]! >>> 0;
   }

@@ -128,7 +128,7 @@ export class PageAllocator {
     }
     const { block, firstDataPage } = this.#place;
     if (this.#options.pagePoison) {
-      this.spoiled += countUnpoisoned(block, firstDataPage + page, 2 ** order);
+      this.spoiled += countUnpoisoned(block, firstDataPage + page, 2 ** order, this.#barrier);
     }
     if (this.#options.initOnAlloc) {
       zeroPages(block, firstDataPage + page, 2 ** order, this.#barrier);

@@ -41,11 +41,17 @@ export function poisonPages(block: RamBlock, firstPage: number, pageCount: numbe
 }
 
 /** How many of the pages do not hold the poison. */
-export function countUnpoisoned(block: RamBlock, firstPage: number, pageCount: number): number {
+export function countUnpoisoned(
+  block: RamBlock,
+  firstPage: number,
+  pageCount: number,
+  barrier?: StoreBarrierWriter,
+): number {
   let spoiled = 0;
   block.forEachRange(firstPage, pageCount, (extent, first, count) => {
     const { words } = extent.segment;
     for (let page: number = first; page < first + count; page += 1) {
+      barrier?.beforeLoad(block, page);
       const start = addressOf(extent, page) / 4;
       let difference = 0;
       for (let word = start; word < start + GUEST_PAGE_SIZE / 4; word += 1) {

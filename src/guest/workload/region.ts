@@ -6,6 +6,7 @@
 //               └ one 32-bit word for each data page: its generation, or a `PageState`
 
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
+import type { StoreBarrierWriter } from '../../dirty-log/index.js';
 import type { Extent, RamBlock } from '../../memory/index.js';
 import { WORDS_PER_PAGE } from './guest-words.js';
 import { allocatorWords } from './page-allocator.js';
@@ -42,12 +43,18 @@ export class Region {
   readonly #key: number;
   #extent: Extent;
 
-  /** The region of writer number `writer` of `writerCount`. Empty if the block is too small. */
-  constructor(block: RamBlock, writer: number, writerCount: number) {
+  readonly #barrier: StoreBarrierWriter | undefined;
+
+  /**
+   * The region of writer number `writer` of `writerCount`. Empty if the block is too small. `barrier`: of the calling thread,
+   * if it is one of the guest's; loads are reported to it here, stores by whoever makes them.
+   */
+  constructor(block: RamBlock, writer: number, writerCount: number, barrier?: StoreBarrierWriter) {
     const first = Math.floor((block.usedPages * writer) / writerCount);
     const pages = Math.floor((block.usedPages * (writer + 1)) / writerCount) - first;
     this.allocatorPages = Math.min(Math.ceil(allocatorWords(pages) / WORDS_PER_PAGE), pages);
     const tablePages = Math.ceil((pages - this.allocatorPages) / (WORDS_PER_PAGE + 1));
+    this.#barrier = barrier;
     this.block = block;
     this.dataPages = pages - tablePages - this.allocatorPages;
     this.#firstPage = first;
@@ -69,6 +76,7 @@ export class Region {
 
   /** Generation of a data page, or its `PageState`. */
   generation(index: number): number {
+    this.#barrier?.beforeLoad(this.block, this.tablePage(index));
     const { words } = this.#locate(this.tablePage(index)).segment;
     return words[this.#tableWord(index)]! >>> 0;
   }
@@ -89,6 +97,7 @@ export class Region {
   /** Whether a data page that has a content holds what the table says. */
   check(index: number, generation: number): boolean {
     const page = this.dataPage(index);
+    this.#barrier?.beforeLoad(this.block, page);
     const { kernels } = this.#locate(page).segment;
     if (generation === PageState.zeroed) {
       return kernels.isZeroPage(this.#address(page)) === 1;

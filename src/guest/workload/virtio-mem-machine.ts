@@ -16,6 +16,7 @@ import {
   VirtioMemDevice,
   type VirtioShared,
 } from '../../device/index.js';
+import type { StoreBarrierWriter } from '../../dirty-log/index.js';
 import type { DeviceState } from '../../format/stream/index.js';
 import {
   decodeVirtioMemEarly,
@@ -132,24 +133,23 @@ export class VirtioMemMachine {
   readonly request = guestAddress(DRIVER_ADDRESS + BUFFERS_OFFSET);
   readonly response = guestAddress(DRIVER_ADDRESS + BUFFERS_OFFSET + 64);
   readonly #requested: Int32Array;
+  readonly #barrier: StoreBarrierWriter | undefined;
   readonly #regions = new Map<number, Region>();
 
-  /** `tracker`: the calling thread's, if it stores to guest memory. `release`: gives the memory of a range back to the system. */
+  /** `barrier`: the calling thread's, if it is one of the guest's. `release`: gives the memory of a range back to the system. */
   constructor(
     shared: VirtioMemShared,
     blocks: RamBlockList,
-    {
-      tracker = untracked,
-      release = () => {},
-    }: { readonly tracker?: StoreTracker; readonly release?: VisitSection } = {},
+    { barrier, release = () => {} }: { readonly barrier?: StoreBarrierWriter; readonly release?: VisitSection } = {},
   ) {
+    this.#barrier = barrier;
     const region = blocks.find(REGION_BLOCK)!;
     const driver = blocks.find(DRIVER_BLOCK)!;
     this.region = region;
     this.virtio = shared.virtio;
     this.memory = new GuestMemory(
       [{ guestAddress: DRIVER_ADDRESS, block: driver, offset: 0, bytes: driver.usedLength }],
-      tracker,
+      barrier ?? untracked,
     );
     this.device = new VirtioMemDevice(shared.virtio, this.memory, { block: region, release });
     this.registers = new Float64Array(shared.registers);
@@ -170,7 +170,7 @@ export class VirtioMemMachine {
   blockRegion(block: number): Region {
     let region = this.#regions.get(block);
     if (region === undefined) {
-      region = new Region(this.region, block, this.blockCount);
+      region = new Region(this.region, block, this.blockCount, this.#barrier);
       this.#regions.set(block, region);
     }
     return region;

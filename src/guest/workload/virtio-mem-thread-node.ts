@@ -36,7 +36,7 @@ const blocks = RamBlockList.attach(shared.blocks);
 const barrier = attachStoreBarrier(shared.barrier, writer, blocks.bitmaps);
 const marks = shared.barrierChoice === 'none' ? undefined : barrier;
 const machine = new VirtioMemMachine(shared.virtioMem!, blocks, {
-  ...(marks !== undefined && { tracker: marks }),
+  ...(marks !== undefined && { barrier: marks }),
   release: (offset, length) => releaseMemory(machine.region, offset, length),
 });
 const { device, registers } = machine;

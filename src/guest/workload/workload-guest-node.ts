@@ -12,7 +12,16 @@ import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
 import { allocateBalloon, decodeBalloon, Interrupt, loadBalloon } from '../../device/index.js';
 import { configWords, interruptDriver, ringDoorbell } from '../../device/registers.js';
-import { allocateStoreBarrier, allocateWriteProtect, releaseWriter } from '../../dirty-log/index.js';
+import {
+  abandonMissingPages,
+  allocateLoadBarrier,
+  allocateStoreBarrier,
+  allocateWriteProtect,
+  areMissingPages,
+  LoadBarrier,
+  type MissingPages,
+  releaseWriter,
+} from '../../dirty-log/index.js';
 import type { DeviceState } from '../../format/stream/index.js';
 import { BALLOON_SECTION } from '../../format/virtio/index.js';
 import { adviseHugePages, confineHugePages } from '../../memory/huge-pages-node.js';
@@ -151,7 +160,7 @@ export class WorkloadGuest {
       barrier:
         barrier === 'none'
           ? allocateStoreBarrier('unconditional', threads)
-          : allocateStoreBarrier(barrier, threads, allocateWriteProtect(threads)),
+          : allocateStoreBarrier(barrier, threads, allocateWriteProtect(threads), allocateLoadBarrier(threads)),
       control: allocateControl(writerCount),
       registers: allocateRegisters(writerCount),
       writerCount,
@@ -306,6 +315,18 @@ export class WorkloadGuest {
     return { ...this.#shared, blocks: this.blocks.share() };
   }
 
+  /**
+   * What makes the guest's threads wait for pages that postcopy has not brought.
+   * @throws RamferryError `usage` for a guest without a barrier
+   */
+  missingPages(): MissingPages {
+    const { loads } = this.#shared.barrier;
+    if (loads === undefined) {
+      throw new RamferryError('usage', 'POSTCOPY_GUEST', 'A guest without a barrier cannot wait for pages');
+    }
+    return new LoadBarrier({ ...this.#shared.barrier, loads }, this.blocks);
+  }
+
   /** Starts the threads; resolves once all of them wait to be run. */
   async boot(): Promise<void> {
     if (this.#threads.length > 0) {
@@ -452,6 +473,13 @@ export class WorkloadGuest {
     if (this.source.isRunning()) {
       throw new RamferryError('usage', 'GUEST_RUNNING', 'Only a stopped guest can be verified as a whole');
     }
+    if (this.#shared.barrier.loads !== undefined && areMissingPages(this.#shared.barrier.loads)) {
+      throw new RamferryError(
+        'usage',
+        'GUEST_INCOMPLETE',
+        'Only a guest whose memory has come can be verified as a whole',
+      );
+    }
     return verifyMemory(this.blocks, this.#registers, this.#virtioMem);
   }
 
@@ -469,7 +497,10 @@ export class WorkloadGuest {
   async shutdown(): Promise<void> {
     Atomics.store(this.#control, Control.run, RunState.quit);
     Atomics.notify(this.#control, Control.run);
-    const { balloon } = this.#shared;
+    const { balloon, barrier } = this.#shared;
+    if (barrier.loads !== undefined) {
+      abandonMissingPages(barrier.loads);
+    }
     if (balloon !== undefined) {
       // Its threads sleep on words of their own.
       const registers = new Int32Array(balloon.device.virtio.registers);

@@ -2,7 +2,13 @@
 // memory and no event loop.
 
 import { BalloonHints, encodeBalloon, GuestMemory, saveBalloon } from '../../device/index.js';
-import { type DirtyLog, StoreBarrierLog, StoreBarrierProtector, type WriteProtector } from '../../dirty-log/index.js';
+import {
+  areMissingPages,
+  type DirtyLog,
+  StoreBarrierLog,
+  StoreBarrierProtector,
+  type WriteProtector,
+} from '../../dirty-log/index.js';
 import { buildDeviceTail, type DeviceState, type DeviceTail } from '../../format/stream/index.js';
 import { BALLOON_SECTION, VIRTIO_SECTION_VERSION } from '../../format/virtio/index.js';
 import { RamBlockList, RamferryError } from '../../memory/index.js';
@@ -24,8 +30,12 @@ const BALLOON_THREAD_NAMES = ['the balloon driver', 'the balloon device'];
  * The guest in the calling thread. After a hot-plug, `blocks.update` tells it of the new block. `wantsHints`: whether its
  * balloon is asked for free pages, if it has one.
  */
-export const attachWorkloadGuest = (shared: WorkloadShared, wantsHints = true): SourceGuest =>
-  new WorkloadSource(shared, RamBlockList.attach(shared.blocks), wantsHints);
+export const attachWorkloadGuest = (shared: WorkloadShared, wantsHints = true): SourceGuest => {
+  if (shared.barrier.loads !== undefined && areMissingPages(shared.barrier.loads)) {
+    throw new RamferryError('failed', 'GUEST_INCOMPLETE', 'The guest cannot leave before all of its memory has come');
+  }
+  return new WorkloadSource(shared, RamBlockList.attach(shared.blocks), wantsHints);
+};
 
 export class WorkloadSource implements SourceGuest {
   readonly machine = WORKLOAD_MACHINE;

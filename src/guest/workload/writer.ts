@@ -57,7 +57,7 @@ export class WorkloadWriter {
     const { writer, writerCount, mutex } = this.#options;
     const options = { initOnAlloc: this.#has('initOnAlloc'), pagePoison: this.#has('pagePoison') };
     for (const block of writable.slice(this.#regions.length)) {
-      const region = new Region(block, writer, writerCount);
+      const region = new Region(block, writer, writerCount, this.#barrier);
       const working = Math.ceil(region.dataPages * registers[Register.workingFraction]!);
       const allocator = new PageAllocator(region, options, mutex, this.#barrier);
       // Otherwise the guest had it before it came here.
