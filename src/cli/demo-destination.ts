@@ -9,14 +9,9 @@
 //   ◀── judged(…) ────────────────────
 
 import { listen } from '../channel/listen-node.js';
-import { MemoryTarget } from '../destination/memory-target.js';
-import { MigrationDestination } from '../destination/migration-destination.js';
-import { deviceStates } from '../format/stream/device-tail.js';
+import type { IncomingReport } from '../destination/statistics.js';
 import type { BarrierChoice } from '../guest/workload/control.js';
-import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
-import { adviseHugePages } from '../memory/huge-pages-node.js';
-import { BackgroundPopulator } from '../memory/populator-node.js';
-import { RamBlockList } from '../memory/ram-block-list.js';
+import { type IncomingWorkload, receiveWorkload } from '../monitor/incoming-workload.js';
 import { type PlainError, plainError } from '../monitor/source-messages.js';
 import { type Judgement, judge } from './demo-judgement.js';
 
@@ -28,12 +23,14 @@ export type ToDemoDestination =
       readonly barrier: BarrierChoice;
       readonly memoryLimit: number;
       readonly steps: number;
+      readonly postcopy: boolean;
     }
   | { readonly type: 'judge' };
 
 export type FromDemoDestination =
   | { readonly type: 'listening'; readonly uri: string }
   | { readonly type: 'running' }
+  | { readonly type: 'complete'; readonly report: IncomingReport }
   | { readonly type: 'judged'; readonly judgement: Judgement }
   | { readonly type: 'failed'; readonly error: PlainError };
 
@@ -41,49 +38,23 @@ const post = (message: FromDemoDestination): void => {
   process.send?.(message);
 };
 
-async function receive(request: Extract<ToDemoDestination, { type: 'prepare' }>): Promise<WorkloadGuest> {
+async function receive(request: Extract<ToDemoDestination, { type: 'prepare' }>): Promise<IncomingWorkload> {
   const listener = await listen(request.uri);
   post({ type: 'listening', uri: listener.uri });
-  const channel = await listener.accept();
-  await listener.close();
-  const blocks = RamBlockList.create({ onSegment: adviseHugePages });
-  const populator = new BackgroundPopulator();
-  const target = new MemoryTarget({ blocks, memoryLimit: request.memoryLimit, populator });
-  let guest: WorkloadGuest | undefined;
-  let threads: Promise<void> | undefined;
-  const destination = new MigrationDestination({
-    channel,
-    target,
-    // The blocks are known: the threads can start, parked, while the pages come in.
-    onStatus: (status) => {
-      if (status === 'active') {
-        guest = WorkloadGuest.incoming(blocks, { writers: request.writers, barrier: request.barrier });
-        threads = guest.boot();
-      }
-    },
-    commit: async ({ summary }) => {
-      await threads;
-      guest?.load(deviceStates(summary.tail, summary.devices));
-      guest?.limitSteps(request.steps);
-    },
-  });
-  const report = await destination.run();
-  await populator.close();
-  if (guest === undefined || report.status !== 'completed') {
-    throw destination.error ?? new Error('the migration did not complete');
-  }
-  await guest.resume();
-  return guest;
+  return receiveWorkload({ ...request, listener, beforeRun: (guest) => guest.limitSteps(request.steps) });
 }
 
-let guest: WorkloadGuest | undefined;
+let incoming: IncomingWorkload | undefined;
 
 process.on('message', async (message: ToDemoDestination) => {
   try {
     if (message.type === 'prepare') {
-      guest = await receive(message);
+      incoming = await receive(message);
       post({ type: 'running' });
-    } else if (guest !== undefined) {
+      post({ type: 'complete', report: await incoming.ended });
+    } else if (incoming !== undefined) {
+      const { guest, ended } = incoming;
+      await ended;
       const judgement = await judge(guest);
       await guest.shutdown();
       post({ type: 'judged', judgement });

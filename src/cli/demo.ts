@@ -167,6 +167,7 @@ async function migrateAndCompare(
     barrier: options.barrier,
     memoryLimit: 2 * options.memory + 2 ** 26,
     steps: STEPS_AFTER,
+    postcopy: false,
   });
   await guest.start();
   await listening;

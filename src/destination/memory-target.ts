@@ -113,8 +113,13 @@ export class MemoryTarget implements MigrationTarget {
     this.#segment = this.#announced[0]?.extents[0]?.segment;
   }
 
+  /** The block here of one that the source lists. */
+  protected blockOf({ index }: ReadRamBlock): RamBlock {
+    return this.#announced[index]!;
+  }
+
   records(announced: ReadRamBlock, bytes: Uint8Array, start: number, end: number): number {
-    const block = this.#announced[announced.index]!;
+    const block = this.blockOf(announced);
     const usedPages = announced.usedLength / GUEST_PAGE_SIZE;
     let at = start;
     while (block.migrated && end - at >= ZERO_RECORD_BYTES) {
@@ -163,7 +168,7 @@ export class MemoryTarget implements MigrationTarget {
   }
 
   zeroPage(announced: ReadRamBlock, page: number): void {
-    const address = this.#locate(announced, page);
+    const address = this.locate(announced, page);
     const { words, writtenBitmap, kernels } = this.#segment!;
     // Memory that nothing was loaded into reads as zero; filling it would only commit it.
     const wasWritten = (words[writtenBitmap / 4 + (address >>> 17)] & (1 << (address >>> 12))) !== 0;
@@ -174,7 +179,7 @@ export class MemoryTarget implements MigrationTarget {
   }
 
   page(announced: ReadRamBlock, page: number, bytes: Uint8Array, at: number): void {
-    const address = this.#locate(announced, page);
+    const address = this.locate(announced, page);
     this.#segment!.bytes.set(bytes.subarray(at, at + GUEST_PAGE_SIZE), address);
     this.#segment!.markWritten(address, GUEST_PAGE_SIZE);
     this.pages.normal += 1;
@@ -188,15 +193,15 @@ export class MemoryTarget implements MigrationTarget {
     length: number,
     offset: number,
   ): void {
-    const address = this.#locate(announced, page);
+    const address = this.locate(announced, page);
     decodeXbzrle(bytes, at, length, this.#segment!.bytes.subarray(address, address + GUEST_PAGE_SIZE), offset);
     this.#segment!.markWritten(address, GUEST_PAGE_SIZE);
     this.pages.xbzrle += 1;
   }
 
   /** Makes the page's segment the current one and returns its address there. */
-  #locate(announced: ReadRamBlock, page: number): number {
-    const block = this.#announced[announced.index]!;
+  protected locate(announced: ReadRamBlock, page: number): number {
+    const block = this.blockOf(announced);
     if (!block.migrated) {
       // PL-40
       throw new RamferryError(

@@ -1,4 +1,5 @@
-// The destination engine: one incoming precopy migration, from any channel into any target.
+// The destination engine: one incoming migration, from any channel into any target. What postcopy adds is in
+// postcopy-incoming.ts; here is what it does to the course of a migration.
 
 import type { ByteChannel } from '../channel/channel.js';
 import { be32 } from '../format/bytes.js';
@@ -9,6 +10,8 @@ import { StreamReader } from '../format/stream/read.js';
 import { pong, shut } from '../format/stream/return-path.js';
 import type { RamSetup, StreamHandler, StreamSummary } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
+import { PostcopyIncoming } from './postcopy-incoming.js';
+import { PostcopyTarget } from './postcopy-target.js';
 import { ReturnPathWriter } from './return-path-writer.js';
 import { type IncomingReport, type IncomingStatus, type PhaseMarks, phaseTimes, RateWindow } from './statistics.js';
 import type { MigrationTarget, ReceiveArea } from './target.js';
@@ -44,10 +47,16 @@ export interface MigrationDestinationOptions {
   readonly earlySection?: (section: DeviceSection, body: Uint8Array) => void;
   /**
    * Makes it final once everything has arrived: the file synced and renamed, the guest built and ready to run. The source is
-   * told only afterwards; if this rejects, its guest runs on there. A cancel comes too late from here on.
+   * told only afterwards; if this rejects, its guest runs on there. A cancel comes too late from here on. In postcopy it is
+   * called when the devices are there, before the pages; the guest is lost if it rejects then.
    */
   readonly commit?: (state: IncomingState) => Promise<void>;
-  /** Cancels: the connection ends, and the source's guest runs on if there is a return path. */
+  /** Accept a switch to postcopy; the target must be a `PostcopyTarget`. */
+  readonly postcopy?: IncomingPostcopyOptions;
+  /**
+   * Cancels: the connection ends, and the source's guest runs on if there is a return path. After a switch to postcopy the guest
+   * is lost, and its threads end.
+   */
   readonly signal?: AbortSignal;
   readonly onStatus?: (status: IncomingStatus) => void;
   /** At most every 100 ms. */
@@ -56,6 +65,17 @@ export interface MigrationDestinationOptions {
   readonly targetPageSize?: number;
   /** Most bytes of device state; default 256 MiB. */
   readonly deviceTailLimit?: number;
+}
+
+/** What postcopy takes besides (capability postcopy-ram). */
+export interface IncomingPostcopyOptions {
+  /** Runs the guest, which `commit` has made ready. */
+  readonly run: () => Promise<void>;
+  /**
+   * The connection broke while the guest ran here: resolves with the next one, over which the source recovers. Rejects to give
+   * the guest up. Default: that.
+   */
+  readonly reconnect?: (error: Error) => Promise<ByteChannel>;
 }
 
 /**
@@ -67,14 +87,22 @@ export interface MigrationDestinationOptions {
  *   end of the stream ──▶ target.finish() ──▶ commit ──▶ SHUT(0)
  *   anything else ─────────────────────────────────────▶ SHUT(1), close
  *
+ * Postcopy:
+ *
+ *   package ──▶ commit ──▶ run, while pages come ──▶ end of the stream ──▶ target.finish() ──▶ SHUT(0)
+ *                            │         ▲
+ *               link breaks  ▼         │ received bitmaps, POSTCOPY_RESUME
+ *                         paused ──▶ reconnect()
+ *
  * Writes nothing unless the source opened a return path.
  */
 export class MigrationDestination {
   readonly #options: MigrationDestinationOptions;
-  readonly #channel: ByteChannel;
+  #channel: ByteChannel;
   readonly #target: MigrationTarget;
+  readonly #postcopy: PostcopyIncoming | undefined;
   readonly #reader: StreamReader;
-  readonly #returnPath: ReturnPathWriter;
+  #returnPath: ReturnPathWriter;
   readonly #waiters = new Waiters();
 
   #status: IncomingStatus = 'none';
@@ -99,6 +127,13 @@ export class MigrationDestination {
   #ramEndedAt = 0;
   /** Bytes behind the end of the stream. */
   #trailingBytes = 0;
+
+  /** Since the package came: the guest is here and nowhere else. Resolves when it runs. */
+  #switch: Promise<void> | undefined;
+  #runsAt: number | undefined;
+  /** Why the connection has to be replaced. */
+  #linkError: Error | undefined;
+  #recoveries = 0;
   readonly #marks: PhaseMarks = { start: 0 };
   readonly #rate = new RateWindow();
 
@@ -107,12 +142,34 @@ export class MigrationDestination {
     this.#options = options;
     this.#channel = channel;
     this.#target = target;
+    this.#postcopy = options.postcopy && this.#acceptPostcopy(target);
     this.#reader = new StreamReader(this.#handler(), {
       file: channel.peer,
       ...(targetPageSize !== undefined && { targetPageSize }),
       ...(deviceTailLimit !== undefined && { deviceTailLimit }),
     });
-    this.#returnPath = new ReturnPathWriter(channel, (error) => this.#fail(error));
+    this.#returnPath = this.#openReturnPath(channel);
+  }
+
+  #openReturnPath(channel: ByteChannel): ReturnPathWriter {
+    return new ReturnPathWriter(channel, (error) => this.#linkFailed(channel, error));
+  }
+
+  #acceptPostcopy(target: MigrationTarget): PostcopyIncoming {
+    if (!(target instanceof PostcopyTarget)) {
+      throw new RamferryError('usage', 'POSTCOPY_TARGET', 'Postcopy needs memory in which a guest can wait for pages.');
+    }
+    const returnPath = (): ReturnPathWriter => this.#returnPath;
+    return new PostcopyIncoming(target, {
+      get returnPath() {
+        return returnPath();
+      },
+      run: (summary, pings) => {
+        this.#switch = this.#runGuest(summary, pings);
+        this.#switch.catch((error) => this.#fail(error));
+      },
+      resumed: () => this.#enter('postcopy-active'),
+    });
   }
 
   /** Why the migration failed or was cancelled: the first thing that went wrong. */
@@ -201,26 +258,97 @@ export class MigrationDestination {
         returnPath: this.#returnPathOpen,
         pings: this.#pings,
         warnings,
+        ...(this.#switch !== undefined && {
+          postcopy: {
+            requests: this.#postcopy!.requests,
+            duplicates: (this.#target as PostcopyTarget).duplicates,
+            recoveries: this.#recoveries,
+            ...(this.#runsAt !== undefined && {
+              runningMs: Math.round((this.#runsAt - this.#marks.start) * 100) / 100,
+            }),
+          },
+        }),
       },
     };
   }
 
   async #receive(): Promise<void> {
     this.#throwIfFailed();
-    this.#channel.read({
-      buffer: () => this.#space(),
-      received: (byteCount) => this.#received(byteCount),
-      ended: () => this.#peerEnded(),
+    this.#read(this.#channel);
+    for (;;) {
+      await this.#waiters.until(() => {
+        this.#throwIfFailed();
+        return this.#summary !== undefined || this.#linkError !== undefined;
+      });
+      if (this.#linkError === undefined || this.#summary !== undefined) {
+        return;
+      }
+      await this.#recover(this.#linkError);
+    }
+  }
+
+  /** What comes over a connection that was replaced counts no more. */
+  #read(channel: ByteChannel): void {
+    const isCurrent = (): boolean => channel === this.#channel && this.#linkError === undefined;
+    channel.read({
+      buffer: () => (isCurrent() ? this.#space() : discarded),
+      received: (byteCount) => isCurrent() && this.#received(byteCount),
+      ended: () => isCurrent() && this.#peerEnded(),
       failed: (error) => {
         if (this.#sourceNeeded) {
-          this.#fail(error);
+          this.#linkFailed(channel, error);
         }
       },
     });
+  }
+
+  /** The guest is here: its devices are loaded and it runs, whatever becomes of the connection meanwhile. */
+  async #runGuest(summary: StreamSummary, pings: readonly number[]): Promise<void> {
+    const { commit, postcopy } = this.#options;
+    const channel = this.#channel;
+    this.#enter('postcopy-active');
+    await commit?.({ configuration: this.#configuration!, ram: this.#ram!, summary });
+    await postcopy?.run();
+    this.#runsAt = performance.now();
+    if (channel === this.#channel && this.#linkError === undefined) {
+      for (const value of pings) {
+        this.#answer(value);
+      }
+      this.#returnPath.flush();
+    }
+  }
+
+  /** Pauses until there is another connection, and goes on over that. */
+  async #recover(error: Error): Promise<void> {
+    this.#channel.destroy();
+    this.#postcopy?.pause();
+    this.#enter('postcopy-paused');
+    let next: ByteChannel | undefined;
+    const reconnect = this.#options.postcopy?.reconnect ?? Promise.reject.bind(Promise);
+    reconnect(error).then(
+      (channel) => {
+        if (this.#error !== undefined) {
+          channel.destroy();
+        }
+        next = channel;
+        this.#waiters.wake();
+      },
+      (reason) => this.#fail(reason),
+    );
     await this.#waiters.until(() => {
       this.#throwIfFailed();
-      return this.#summary !== undefined;
+      return next !== undefined;
     });
+    this.#channel = next!;
+    this.#returnPath = this.#openReturnPath(next!);
+    this.#linkError = undefined;
+    // A half received unit is not there (RC-5).
+    this.#to = this.#from;
+    this.#isPaused = false;
+    this.#reader.resume();
+    this.#recoveries += 1;
+    this.#enter('postcopy-recover');
+    this.#read(next!);
   }
 
   /** Can still be cancelled, and fails if the source goes. */
@@ -240,17 +368,19 @@ export class MigrationDestination {
   }
 
   async #confirm(): Promise<void> {
-    await this.#options.commit?.({
-      configuration: this.#configuration!,
-      ram: this.#ram!,
-      summary: this.#summary!,
-    });
+    await (this.#switch ??
+      this.#options.commit?.({ configuration: this.#configuration!, ram: this.#ram!, summary: this.#summary! }));
     // A source that left meanwhile has not heard of the success, so its guest runs on there.
     this.#throwIfFailed();
     this.#confirmed = true;
     if (this.#returnPathOpen) {
       this.#returnPath.append(shut(0));
-      await this.#returnPath.drained();
+      // A source that does not hear of it any more stays paused; the guest is whole here (8.2).
+      await this.#returnPath.drained().catch((error) => {
+        if (this.#switch === undefined) {
+          throw error;
+        }
+      });
     }
   }
 
@@ -261,7 +391,10 @@ export class MigrationDestination {
   }
 
   #abandon(): void {
-    if (!this.#returnPathOpen) {
+    if (this.#switch !== undefined) {
+      this.#postcopy?.abandon();
+    }
+    if (!this.#returnPathOpen || this.#switch !== undefined) {
       this.#channel.destroy();
       return;
     }
@@ -284,7 +417,7 @@ export class MigrationDestination {
       try {
         return this.#nextSpace();
       } catch (error) {
-        this.#fail(error);
+        this.#linkFailed(this.#channel, error);
       }
     }
     return discarded;
@@ -317,7 +450,7 @@ export class MigrationDestination {
       this.#target.consumed(this.#from);
       this.#progress();
     } catch (error) {
-      this.#fail(error);
+      this.#linkFailed(this.#channel, error);
       return;
     }
     if (this.#reader.done) {
@@ -332,10 +465,11 @@ export class MigrationDestination {
       // Does nothing if the stream is complete, and ends one without a VM description, which only this can end.
       this.#reader.end();
     } catch (error) {
-      this.#fail(error);
+      this.#linkFailed(this.#channel, error);
     }
     if (this.#sourceNeeded && this.#returnPathOpen) {
-      this.#fail(
+      this.#linkFailed(
+        this.#channel,
         new RamferryError(
           'failed',
           'PEER_CLOSED',
@@ -357,14 +491,15 @@ export class MigrationDestination {
     }
     this.#isPaused = true;
     this.#channel.pause();
+    const channel = this.#channel;
     Promise.all([this.#target.whenReady(), this.#returnPath.drained()]).then(
       () => {
-        this.#isPaused = false;
-        if (this.#error === undefined) {
-          this.#channel.resume();
+        if (this.#error === undefined && channel === this.#channel) {
+          this.#isPaused = false;
+          channel.resume();
         }
       },
-      (error) => this.#fail(error),
+      (error) => this.#linkFailed(channel, error),
     );
   }
 
@@ -403,7 +538,9 @@ export class MigrationDestination {
         this.#ramEndedAt = performance.now();
         if (type === ElementType.SECTION_END) {
           this.#marks.device = this.#ramEndedAt;
-          this.#enter('device');
+          if (this.#switch === undefined) {
+            this.#enter('device');
+          }
         }
       },
       command: (command, payload) => {
@@ -411,10 +548,10 @@ export class MigrationDestination {
         if (command === Command.OPEN_RETURN_PATH) {
           this.#returnPathOpen = true;
         } else if (command === Command.PING) {
-          this.#pings += 1;
-          this.#returnPath.append(pong(be32(payload, 0)));
+          this.#answer(be32(payload, 0));
         }
       },
+      ...(this.#postcopy !== undefined && { postcopy: this.#postcopy }),
       end: (summary) => {
         if (!summary.complete) {
           throw new RamferryError(
@@ -430,6 +567,11 @@ export class MigrationDestination {
         this.#waiters.wake();
       },
     };
+  }
+
+  #answer(ping: number): void {
+    this.#pings += 1;
+    this.#returnPath.append(pong(ping));
   }
 
   #pageCount(): number {
@@ -450,6 +592,16 @@ export class MigrationDestination {
     this.#error = error instanceof Error ? error : new Error(String(error));
     this.#waiters.wake();
     return true;
+  }
+
+  /** A guest that runs here waits for another connection; any other migration has failed. */
+  #linkFailed(channel: ByteChannel, error: unknown): void {
+    if (this.#switch === undefined) {
+      this.#fail(error);
+    } else if (channel === this.#channel && this.#linkError === undefined) {
+      this.#linkError = error instanceof Error ? error : new Error(String(error));
+      this.#waiters.wake();
+    }
   }
 
   #throwIfFailed(): void {

@@ -1,13 +1,30 @@
 // The figures of an incoming migration: QMP's query-migrate names where the destination knows the value
 // (spec/algorithms.md 7.19), and ours beside them under `ramferry`.
 
+import type { IncomingPostcopyReport } from './postcopy-incoming.js';
+
 /**
  *   none ──▶ setup ──▶ active ──▶ device ──▶ completed
- *              └─────────┴──────────┴──▶ failed, cancelled
+ *              │         │ │        └──▶ failed, cancelled                  ▲
+ *              └─────────┤ └──▶ postcopy-active ───────────────────────────┤
+ *                        ▼          │ link breaks                     ▲     │
+ *                      failed,      └──▶ postcopy-paused ──▶ postcopy-recover
+ *                      cancelled              └──▶ failed, cancelled: given up
  *
- * QMP's names. `active` from the list of RAM blocks on, `device` from the end of RAM on.
+ * QMP's names. `active` from the list of RAM blocks on, `device` from the end of RAM on, `postcopy-active` from the arrival
+ * of the devices on, before all of RAM: the guest runs.
  */
-export type IncomingStatus = 'none' | 'setup' | 'active' | 'device' | 'completed' | 'cancelled' | 'failed';
+export type IncomingStatus =
+  | 'none'
+  | 'setup'
+  | 'active'
+  | 'device'
+  | 'postcopy-active'
+  | 'postcopy-paused'
+  | 'postcopy-recover'
+  | 'completed'
+  | 'cancelled'
+  | 'failed';
 
 export interface IncomingReport {
   readonly status: IncomingStatus;
@@ -48,6 +65,8 @@ export interface IncomingReport {
     /** PINGs answered. */
     readonly pings: number;
     readonly warnings: readonly string[];
+    /** Once the guest runs here before all of its memory has come. */
+    readonly postcopy?: IncomingPostcopyReport;
   };
 }
 

@@ -25,7 +25,7 @@ export interface ReceiveArea {
  *     |░░░░░░░░░░░░░░░| ─▶ |▓▓▓▓▓▓▓▓▓▓▓▓▓░░| ─▶ consumed(end) ─▶ |         ▓▓|  the rest of a record
  *                                                                       └────▶ front of the next area
  */
-export interface MigrationTarget extends Omit<StreamHandler, 'end' | 'ramSectionEnd' | 'earlySection'> {
+export interface MigrationTarget extends Omit<StreamHandler, 'end' | 'ramSectionEnd' | 'earlySection' | 'postcopy'> {
   readonly pages: Readonly<PageCounts>;
   /** Sentences about what was accepted although it is odd. */
   readonly warnings: readonly string[];
