@@ -19,7 +19,7 @@ import { freemem, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Lab, type LabGuest, wake } from '../test/interop/lab.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
-import { type CTwin, startCTwin } from './c-twin.js';
+import { type CTwin, startCTwin, warmMemory } from './c-twin.js';
 import type { Benchmark, BenchmarkGroup, Measure } from './harness.js';
 import { NodeChild } from './node-child.js';
 import { patternContent, qemuContent, type StreamContent } from './stream-content.js';
@@ -148,13 +148,8 @@ class StreamBenchmarks {
     }
   }
 
-  /**
-   * Before a receiver is given anything. In a virtual machine that gives free memory back to its host (balloon, free page
-   * reporting) memory that was not touched lately costs ten times as much, whoever touches it, and a benchmark of receivers
-   * would be one of the host. So just enough was touched and given back a moment ago.
-   */
-  async #warmMemory(): Promise<void> {
-    await this.#tool.ask(`warm ${this.#megabytes * 1.1 * 2 ** 20}`);
+  #warmMemory(): Promise<void> {
+    return warmMemory(this.#tool, this.#megabytes * 1.1 * 2 ** 20);
   }
 
   async #ourReceive(): Promise<number> {
