@@ -1,6 +1,8 @@
 // A migration as people read it: while it runs, and in the end.
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import type { PassTarget } from '../destination/pass-target.js';
+import type { IncomingReport } from '../destination/statistics.js';
 import type { MigrationReport, RamStatistics } from '../source/statistics.js';
 import { formatBytes, formatCount, formatDuration, formatRate, formatTable } from './format.js';
 import type { ProgressState } from './progress.js';
@@ -13,6 +15,18 @@ export const progressOf = (report: MigrationReport): ProgressState => ({
   iteration: report.ramferry.iterations.length + 1,
   ...(report.ram['dirty-pages-rate'] > 0 && { dirtyBytesPerSecond: report.ram['dirty-pages-rate'] * GUEST_PAGE_SIZE }),
 });
+
+/** The same of a migration that comes in. */
+export const incomingProgress = ({ status, ram }: IncomingReport, target: PassTarget): ProgressState =>
+  status === 'active'
+    ? {
+        phase: status,
+        totalBytes: ram.total,
+        remainingBytes: ram.total - target.position,
+        bytesPerSecond: ram['pages-per-second'] * ram['page-size'],
+        iteration: target.passes,
+      }
+    : { phase: status };
 
 /**
  * A sentence if the migration will not end by itself: what the guest dirties in a second is as much as travels in one.

@@ -9,7 +9,6 @@ import { promisify } from 'node:util';
 import { type Command, Option } from 'commander';
 import type { ByteChannel } from '../channel/channel.js';
 import { channelError } from '../channel/channel-error.js';
-import { listen } from '../channel/listen-node.js';
 import { openChannel } from '../channel/open-channel-node.js';
 import { OutputFile } from '../channel/output-file-node.js';
 import type { PositionedFile } from '../channel/positioned-file.js';
@@ -18,21 +17,20 @@ import { type Endpoint, parseUri } from '../channel/uri.js';
 import { FileTarget } from '../destination/file-target.js';
 import { MappedRamTarget } from '../destination/mapped-ram-target.js';
 import { type IncomingState, MigrationDestination } from '../destination/migration-destination.js';
+import { PassTarget } from '../destination/pass-target.js';
 import type { IncomingReport } from '../destination/statistics.js';
-import type { DigestingTarget, DigestOption, MigrationTarget, PageCounts, ReceiveArea } from '../destination/target.js';
+import type { DigestingTarget, DigestOption } from '../destination/target.js';
 import type { RamDigest } from '../format/ram-digest.js';
-import type { StreamConfiguration } from '../format/stream/configuration.js';
 import { STREAM_VERSION } from '../format/stream/constants.js';
 import { DEVICE_TAIL_LIMIT_BYTES } from '../format/stream/device-tail-collector.js';
-import type { RamSetup, ReadRamBlock } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
-import type { PageIndex } from '../memory/units.js';
+import { acceptOne } from './accept-one.js';
 import { parseSize } from './arguments.js';
 import { digestOf, hasSidecar, NO_DIGEST_HELP, writeSidecar } from './digest-sidecar.js';
 import { toFailure } from './failure.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
-import { totalsTable } from './migration-report.js';
-import type { Progress, ProgressState } from './progress.js';
+import { incomingProgress, totalsTable } from './migration-report.js';
+import type { Progress } from './progress.js';
 import { readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
@@ -89,7 +87,7 @@ export const receive: Verb<ReceiveOptions> = {
           progress.update({ phase: 'syncing the file' });
           await file.commit(state);
         },
-        onProgress: (report) => progress.update(progressOf(report, target)),
+        onProgress: (report) => progress.update(incomingProgress(report, target)),
       });
       const report = await destination.run();
       // The source may still be reading our last word; the process must not end before it has.
@@ -139,26 +137,10 @@ const digestOfFile = async (file: string, surroundings: Surroundings): Promise<R
 };
 
 /** The one connection of the source, or the medium that holds its stream. */
-const connect = async (
-  uri: string,
-  { kind }: Endpoint,
-  signal: AbortSignal,
-  progress: Progress,
-): Promise<ByteChannel> => {
-  if (kind !== 'tcp' && kind !== 'unix') {
-    return openChannel(uri, { direction: kind === 'exec' ? 'both' : 'read', signal });
-  }
-  const listener = await listen(uri);
-  const close = (): void => void listener.close();
-  signal.addEventListener('abort', close);
-  try {
-    progress.note(`listening on ${listener.uri}`);
-    return await listener.accept();
-  } finally {
-    signal.removeEventListener('abort', close);
-    await listener.close();
-  }
-};
+const connect = (uri: string, { kind }: Endpoint, signal: AbortSignal, progress: Progress): Promise<ByteChannel> =>
+  kind === 'tcp' || kind === 'unix'
+    ? acceptOne(uri, { signal, progress })
+    : openChannel(uri, { direction: kind === 'exec' ? 'both' : 'read', signal });
 
 /** The output file with what writes it. */
 interface Received {
@@ -244,112 +226,6 @@ const openReceived: Readonly<Record<Format, (file: OutputFile, options: DigestOp
   'mapped-ram': (file, options) => new ReceivedMappedRam(file, options),
   stream: (file, options) => new ReceivedStream(file, options),
 };
-
-/**
- * Knows how far the source is in its pass over memory. The stream does not say; but a source goes through its blocks in
- * the order in which it listed them, and so where the pages go backwards a new pass begins.
- */
-class PassTarget implements MigrationTarget {
-  machine = '';
-  passes = 0;
-  readonly #target: MigrationTarget;
-  /** Of each block, in the memory of all of them. */
-  #offsets: number[] = [];
-  #targetPageSize = 0;
-  #position = 0;
-
-  constructor(target: MigrationTarget) {
-    this.#target = target;
-  }
-
-  /** Bytes of guest memory that the pass has left behind. */
-  get position(): number {
-    return this.#position;
-  }
-
-  get pages(): Readonly<PageCounts> {
-    return this.#target.pages;
-  }
-
-  get warnings(): readonly string[] {
-    return this.#target.warnings;
-  }
-
-  get ready(): boolean {
-    return this.#target.ready;
-  }
-
-  whenReady(): Promise<void> {
-    return this.#target.whenReady();
-  }
-
-  area(): ReceiveArea {
-    return this.#target.area();
-  }
-
-  consumed(end: number): void {
-    this.#target.consumed(end);
-  }
-
-  finish(): Promise<void> {
-    return this.#target.finish();
-  }
-
-  configuration(configuration: StreamConfiguration): void {
-    this.machine = configuration.machine;
-    this.#target.configuration?.(configuration);
-  }
-
-  ramSetup(setup: RamSetup): void {
-    this.#target.ramSetup(setup);
-    let offset = 0;
-    this.#offsets = setup.blocks.map(({ usedLength }) => (offset += usedLength) - usedLength);
-    this.#position = offset;
-    this.#targetPageSize = setup.targetPageSize;
-  }
-
-  zeroPage(block: ReadRamBlock, page: PageIndex): void {
-    this.#target.zeroPage(block, page);
-    this.#reached(block, page);
-  }
-
-  page(block: ReadRamBlock, page: PageIndex, bytes: Uint8Array, at: number, offset: number): void {
-    this.#target.page(block, page, bytes, at, offset);
-    this.#reached(block, page);
-  }
-
-  xbzrlePage(
-    block: ReadRamBlock,
-    page: PageIndex,
-    bytes: Uint8Array,
-    at: number,
-    length: number,
-    offset: number,
-  ): void {
-    this.#target.xbzrlePage(block, page, bytes, at, length, offset);
-  }
-
-  command(command: number, payload: Uint8Array): void {
-    this.#target.command?.(command, payload);
-  }
-
-  #reached({ index }: ReadRamBlock, page: number): void {
-    const position = this.#offsets[index]! + page * this.#targetPageSize;
-    this.passes += position < this.#position ? 1 : 0;
-    this.#position = position;
-  }
-}
-
-const progressOf = ({ status, ram }: IncomingReport, target: PassTarget): ProgressState =>
-  status === 'active'
-    ? {
-        phase: status,
-        totalBytes: ram.total,
-        remainingBytes: ram.total - target.position,
-        bytesPerSecond: ram['pages-per-second'] * ram['page-size'],
-        iteration: target.passes,
-      }
-    : { phase: status };
 
 /** Whether a source is at the other end that has a guest, and not a file. */
 const isLive = ({ kind }: Endpoint): boolean => kind === 'tcp' || kind === 'unix' || kind === 'fd';

@@ -66,4 +66,11 @@ export const verbs: readonly VerbEntry[] = [
     example: 'clone guest.mapped -n 8 -- qemu-system-x86_64 -M pc -m 1G -nodefaults -display none',
     load: async () => (await import('./clone.js')).clone,
   },
+  {
+    name: 'relay',
+    operands: '<listen-uri> <uri...>',
+    summary: 'moves a live guest on to other QEMUs, where it runs at once',
+    example: 'relay tcp:0.0.0.0:4444 unix:/run/in.sock',
+    load: async () => (await import('./relay.js')).relay,
+  },
 ];

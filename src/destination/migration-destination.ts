@@ -22,7 +22,7 @@ const PROGRESS_MS = 100;
 /** Bytes of answers that may wait before the source is not read any more: 8192 PONGs, against a handful in a real migration. */
 const ANSWER_BACKLOG_BYTES = 64 * 1024;
 
-/** How long a peer may take to close, or to take our last message, before the channel is dropped. Nothing waits for it. */
+/** How long a peer may take to close, or to take our last message, before the channel is dropped. */
 const LINGER_MS = 1000;
 
 /** Where bytes go that nobody will look at. Its content is never read. */
@@ -61,6 +61,10 @@ export interface MigrationDestinationOptions {
   readonly onStatus?: (status: IncomingStatus) => void;
   /** At most every 100 ms. */
   readonly onProgress?: (report: IncomingReport) => void;
+  /** Refuse a source without a return path, which would let go of its guest unasked. Default false. */
+  readonly needsReturnPath?: boolean;
+  /** How long the source may take to close once it was told that all is well; default 1 s. Only `sourceLeft` waits for it. */
+  readonly lingerMs?: number;
   /** Page size of streams that do not carry it; default 4096. */
   readonly targetPageSize?: number;
   /** Most bytes of device state; default 256 MiB. */
@@ -120,6 +124,8 @@ export class MigrationDestination {
   #returnPathOpen = false;
   /** The source was told that all is well: from here on it may close. */
   #confirmed = false;
+  /** The source has ended its direction, after that. */
+  #sourceEnded = false;
 
   #pings = 0;
   #ramSections = 0;
@@ -216,6 +222,20 @@ export class MigrationDestination {
       signal?.removeEventListener('abort', cancel);
     }
     return this.report();
+  }
+
+  /**
+   * After a migration that completed: resolves when the connection is gone, with whether the source closed it in order. QEMU
+   * does so when it was told and has let go of its guest; of a link that broke, nobody knows whether the word arrived.
+   */
+  async sourceLeft(): Promise<boolean> {
+    let isGone = false;
+    void this.#channel.closed.then(() => {
+      isGone = true;
+      this.#waiters.wake();
+    });
+    await this.#waiters.until(() => this.#sourceEnded || isGone);
+    return this.#sourceEnded;
   }
 
   /** The figures at this moment. */
@@ -406,7 +426,8 @@ export class MigrationDestination {
   }
 
   #dropLater(): void {
-    const timer = setTimeout(() => this.#channel.destroy(), LINGER_MS);
+    const { lingerMs = LINGER_MS } = this.#options;
+    const timer = setTimeout(() => this.#channel.destroy(), lingerMs);
     void this.#channel.closed.then(() => clearTimeout(timer));
   }
 
@@ -461,6 +482,8 @@ export class MigrationDestination {
   }
 
   #peerEnded(): void {
+    this.#sourceEnded = this.#confirmed;
+    this.#waiters.wake();
     try {
       // Does nothing if the stream is complete, and ends one without a VM description, which only this can end.
       this.#reader.end();
@@ -523,6 +546,9 @@ export class MigrationDestination {
         target.configuration?.(configuration);
       },
       ramSetup: (setup) => {
+        if (this.#options.needsReturnPath === true && !this.#returnPathOpen) {
+          throw noReturnPath(this.#channel.peer);
+        }
         target.ramSetup(setup);
         this.#ram = setup;
         this.#marks.ram = performance.now();
@@ -610,3 +636,11 @@ export class MigrationDestination {
     }
   }
 }
+
+const noReturnPath = (peer: string): RamferryError =>
+  new RamferryError(
+    'failed',
+    'NO_RETURN_PATH',
+    `The source ${peer} has no return path: it would let go of its guest without waiting for a word.`,
+    { file: peer, hint: 'set the capability return-path at the source and migrate again; its guest runs on there' },
+  );

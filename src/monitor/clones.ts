@@ -58,7 +58,7 @@ export const privateBytes = (pid: number): number => {
 };
 
 /** What makes the clones less different than they should be, as sentences. */
-export const identityWarnings = ({ devices }: GuestSource, template: readonly string[]): string[] => {
+export const identityWarnings = ({ devices }: Pick<GuestSource, 'devices'>, template: readonly string[]): string[] => {
   if (!devices.includes('vmgenid')) {
     return [
       'The guest has no vmgenid device, so nothing tells it that it was cloned: all clones go on with the same state of ' +

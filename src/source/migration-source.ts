@@ -154,6 +154,11 @@ export class MigrationSource {
     this.#announcedPostcopy().finish();
   }
 
+  /** Lets the guest go on at the destination, where it was held from the switch on (`PostcopyOptions.isHeld`). */
+  releasePostcopy(): void {
+    this.#announcedPostcopy().release();
+  }
+
   /** Takes the link down, without harm to the guest, which runs at the destination (`migrate-pause`). */
   pausePostcopy(): void {
     this.#announcedPostcopy().pause();

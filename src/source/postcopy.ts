@@ -30,6 +30,13 @@ export interface PostcopyOptions {
   readonly firstPages?: readonly GuestPage[];
   /** The guest runs at the destination already, and its former source is gone: begin with the recovery. */
   readonly recovers?: boolean;
+  /**
+   * Until `release` is called, send only the pages that the destination needs to load its devices. It is told to run its guest
+   * all the same, and the guest's processors wait for their first page.
+   */
+  readonly isHeld?: boolean;
+  /** The destination has loaded the devices; running the guest is the next thing it does. */
+  readonly onLoaded?: () => void;
   /** A page was asked for that had not been sent. */
   readonly onDemand?: (page: GuestPage) => void;
 }
@@ -87,6 +94,8 @@ export class Postcopy {
   #isOrdered = false;
   #begun = false;
   #isLazy: boolean;
+  #isHeld: boolean;
+  #wasLoaded = false;
   #current: PageRequest | undefined;
   /** The request whose page is in the last batch, until the system has taken it. */
   #serving: PageRequest | undefined;
@@ -115,6 +124,7 @@ export class Postcopy {
     this.#options = options;
     this.#clock = clock;
     this.#isLazy = options.isLazy ?? false;
+    this.#isHeld = options.isHeld ?? false;
     this.#requests = new PageRequests(this.#blocks, sink.peer);
     this.#firstPages = (options.firstPages ?? []).flatMap(({ blockName, page }) => {
       const block = this.#blocks.find(({ name }) => name === blockName);
@@ -167,6 +177,12 @@ export class Postcopy {
   /** Ends laziness: everything is sent, and then the migration is over. */
   finish(): void {
     this.#isLazy = false;
+    this.#sink.notify();
+  }
+
+  /** Lets the guest go on at the destination, where it was held. */
+  release(): void {
+    this.#isHeld = false;
     this.#sink.notify();
   }
 
@@ -305,7 +321,11 @@ export class Postcopy {
           { file: this.#sink.peer, value: send.remaining },
         );
       }
-      const isIdle = this.#requests.isEmpty && !this.#mayPush(send);
+      if (this.#sink.isLoaded && !this.#wasLoaded) {
+        this.#wasLoaded = true;
+        this.#options.onLoaded?.();
+      }
+      const isIdle = this.#isWithheld || (this.#requests.isEmpty && !this.#mayPush(send));
       if (isIdle && send.remaining === 0 && this.#sink.isLoaded) {
         return;
       }
@@ -315,9 +335,14 @@ export class Postcopy {
     }
   }
 
+  /** Whether no page may leave: what is asked for from now on, the guest asks for. */
+  get #isWithheld(): boolean {
+    return this.#isHeld && this.#sink.isLoaded;
+  }
+
   /** Whether there are pages to send that nobody has asked for. */
   #mayPush(send: SendBitmap): boolean {
-    return send.remaining > 0 && (!this.#isLazy || this.#nextFirstPage < this.#firstPages.length);
+    return send.remaining > 0 && !this.#isHeld && (!this.#isLazy || this.#nextFirstPage < this.#firstPages.length);
   }
 
   /**
@@ -334,9 +359,10 @@ export class Postcopy {
     }
     const urgentLimit = (extent: Extent): number => this.#sink.batchLimit(extent);
     const found =
-      this.#nextUnfinished(send, urgentLimit) ||
-      this.#nextRequested(send, urgentLimit) ||
-      (!isLimited && this.#nextPushed(send, limit));
+      !this.#isWithheld &&
+      (this.#nextUnfinished(send, urgentLimit) ||
+        this.#nextRequested(send, urgentLimit) ||
+        (!isLimited && !this.#isHeld && this.#nextPushed(send, limit)));
     if (found) {
       this.#noteUnfinished(send);
     }
@@ -361,11 +387,9 @@ export class Postcopy {
       }
       const { block, firstPage, pageCount } = this.#current;
       const end = firstPage + pageCount;
+      const prefetchPages = this.#isHeld ? 0 : this.#options.prefetchPages;
       const isMissing = this.#guest.blocks.bitmaps.kernels.findNextSet(block.bitmaps.send, firstPage, end) < end;
-      if (
-        isMissing &&
-        send.nextIn(block, firstPage, this.#hostPageEnd(block, end + this.#options.prefetchPages), limit)
-      ) {
+      if (isMissing && send.nextIn(block, firstPage, this.#hostPageEnd(block, end + prefetchPages), limit)) {
         const { count, pages } = send.batch;
         const asked = pages[count - 1] < end ? count : pages.subarray(0, count).findIndex((page) => page >= end);
         this.#demandedPages += asked;

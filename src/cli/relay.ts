@@ -1,0 +1,192 @@
+// `ramferry relay LISTEN DEST…`: a live guest moves on to one QEMU, or to several at once, without its origin knowing of
+// them: it runs there at once and its memory follows.
+
+import type { Command } from 'commander';
+import type { ByteChannel } from '../channel/channel.js';
+import { openChannel } from '../channel/open-channel-node.js';
+import { parseUri } from '../channel/uri.js';
+import { DEVICE_TAIL_LIMIT_BYTES } from '../format/stream/device-tail-collector.js';
+import { RamferryError } from '../memory/errors.js';
+import { identityWarnings } from '../monitor/clones.js';
+import type { HeldGuestEnd } from '../monitor/held-guest.js';
+import { type Handover, Relay, type RelayEnd } from '../monitor/relay.js';
+import { acceptOne } from './accept-one.js';
+import { parseInteger } from './arguments.js';
+import { formatBytes, formatCount, formatDuration, formatTable } from './format.js';
+import { plural } from './inspect-text.js';
+import { sizeOption } from './migration-options.js';
+import { incomingProgress, progressOf, totalsTable } from './migration-report.js';
+import type { Verb } from './verb.js';
+
+interface RelayVerbOptions {
+  readonly spool?: string;
+  readonly prefetch: number;
+  readonly maxBandwidth: number;
+  readonly retry: number;
+  readonly deviceStateLimit: number;
+}
+
+const MS = 1000;
+
+const HELP = `
+The origin needs the capability return-path, each destination postcopy-ram and return-path, and then migrate-incoming.
+The guest runs in one place at every instant. A relay that dies before it has handed the guest over leaves it running at
+the origin; afterwards it leaves the destination postcopy-paused, and ramferry serve --recover SPOOL brings it home.
+The spool takes as much room as the guest has memory that is not zero, and is removed at the end. The guest waits until it
+is on disk: /dev/shm is quickest, and does not outlive the host.
+With several destinations the first is the guest and the others are clones of it, with the same addresses, keys and random
+numbers: give each a network and disks of its own.`;
+
+export const relay: Verb<RelayVerbOptions> = {
+  configure: (command: Command) => {
+    command
+      .option('--spool <file>', 'holds the guest meanwhile; by default relay-PID.mapped, here')
+      .option('--prefetch <pages>', 'pages to send behind each one that the guest asks for', parseInteger(0, 4096), 32)
+      .addOption(sizeOption('--max-bandwidth <bytes>', 'bytes per second at most to a destination; 0 is unlimited', 0))
+      .option(
+        '--retry <seconds>',
+        'wait this long for a destination that does not listen yet',
+        parseInteger(0, 86_400),
+        0,
+      )
+      .addOption(sizeOption('--device-state-limit <size>', 'most device state to accept', DEVICE_TAIL_LIMIT_BYTES))
+      .addHelpText('after', HELP);
+  },
+  examples: [
+    ['tcp:0.0.0.0:4444 unix:/run/in.sock', 'then, at the origin: migrate -d tcp:HOST:4444'],
+    ['unix:/run/relay.sock tcp:host2:4444 tcp:host3:4444', 'the guest goes on at host2, a clone of it at host3'],
+    ['tcp::4444 tcp:host2:4444 --spool /dev/shm/guest', 'the shortest stop, if memory for it is there'],
+  ],
+
+  async run({ operands, options, signal, progress }) {
+    const [uri, ...targets] = operands as [string, ...string[]];
+    const spool = options.spool ?? `relay-${process.pid}.mapped`;
+    checkUris(uri, targets);
+    const destinations = await connectAll(targets, options.retry * MS, signal);
+    try {
+      const relayed = new Relay({
+        spool,
+        destinations,
+        signal,
+        prefetchPages: options.prefetch,
+        maxBandwidth: options.maxBandwidth,
+        deviceTailLimit: options.deviceStateLimit,
+        onIncoming: (report, target) => progress.update(incomingProgress(report, target)),
+        onArrived: (devices) => {
+          progress.update({ phase: 'device' });
+          for (const warning of targets.length > 1 ? identityWarnings({ devices }, []) : []) {
+            progress.note(`warning: ${warning}`);
+          }
+        },
+        onHandedOver: ({ releasedMs }) =>
+          progress.note(
+            `the guest runs at ${targets.join(' and ')}, ${formatDuration(releasedMs)} after its last byte came; ` +
+              `should this process die: ramferry serve --recover ${spool}`,
+          ),
+        onProgress: (report) => progress.update(progressOf(report)),
+      });
+      try {
+        const end = await relayed.run(await acceptOne(uri, { signal, progress }));
+        return {
+          document: documentOf(end, uri, spool),
+          text: end.error === undefined ? summary(end) : '',
+          failure: end.error === undefined ? incomplete(end, spool) : withHint(end),
+        };
+      } finally {
+        relayed.abandon();
+      }
+    } finally {
+      for (const channel of destinations) {
+        channel.destroy();
+      }
+    }
+  },
+};
+
+const checkUris = (uri: string, targets: readonly string[]): void => {
+  for (const target of targets) {
+    const { kind } = parseUri(target);
+    if (kind !== 'tcp' && kind !== 'unix' && kind !== 'fd') {
+      throw new RamferryError('usage', 'NOT_A_DESTINATION', `${target} is not a destination that can ask for pages.`, {
+        value: target,
+        hint: 'relay goes to tcp:, unix: or fd:',
+      });
+    }
+  }
+  parseUri(uri);
+};
+
+/** Before the origin sends anything: who is not there now would be missed when the guest stands still. */
+const connectAll = async (targets: readonly string[], retryMs: number, signal: AbortSignal): Promise<ByteChannel[]> => {
+  const results = await Promise.allSettled(
+    targets.map((target) => openChannel(target, { direction: 'both', retryMs, signal })),
+  );
+  const channels = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+  const failed = results.find((result) => result.status === 'rejected');
+  if (failed !== undefined) {
+    for (const channel of channels) {
+      channel.destroy();
+    }
+    throw failed.reason;
+  }
+  return channels;
+};
+
+const documentOf = (end: RelayEnd, uri: string, spool: string): object => {
+  const { incoming, guest, machine, handover, destinations, isSpoolKept } = end;
+  return {
+    uri,
+    machine,
+    guest,
+    ...(isSpoolKept && { spool }),
+    ...incoming,
+    ramferry: { ...incoming.ramferry, ...(handover !== undefined && { handover }) },
+    destinations: destinations.map(({ uri: peer, report }) => ({ uri: peer, ...report })),
+  };
+};
+
+/** The guest is where it was: what to do about it. */
+const withHint = ({ error, guest, destinations }: RelayEnd): RamferryError => {
+  const { kind, code, message, hint, file, offset, value } = error!;
+  const stays = 'The guest runs on at the origin.';
+  const quit = destinations.length > 0 ? ' Quit the QEMUs at the destinations: they have nothing of it.' : '';
+  return new RamferryError(kind, code, message, {
+    cause: error,
+    hint: guest === 'unknown' ? hint! : `${hint === undefined ? '' : `${hint}; `}${stays}${quit}`,
+    ...(file !== undefined && { file }),
+    ...(offset !== undefined && { offset }),
+    ...(value !== undefined && { value }),
+  });
+};
+
+/** The guest runs there, and lacks pages. */
+const incomplete = ({ destinations }: RelayEnd, spool: string): RamferryError | undefined => {
+  const failed = destinations.filter(({ error }) => error !== undefined);
+  const [first] = failed;
+  if (first === undefined) {
+    return undefined;
+  }
+  const { kind, code, message } = first.error!;
+  return new RamferryError(kind, code, message, {
+    cause: first.error,
+    file: spool,
+    value: failed.map(({ uri }) => uri).join(' '),
+    hint: `The guest waits there for its memory: give it migrate-recover with an address, and use ramferry serve --recover ${spool} with that.`,
+  });
+};
+
+const summary = ({ incoming, handover, destinations, machine }: RelayEnd): string =>
+  `${formatTable([['machine', machine], ...handoverRows(handover!)], ['left', 'left'])}${totalsTable(incoming)}${destinations.map(destinationText).join('')}`;
+
+const handoverRows = ({ loadedMs, toldMs, releasedMs }: Handover): [string, string][] => [
+  ['handed over in', formatDuration(releasedMs)],
+  ['  devices loaded', formatDuration(loadedMs)],
+  ['  held on disk', formatDuration(toldMs - loadedMs)],
+  ['  origin let go', formatDuration(releasedMs - toldMs)],
+];
+
+const destinationText = ({ uri, report }: HeldGuestEnd): string => {
+  const { ram, ramferry } = report;
+  const { demandedPages = 0, prefetchedPages = 0 } = ramferry.postcopy ?? {};
+  return `\n${uri}: ${report.status}, ${formatBytes(ram.transferred)} in ${formatDuration(report['total-time'])}, ${plural(demandedPages, 'page')} asked for, ${formatCount(prefetchedPages)} came along\n`;
+};

@@ -1,0 +1,221 @@
+// A live guest on its way through a file: the destination of the QEMU that has it, and the source of those that shall.
+//
+//   origin        runs ────▶│ stopped, waits for our word ──────────────────────────────▶ told │ has let go
+//   spool         pages     │ complete ──────────────────────────▶ synced, has its name ───────┼──────────────▶
+//   destinations            │ devices, RUN ▶│ no page: not one instruction ────────────────────┼──▶ pages, run
+//                           A               B                                                  C
+//
+// The one thing that decides is what the origin has heard. Until SHUT(0) has reached it, a connection that closes, however
+// this process ends, makes it go on with its guest; afterwards it never does. So no destination gets a page for its guest
+// before the origin has closed the connection, which it does when it has let go. A destination that was told to run without a
+// page cannot: the first instruction is a page that is missing, and so is the stack, and so are the tables. docs/relay.md
+// goes through every moment.
+
+import fs from 'node:fs';
+import { promisify } from 'node:util';
+import type { ByteChannel } from '../channel/channel.js';
+import { channelError } from '../channel/channel-error.js';
+import { OutputFile } from '../channel/output-file-node.js';
+import type { PositionedFile } from '../channel/positioned-file.js';
+import { positionedFile } from '../channel/positioned-file-node.js';
+import { MappedRamTarget } from '../destination/mapped-ram-target.js';
+import { type IncomingState, MigrationDestination } from '../destination/migration-destination.js';
+import { PassTarget } from '../destination/pass-target.js';
+import type { IncomingReport } from '../destination/statistics.js';
+import { type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
+import { SnapshotGuest } from '../guest/snapshot-guest.js';
+import { RamferryError } from '../memory/errors.js';
+import { HeldGuest, type HeldGuestEnd, type HeldGuestOptions } from './held-guest.js';
+
+const fdatasync = promisify(fs.fdatasync);
+
+/**
+ * How long the origin may take to close its connection once it was told; QEMU takes milliseconds. The guest stands still
+ * meanwhile, and if it does not come to that, nobody but the origin knows where it is.
+ */
+const LET_GO_MS = 30_000;
+
+export interface RelayOptions extends HeldGuestOptions {
+  /** Where the guest's memory is held: a path at which there is nothing yet. */
+  readonly spool: string;
+  /** Connected; one for each QEMU. */
+  readonly destinations: readonly ByteChannel[];
+  /** Most bytes of device state; default 256 MiB. */
+  readonly deviceTailLimit?: number;
+  /** Before the guest is handed over, cancels: it goes on at the origin. Afterwards leaves the destinations as they are. */
+  readonly signal: AbortSignal;
+  readonly onIncoming?: (report: IncomingReport, target: PassTarget) => void;
+  /** The origin has stopped the guest and sent everything; `devices` are the names of its sections. */
+  readonly onArrived?: (devices: readonly string[]) => void;
+  /** The guest runs at the destinations. */
+  readonly onHandedOver?: (handover: Handover) => void;
+}
+
+/** Milliseconds from the last byte of the origin. */
+export interface Handover {
+  /** Until the destinations had loaded the devices. */
+  readonly loadedMs: number;
+  /** Until the origin was told, the spool being on disk. */
+  readonly toldMs: number;
+  /** Until it had let go, and the destinations' guests got their pages. */
+  readonly releasedMs: number;
+}
+
+export interface RelayEnd {
+  /** Where the guest is; `unknown` if only the origin knows whether it has let go. */
+  readonly guest: 'origin' | 'destinations' | 'unknown';
+  readonly machine: string;
+  readonly incoming: IncomingReport;
+  readonly handover: Handover | undefined;
+  readonly destinations: readonly HeldGuestEnd[];
+  /** Why the guest was not handed over. */
+  readonly error: RamferryError | undefined;
+  /** Whether the spool is still there: it may be needed. */
+  readonly isSpoolKept: boolean;
+}
+
+/** Relays one guest, once. */
+export class Relay {
+  readonly #options: RelayOptions;
+  readonly #output: OutputFile;
+  readonly #file: PositionedFile;
+  readonly #target: MappedRamTarget;
+  #opened: OpenedSnapshotFile | undefined;
+  #guests: readonly HeldGuest[] = [];
+  #arrivedAt = 0;
+  #loadedAt = 0;
+
+  /** @throws RamferryError `FILE_EXISTS` if there is something at the spool's path */
+  constructor(options: RelayOptions) {
+    const { spool } = options;
+    if (fs.existsSync(spool)) {
+      throw new RamferryError('usage', 'FILE_EXISTS', `${spool} is there already.`, {
+        file: spool,
+        hint: 'it may be all that is left of a guest whose relay died; name another --spool',
+      });
+    }
+    this.#options = options;
+    this.#output = OutputFile.open(spool);
+    this.#file = positionedFile(this.#output);
+    this.#target = new MappedRamTarget(this.#file);
+  }
+
+  /** Leaves nothing behind, where `run` is not called. */
+  abandon(): void {
+    this.#file.abort();
+  }
+
+  async run(origin: ByteChannel): Promise<RelayEnd> {
+    const { signal, deviceTailLimit, onIncoming, onHandedOver } = this.#options;
+    const target = new PassTarget(this.#target);
+    const leave = (): void =>
+      this.#abandonGuests(
+        new RamferryError('failed', 'CANCELLED', 'The relay was cancelled.', { cause: signal.reason }),
+      );
+    signal.addEventListener('abort', leave);
+    const destination = new MigrationDestination({
+      channel: origin,
+      target,
+      signal,
+      needsReturnPath: true,
+      lingerMs: LET_GO_MS,
+      commit: (state) => this.#handOver(state),
+      ...(deviceTailLimit !== undefined && { deviceTailLimit }),
+      onProgress: (report) => onIncoming?.(report, target),
+    });
+    try {
+      const incoming = await destination.run();
+      const toldAt = performance.now();
+      const end = async (guest: RelayEnd['guest'], error?: RamferryError, handover?: Handover): Promise<RelayEnd> => {
+        const destinations = await Promise.all(this.#guests.map(({ ended }) => ended));
+        const isSpoolKept = guest !== 'origin' && destinations.some((each) => each.error !== undefined);
+        if (!isSpoolKept) {
+          this.#removeSpool();
+        }
+        return { guest, machine: target.machine, incoming, handover, destinations, error, isSpoolKept };
+      };
+      if (incoming.status !== 'completed') {
+        const error = destination.error as RamferryError;
+        this.#abandonGuests(error);
+        // It reads our word, or sees the connection close, before this process can be gone.
+        await origin.closed;
+        return await end('origin', error);
+      }
+      if (!(await destination.sourceLeft())) {
+        const error = notConfirmed(origin.peer, this.#options.spool);
+        this.#abandonGuests(error);
+        return await end('unknown', error);
+      }
+      for (const guest of this.#guests) {
+        guest.release();
+      }
+      const since = (moment: number): number => Math.round((moment - this.#arrivedAt) * 10) / 10;
+      const handover = {
+        loadedMs: since(this.#loadedAt),
+        toldMs: since(toldAt),
+        releasedMs: since(performance.now()),
+      };
+      onHandedOver?.(handover);
+      return await end('destinations', undefined, handover);
+    } finally {
+      signal.removeEventListener('abort', leave);
+      this.#opened?.close();
+      this.#file.abort();
+    }
+  }
+
+  /** Everything from the last byte of the origin to the word that it may let go, which follows when this resolves. */
+  async #handOver({ summary }: IncomingState): Promise<void> {
+    const { destinations, spool, signal, onArrived } = this.#options;
+    this.#arrivedAt = performance.now();
+    onArrived?.(summary.devices.map(({ name }) => name));
+    this.#target.writeDevices(summary.tail);
+    const written = this.#write();
+    written.catch(() => {});
+    this.#opened = await openSnapshotFile(this.#output.currentPath);
+    const { snapshot } = this.#opened;
+    this.#guests = destinations.map(
+      (channel) => new HeldGuest(new SnapshotGuest(snapshot, spool), channel, this.#options),
+    );
+    // All of them or none: the origin can still go on.
+    await Promise.all(this.#guests.map(({ loaded }) => loaded));
+    this.#loadedAt = performance.now();
+    await written;
+    signal.throwIfAborted();
+    await this.#file.commit();
+    signal.throwIfAborted();
+  }
+
+  /** While the destinations load: what is left for the commit is little then. */
+  async #write(): Promise<void> {
+    try {
+      await fdatasync(this.#output.descriptor);
+    } catch (error) {
+      throw channelError(error, 'write', this.#output.path);
+    }
+  }
+
+  #abandonGuests(reason: RamferryError): void {
+    for (const guest of this.#guests) {
+      guest.abandon(reason);
+    }
+  }
+
+  #removeSpool(): void {
+    this.#file.abort();
+    fs.rmSync(this.#options.spool, { force: true });
+  }
+}
+
+const notConfirmed = (origin: string, spool: string): RamferryError =>
+  new RamferryError(
+    'failed',
+    'SOURCE_NOT_TOLD',
+    `${origin} was told to let go of its guest, and the connection broke before it did.`,
+    {
+      file: spool,
+      hint:
+        `Its query-migrate knows. "completed": the guest is in ${spool}, give the destination migrate-recover with an ` +
+        `address and use ramferry serve --recover ${spool} with that. Otherwise it runs on there: quit the destination.`,
+    },
+  );

@@ -1,0 +1,301 @@
+// A live guest moves on through ramferry: from one real QEMU to others, without a hole in its heartbeat, and whenever the
+// relay dies the guest is in exactly one place.
+
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import net from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import { randomChoices } from '../random.js';
+import { type CorpusKind, corpusDestination, startFromCorpus } from './corpus.js';
+import { interopTest, type Lab, type LabGuest, poll, type QemuRelease } from './lab.js';
+import { Ramferry } from './ramferry.js';
+
+const POSTCOPY = { capabilities: { 'postcopy-ram': true, 'return-path': true } };
+const RETURN_PATH = { capabilities: { 'return-path': true } };
+
+const isSlow = process.env['RAMFERRY_SLOW'] === '1';
+
+/** Far more than QEMU needs to notice that a link is gone. */
+const STEP_MS = 15_000;
+
+let sockets = 0;
+const socketUri = (lab: Lab): string => `unix:${lab.path(`socket-${(sockets += 1)}`)}`;
+
+/** Numbers of the heartbeats that a guest gave here. */
+const heartbeats = (guest: LabGuest): number[] =>
+  [...guest.serial().matchAll(/^HB (\d+) \d+\r?$/gm)].map((match) => Number(match[1]));
+
+const document = ({ status, stdout, stderr }: { status: number | null; stdout: string; stderr: string }) => {
+  assert.equal(status, 0, `${stdout}\n${stderr}`);
+  return JSON.parse(stdout);
+};
+
+interface Destination {
+  readonly guest: LabGuest;
+  readonly uri: string;
+}
+
+/** A QEMU that waits for the guest. */
+const startDestination = async (
+  lab: Lab,
+  kind: CorpusKind = 'plain',
+  release: QemuRelease = '10',
+): Promise<Destination> => {
+  const guest = await corpusDestination(lab, kind, release);
+  const uri = socketUri(lab);
+  await guest.migrateIncoming(uri, POSTCOPY);
+  return { guest, uri };
+};
+
+for (const { count, kind, release } of [
+  { count: 1, kind: 'busy', release: '10' },
+  { count: 2, kind: 'plain', release: '10' },
+  { count: 1, kind: 'plain', release: '7.2' },
+] as const) {
+  const name = `relay: a ${kind} guest of QEMU ${release} goes on at ${count}, without a hole in its heartbeat`;
+  interopTest(name, async (lab, context) => {
+    const origin = await startFromCorpus(lab, kind, release);
+    const destinations = await Promise.all(Array.from({ length: count }, () => startDestination(lab, kind, release)));
+    const spool = lab.path('spool');
+    const uris = destinations.map(({ uri }) => uri);
+    const relaying = Ramferry.start(lab, 'relay', 'tcp:127.0.0.1:0', ...uris, '--spool', spool, '--json');
+    await origin.migrate(await relaying.listening(), RETURN_PATH);
+    const { guest, ramferry } = document(await relaying.exited);
+    assert.equal(guest, 'destinations');
+    const { downtime } = await origin.waitMigration();
+    context.diagnostic(`${JSON.stringify(ramferry.handover)}; downtime as the origin sees it ${downtime} ms`);
+    assert.equal(await origin.status(), 'postmigrate');
+    for (const destination of destinations) {
+      await destination.guest.waitMigration();
+      await isHere(destination.guest, origin);
+    }
+    assert.equal(fs.existsSync(spool), false);
+  });
+}
+
+/** The guest runs here, all of its memory is right, and its heartbeat goes on where that of `before` ended. */
+const isHere = async (guest: LabGuest, before: LabGuest): Promise<void> => {
+  assert.equal(await guest.verifyAll(), 0);
+  assert.equal(before.bad(), 0);
+  const beats = heartbeats(guest);
+  const last = heartbeats(before).at(-1)!;
+  // The line under way at the stop begins there and ends here.
+  assert.ok(beats[0]! <= last + 2, `${last}, then ${beats[0]}`);
+  assert.deepEqual(
+    beats,
+    beats.map((_, index) => beats[0]! + index),
+  );
+};
+
+/** The guest runs on at its origin, and nowhere else. */
+const isStillAt = async (origin: LabGuest, destination: LabGuest): Promise<void> => {
+  await origin.waitMigration(['failed'], STEP_MS);
+  const last = origin.heartbeat();
+  assert.equal(await origin.verifyAll(), 0);
+  await poll(
+    () => (origin.heartbeat() > last + 2 ? true : undefined),
+    () => `its heartbeat stays at ${last}`,
+    STEP_MS,
+  );
+  assert.equal(await origin.status(), 'running');
+  assert.doesNotMatch(destination.serial(), /\S/);
+};
+
+/** A destination that lost its relay gets the rest from the spool. */
+const bringHome = async (lab: Lab, origin: LabGuest, { guest }: Destination, spool: string): Promise<void> => {
+  await guest.waitMigration(['postcopy-paused'], STEP_MS);
+  const uri = socketUri(lab);
+  await guest.qmp.execute('migrate-recover', { uri });
+  await serveSpool(lab, origin, { guest, uri }, spool, '--recover');
+};
+
+/** A guest that was told to run and never could, since its relay died, runs in another QEMU. */
+const startFromSpool = async (lab: Lab, origin: LabGuest, spool: string): Promise<void> => {
+  await serveSpool(lab, origin, await startDestination(lab), spool);
+};
+
+const serveSpool = async (
+  lab: Lab,
+  origin: LabGuest,
+  { guest, uri }: Destination,
+  spool: string,
+  ...options: readonly string[]
+): Promise<void> => {
+  assert.equal(await origin.status(), 'postmigrate');
+  document(await Ramferry.run(lab, 'serve', spool, uri, '--retry', '5', '--no-demand', '--json', ...options));
+  await guest.waitMigration(['completed'], STEP_MS);
+  await isHere(guest, origin);
+  await guest.qemu.quit();
+};
+
+/** Whether QEMU still hears anything: its main thread may wait for a page that nobody will bring (docs/relay.md). */
+const isResponsive = ({ guest }: Destination): Promise<boolean> =>
+  guest.qmp.execute('query-status', undefined, { timeoutMs: 3000 }).then(
+    () => true,
+    () => false,
+  );
+
+/** The last message of a return path: all is well. */
+const SHUT_0 = Buffer.from([0, 1, 0, 4, 0, 0, 0, 0]);
+
+interface DeafLink {
+  readonly uri: string;
+  /** Resolves when the word comes that does not get through. */
+  readonly swallowed: Promise<void>;
+  /** Takes the link down, for either end to see. */
+  cut(): void;
+}
+
+/** Stands between the origin and the relay and keeps one word back: that the origin may let go, or that it has. */
+const deafLink = async (lab: Lab, relay: string, word: 'told' | 'let go'): Promise<DeafLink> => {
+  const path = lab.path(`deaf-${(sockets += 1)}`);
+  const [, host, port] = relay.split(':') as [string, string, string];
+  const ends: net.Socket[] = [];
+  let heard = (): void => {};
+  const swallowed = new Promise<void>((resolve) => {
+    heard = resolve;
+  });
+  const listener = net.createServer({ allowHalfOpen: true }, (origin) => {
+    const relaying = net.connect({ host, port: Number(port), allowHalfOpen: true });
+    ends.push(origin, relaying);
+    origin.on('data', (bytes) => {
+      if (!relaying.write(bytes)) {
+        origin.pause();
+        relaying.once('drain', () => origin.resume());
+      }
+    });
+    relaying.on('data', (bytes) => {
+      if (word === 'told' && bytes.subarray(-SHUT_0.length).equals(SHUT_0)) {
+        heard();
+      } else {
+        origin.write(bytes);
+      }
+    });
+    origin.on('end', heard);
+    origin.on('error', () => {});
+    relaying.on('error', () => {});
+  });
+  listener.listen(path);
+  lab.onClose(() => {
+    listener.close();
+    for (const end of ends) {
+      end.destroy();
+    }
+  });
+  const cut = (): void => {
+    const [origin, relaying] = ends as [net.Socket, net.Socket];
+    origin.destroy();
+    relaying.resetAndDestroy();
+  };
+  return { uri: `unix:${path}`, swallowed, cut };
+};
+
+// The two instants at which everything hangs, one each side of the origin's letting go.
+for (const [moment, word, dies] of [
+  ['the link breaks before the origin hears that it may let go', 'told', false],
+  ['the relay dies before the origin hears that it may let go', 'told', true],
+  ['the relay dies right after the origin has let go', 'let go', true],
+] as const) {
+  interopTest(`relay: ${moment}`, async (lab) => {
+    const origin = await startFromCorpus(lab, 'plain', '10');
+    const destination = await startDestination(lab);
+    const spool = lab.path('spool');
+    const options = ['--spool', spool, '--json'];
+    const relaying = Ramferry.start(lab, 'relay', 'tcp:127.0.0.1:0', destination.uri, ...options);
+    const link = await deafLink(lab, await relaying.listening(), word);
+    const resumed = destination.guest.qmp.waitEvent('RESUME', { timeoutMs: STEP_MS });
+    await origin.migrate(link.uri, RETURN_PATH);
+    await link.swallowed;
+    // It was told to run, and executes nothing.
+    await resumed;
+    await delay(1000);
+    assert.doesNotMatch(destination.guest.serial(), /\S/);
+    if (dies) {
+      relaying.kill('SIGKILL');
+    }
+    await delay(100);
+    link.cut();
+    const { status, stdout } = await relaying.exited;
+    if (!dies) {
+      const { error, guest } = JSON.parse(stdout);
+      assert.deepEqual([status, error.code, guest], [1, 'SOURCE_NOT_TOLD', 'unknown']);
+    }
+    assert.ok(fs.existsSync(spool));
+    if (word === 'told') {
+      await isStillAt(origin, destination.guest);
+    } else {
+      await origin.waitMigration(['completed'], STEP_MS);
+      destination.guest.qemu.kill();
+      await startFromSpool(lab, origin, spool);
+    }
+  });
+}
+
+interopTest('relay: killed at any moment, the guest is in one place and goes on there', async (lab, context) => {
+  const choose = randomChoices(7);
+  const moments = isSlow ? 20 : 6;
+  const found = { origin: 0, held: 0, running: 0, stuck: 0 };
+  let origin: LabGuest | undefined;
+  for (let moment = 0; moment < moments; moment += 1) {
+    origin ??= await startFromCorpus(lab, 'plain', '10');
+    const destination = await startDestination(lab);
+    const spool = lab.path(`spool-${moment}`);
+    const options = ['--spool', spool, '--max-bandwidth', '40M'];
+    const relaying = Ramferry.start(lab, 'relay', 'tcp:127.0.0.1:0', destination.uri, ...options);
+    const uri = await relaying.listening();
+    const stopped = origin.qmp.waitEvent('STOP');
+    await origin.migrate(uri, { ...RETURN_PATH, parameters: { 'max-bandwidth': 200e6 } });
+    // Before the switch, around it, after it.
+    if (moment % 3 > 0) {
+      await stopped;
+    }
+    await delay([choose(400), choose(200), 150 + choose(1000)][moment % 3]);
+    relaying.kill('SIGKILL');
+    await relaying.exited;
+    stopped.catch(() => {});
+    const { status } = await origin.waitMigration(['failed', 'completed'], STEP_MS);
+    if (status === 'failed') {
+      found.origin += 1;
+      await isStillAt(origin, destination.guest);
+      await destination.guest.qemu.quit();
+      continue;
+    }
+    if (await isResponsive(destination)) {
+      found[/HB/.test(destination.guest.serial()) ? 'running' : 'held'] += 1;
+      await bringHome(lab, origin, destination, spool);
+    } else {
+      found.stuck += 1;
+      assert.doesNotMatch(destination.guest.serial(), /\S/);
+      destination.guest.qemu.kill();
+      await startFromSpool(lab, origin, spool);
+    }
+    await origin.qemu.quit();
+    origin = undefined;
+  }
+  context.diagnostic(JSON.stringify(found));
+});
+
+interopTest('relay: an origin without a return path is refused, and its guest goes on', async (lab) => {
+  const origin = await startFromCorpus(lab, 'plain', '10');
+  const destination = await startDestination(lab);
+  const relaying = Ramferry.start(
+    lab,
+    'relay',
+    'tcp:127.0.0.1:0',
+    destination.uri,
+    '--spool',
+    lab.path('spool'),
+    '--json',
+  );
+  await origin.migrate(await relaying.listening(), { capabilities: { 'return-path': false } });
+  const { status, stdout } = await relaying.exited;
+  assert.equal(status, 1);
+  const { error, guest } = JSON.parse(stdout);
+  assert.deepEqual([error.code, guest], ['NO_RETURN_PATH', 'origin']);
+  await origin.waitMigration(['failed']);
+  assert.equal(await origin.status(), 'running');
+  assert.deepEqual(
+    fs.readdirSync(lab.folder).filter((name) => name.startsWith('spool')),
+    [],
+  );
+});
