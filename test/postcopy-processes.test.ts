@@ -9,13 +9,20 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { listen } from '../src/channel/listen-node.js';
 import type { FromDemoDestination, ToDemoDestination } from '../src/cli/demo-destination.js';
 import { judge } from '../src/cli/demo-judgement.js';
-import { WorkloadGuest, type WorkloadOptions } from '../src/guest/workload/workload-guest-node.js';
+import { userfaultfdProblem } from '../src/dirty-log/userfaultfd-node.js';
+import {
+  type MissingPagesKind,
+  WorkloadGuest,
+  type WorkloadOptions,
+} from '../src/guest/workload/workload-guest-node.js';
+import { receiveWorkload } from '../src/monitor/incoming-workload.js';
 import { Migration, type MigrationOptions } from '../src/monitor/migration.js';
 
 const MIB = 2 ** 20;
-const STEPS_AFTER = 5000;
+const STEPS_AFTER = 2000;
 
 const folder = mkdtempSync(join(tmpdir(), 'ramferry-test-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -63,13 +70,14 @@ class Destination {
 }
 
 const migrate = async (
+  missingPages: MissingPagesKind,
   options: Partial<WorkloadOptions>,
   course: (migration: Migration, destination: Destination, uri: string) => Promise<void>,
   migrationOptions: Partial<MigrationOptions> = {},
 ) => {
-  const guest = WorkloadGuest.create({ memoryBytes: 64 * MIB, workingSetBytes: 48 * MIB, ...options });
+  const guest = WorkloadGuest.create({ memoryBytes: 24 * MIB, workingSetBytes: 16 * MIB, ...options });
   const uri = socketUri();
-  const destination = new Destination({ uri, writers: 2, barrier: 'unconditional', postcopy: true });
+  const destination = new Destination({ uri, writers: 2, barrier: 'unconditional', postcopy: missingPages });
   try {
     await guest.start();
     await destination.next('listening');
@@ -97,57 +105,97 @@ const migrate = async (
   }
 };
 
-// PC-5, PC-19: each page once, and what is read is what was written last
-test('a guest at full write rate switches in the middle of its precopy, and is the same there', async () => {
-  const { outgoing, incoming } = await migrate(
-    {},
-    async (migration, destination) => {
-      await delay(200);
-      migration.startPostcopy();
-      await destination.next('running');
-    },
-    // Slow enough for the guest to need what has not come.
-    { parameters: { maxBandwidth: 200 * MIB, maxPostcopyBandwidth: 50 * MIB } },
-  );
-  assert.equal(incoming.status, 'completed');
-  const { requests, duplicates, runningMs } = incoming.ramferry.postcopy!;
-  assert.equal(duplicates, 0);
-  assert.ok(requests > 0);
-  assert.ok(runningMs! < incoming['total-time']);
-  assert.equal(outgoing.ram['postcopy-requests'], requests);
-});
+const kinds: readonly { readonly kind: MissingPagesKind; readonly skip: string | false }[] = [
+  { kind: 'load-barrier', skip: false },
+  { kind: 'userfaultfd', skip: userfaultfdProblem('missing') ?? false },
+];
 
-// RC-6
-test('a link that is taken down three times: the guest goes on with what it has, and then with everything', async () => {
-  const status: { value: string; changed: () => void } = { value: '', changed: () => {} };
-  const reached = async (wanted: string): Promise<void> => {
-    while (status.value !== wanted) {
-      await new Promise<void>((resolve) => {
-        status.changed = resolve;
-      });
-    }
-  };
-  const { outgoing, incoming } = await migrate(
-    { rate: 100 * MIB },
-    async (migration, _destination, uri) => {
-      migration.startPostcopy();
-      for (let pauses = 0; pauses < 3; pauses += 1) {
-        await reached('postcopy-active');
-        await delay(100);
-        migration.pausePostcopy();
-        await reached('postcopy-paused');
-        migration.recoverPostcopy(uri);
-      }
-    },
-    {
-      parameters: { maxPostcopyBandwidth: 50 * MIB },
-      onStatus: (value) => {
-        status.value = value;
-        status.changed();
+for (const { kind, skip } of kinds) {
+  // PC-5, PC-19: each page once, and what is read is what was written last
+  test(`${kind}: a guest at full write rate switches in the middle of its precopy, and is the same there`, {
+    skip,
+  }, async () => {
+    const { outgoing, incoming } = await migrate(
+      kind,
+      {},
+      async (migration, destination) => {
+        await delay(200);
+        migration.startPostcopy();
+        await destination.next('running');
       },
-    },
-  );
-  assert.equal(outgoing.ramferry.postcopy!.recoveries, 3);
-  assert.equal(incoming.ramferry.postcopy!.recoveries, 3);
-  assert.equal(incoming.ramferry.postcopy!.duplicates, 0);
-});
+      // Slow enough for the guest to need what has not come.
+      { parameters: { maxBandwidth: 100 * MIB, maxPostcopyBandwidth: 20 * MIB } },
+    );
+    assert.equal(incoming.status, 'completed');
+    const { requests, duplicates, runningMs } = incoming.ramferry.postcopy!;
+    assert.equal(duplicates, 0);
+    assert.ok(requests > 0);
+    assert.ok(runningMs! < incoming['total-time']);
+    assert.equal(outgoing.ram['postcopy-requests'], requests);
+  });
+
+  // RC-6
+  test(`${kind}: a link that is taken down three times: the guest goes on with what it has, and then with everything`, {
+    skip,
+  }, async () => {
+    const status: { value: string; changed: () => void } = { value: '', changed: () => {} };
+    const reached = async (wanted: string): Promise<void> => {
+      while (status.value !== wanted) {
+        await new Promise<void>((resolve) => {
+          status.changed = resolve;
+        });
+      }
+    };
+    const { outgoing, incoming } = await migrate(
+      kind,
+      { rate: 50 * MIB },
+      async (migration, _destination, uri) => {
+        migration.startPostcopy();
+        for (let pauses = 0; pauses < 3; pauses += 1) {
+          await reached('postcopy-active');
+          await delay(100);
+          migration.pausePostcopy();
+          await reached('postcopy-paused');
+          migration.recoverPostcopy(uri);
+        }
+      },
+      {
+        parameters: { maxPostcopyBandwidth: 20 * MIB },
+        onStatus: (value) => {
+          status.value = value;
+          status.changed();
+        },
+      },
+    );
+    assert.equal(outgoing.ramferry.postcopy!.recoveries, 3);
+    assert.equal(incoming.ramferry.postcopy!.recoveries, 3);
+    assert.equal(incoming.ramferry.postcopy!.duplicates, 0);
+  });
+
+  test(`${kind}: given up, threads that wait for pages end, and the guest with them`, { skip }, async () => {
+    const guest = WorkloadGuest.create({ memoryBytes: 8 * MIB });
+    await guest.start();
+    const listener = await listen(socketUri());
+    const migration = new Migration({
+      guest: { kind: 'workload', shared: guest.share() },
+      uri: listener.uri,
+      postcopy: { prefetchPages: 0, isLazy: true, atOnce: true },
+    });
+    const givingUp = new AbortController();
+    const { guest: arrived, ended } = await receiveWorkload({
+      listener,
+      writers: 2,
+      barrier: kind === 'userfaultfd' ? 'none' : 'unconditional',
+      memoryLimit: 2 ** 30,
+      postcopy: kind,
+      signal: givingUp.signal,
+    });
+    migration.pausePostcopy();
+    givingUp.abort();
+    await assert.rejects(ended, { code: 'CANCELLED' });
+    await arrived.shutdown();
+    migration.abandonPostcopy();
+    assert.equal((await migration.ended).report.status, 'failed');
+    await guest.shutdown();
+  });
+}

@@ -11,6 +11,7 @@
 import { listen } from '../channel/listen-node.js';
 import type { IncomingReport } from '../destination/statistics.js';
 import type { BarrierChoice } from '../guest/workload/control.js';
+import type { MissingPagesKind } from '../guest/workload/workload-guest-node.js';
 import { type IncomingWorkload, receiveWorkload } from '../monitor/incoming-workload.js';
 import { type PlainError, plainError } from '../monitor/source-messages.js';
 import { type Judgement, judge } from './demo-judgement.js';
@@ -23,7 +24,7 @@ export type ToDemoDestination =
       readonly barrier: BarrierChoice;
       readonly memoryLimit: number;
       readonly steps: number;
-      readonly postcopy: boolean;
+      readonly postcopy?: MissingPagesKind;
     }
   | { readonly type: 'judge' };
 

@@ -167,7 +167,6 @@ async function migrateAndCompare(
     barrier: options.barrier,
     memoryLimit: 2 * options.memory + 2 ** 26,
     steps: STEPS_AFTER,
-    postcopy: false,
   });
   await guest.start();
   await listening;

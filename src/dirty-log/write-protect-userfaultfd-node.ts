@@ -69,7 +69,7 @@ export class UserfaultfdProtector implements WriteProtector {
 
   /** Throws USERFAULTFD_UNSUPPORTED. */
   arm(): void {
-    const userfaultfd = Userfaultfd.open();
+    const userfaultfd = Userfaultfd.open('write-protect');
     this.#userfaultfd = userfaultfd;
     this.#options.onOpen?.(userfaultfd.descriptor);
     const { kernels } = this.#blocks.bitmaps;

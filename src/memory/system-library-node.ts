@@ -11,7 +11,7 @@ export type SystemFunction = (...values: (number | Uint8Array)[]) => number;
 interface Koffi {
   errno(): number;
   address(view: Uint8Array): bigint;
-  load(library: null): { func(declaration: string): SystemFunction };
+  load(library: null): { func(declaration: string): SystemFunction & { async: (...values: unknown[]) => void } };
 }
 
 let koffi: Koffi | undefined;
@@ -34,6 +34,18 @@ export const systemFunction = (declaration: string): SystemFunction | undefined 
     open();
   }
   return library?.func(declaration);
+};
+
+/** Calls in a thread of the system's pool and calls back in the event loop, whatever the function returned. */
+export type AsyncSystemFunction = (then: () => void, ...values: (number | Uint8Array)[]) => void;
+
+/** The same for a call that may take long. Views must stay until it calls back. */
+export const asyncSystemFunction = (declaration: string): AsyncSystemFunction | undefined => {
+  if (!isOpen) {
+    open();
+  }
+  const call = library?.func(declaration);
+  return call && ((then, ...values) => call.async(...values, () => then()));
 };
 
 /** `errno` of the last call. */

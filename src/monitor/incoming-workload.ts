@@ -11,7 +11,7 @@ import { PostcopyTarget } from '../destination/postcopy-target.js';
 import type { IncomingReport, IncomingStatus } from '../destination/statistics.js';
 import { deviceStates } from '../format/stream/device-tail.js';
 import type { BarrierChoice } from '../guest/workload/control.js';
-import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
+import { type MissingPagesKind, WorkloadGuest } from '../guest/workload/workload-guest-node.js';
 import { adviseHugePages } from '../memory/huge-pages-node.js';
 import { BackgroundPopulator } from '../memory/populator-node.js';
 import { RamBlockList } from '../memory/ram-block-list.js';
@@ -24,8 +24,8 @@ export interface IncomingWorkloadOptions {
   readonly barrier: BarrierChoice;
   /** Most bytes of memory. */
   readonly memoryLimit: number;
-  /** Accept a switch to postcopy, and wait for its source when the link breaks. Default false. */
-  readonly postcopy?: boolean;
+  /** Accept a switch to postcopy, and wait for its source when the link breaks. Default: do not. */
+  readonly postcopy?: MissingPagesKind;
   /** The guest is complete but for pages that may follow, and runs after this. */
   readonly beforeRun?: (guest: WorkloadGuest) => void;
   readonly signal?: AbortSignal;
@@ -40,7 +40,7 @@ export interface IncomingWorkload {
 
 /** Resolves when the guest runs; rejects if it never will. */
 export async function receiveWorkload(options: IncomingWorkloadOptions): Promise<IncomingWorkload> {
-  const { listener, writers, barrier, memoryLimit, signal } = options;
+  const { listener, writers, barrier, memoryLimit, postcopy, signal } = options;
   const channel = await listener.accept();
   const blocks = RamBlockList.create({ onSegment: adviseHugePages });
   const populator = new BackgroundPopulator();
@@ -57,10 +57,10 @@ export async function receiveWorkload(options: IncomingWorkloadOptions): Promise
   const destination = new MigrationDestination({
     channel,
     target:
-      options.postcopy === true
-        ? new PostcopyTarget({ blocks, memoryLimit, populator, missingPages: () => guest!.missingPages() })
+      postcopy !== undefined
+        ? new PostcopyTarget({ blocks, memoryLimit, populator, missingPages: () => guest!.missingPages(postcopy) })
         : new MemoryTarget({ blocks, memoryLimit, populator }),
-    ...(options.postcopy === true && { postcopy: { run, reconnect: () => listener.accept() } }),
+    ...(postcopy !== undefined && { postcopy: { run, reconnect: () => listener.accept() } }),
     ...(signal !== undefined && { signal }),
     // The blocks are known: the threads can start, parked, while the pages come in.
     onStatus: (status) => {

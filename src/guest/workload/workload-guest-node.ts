@@ -13,7 +13,6 @@ import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
 import { allocateBalloon, decodeBalloon, Interrupt, loadBalloon } from '../../device/index.js';
 import { configWords, interruptDriver, ringDoorbell } from '../../device/registers.js';
 import {
-  abandonMissingPages,
   allocateLoadBarrier,
   allocateStoreBarrier,
   allocateWriteProtect,
@@ -22,6 +21,7 @@ import {
   type MissingPages,
   releaseWriter,
 } from '../../dirty-log/index.js';
+import { UserfaultfdMissingPages } from '../../dirty-log/missing-pages-userfaultfd-node.js';
 import type { DeviceState } from '../../format/stream/index.js';
 import { BALLOON_SECTION } from '../../format/virtio/index.js';
 import { adviseHugePages, confineHugePages } from '../../memory/huge-pages-node.js';
@@ -132,6 +132,9 @@ export interface VirtioMemFigures {
   readonly answers: { readonly ack: number; readonly nack: number; readonly busy: number; readonly error: number };
 }
 
+/** Who makes guest threads wait for pages: they themselves, or the kernel. */
+export type MissingPagesKind = 'load-barrier' | 'userfaultfd';
+
 interface GuestThread {
   /** Of a writer: brings it new block lists. */
   readonly port?: MessagePort;
@@ -149,6 +152,7 @@ export class WorkloadGuest {
   readonly #shared: Omit<WorkloadShared, 'blocks'>;
   readonly #virtioMem: VirtioMemMachine | undefined;
   #threads: GuestThread[] = [];
+  #missingPages: MissingPages | undefined;
 
   private constructor(blocks: RamBlockList, barrier: BarrierChoice, writerCount: number, acknowledgeHints = true) {
     const hasBalloon = blocks.find(KERNEL_BLOCK) !== undefined;
@@ -315,16 +319,18 @@ export class WorkloadGuest {
     return { ...this.#shared, blocks: this.blocks.share() };
   }
 
-  /**
-   * What makes the guest's threads wait for pages that postcopy has not brought.
-   * @throws RamferryError `usage` for a guest without a barrier
-   */
-  missingPages(): MissingPages {
-    const { loads } = this.#shared.barrier;
-    if (loads === undefined) {
-      throw new RamferryError('usage', 'POSTCOPY_GUEST', 'A guest without a barrier cannot wait for pages');
+  /** What makes the guest's threads wait for pages that postcopy has not brought. Default: what a guest of its kind can do. */
+  missingPages(kind?: MissingPagesKind): MissingPages {
+    const { barrier } = this.#shared;
+    const { loads } = barrier;
+    if (loads !== undefined && kind !== 'userfaultfd') {
+      this.#missingPages = new LoadBarrier({ ...barrier, loads }, this.blocks);
+    } else if (kind === 'load-barrier') {
+      throw new RamferryError('usage', 'POSTCOPY_GUEST', 'A guest without a barrier cannot be asked to wait for pages');
+    } else {
+      this.#missingPages = new UserfaultfdMissingPages(this.blocks, () => this.#quit());
     }
-    return new LoadBarrier({ ...this.#shared.barrier, loads }, this.blocks);
+    return this.#missingPages;
   }
 
   /** Starts the threads; resolves once all of them wait to be run. */
@@ -493,14 +499,16 @@ export class WorkloadGuest {
       : digestPagesInUse(this.blocks, this.#registers.length, this.#registers[0]![Register.blockCount]!);
   }
 
-  /** Ends the threads. The memory stays. */
-  async shutdown(): Promise<void> {
+  #quit(): void {
     Atomics.store(this.#control, Control.run, RunState.quit);
     Atomics.notify(this.#control, Control.run);
-    const { balloon, barrier } = this.#shared;
-    if (barrier.loads !== undefined) {
-      abandonMissingPages(barrier.loads);
-    }
+  }
+
+  /** Ends the threads. The memory stays. */
+  async shutdown(): Promise<void> {
+    this.#quit();
+    this.#missingPages?.abandon();
+    const { balloon } = this.#shared;
     if (balloon !== undefined) {
       // Its threads sleep on words of their own.
       const registers = new Int32Array(balloon.device.virtio.registers);
