@@ -115,16 +115,23 @@ for (const { kind, skip } of kinds) {
   test(`${kind}: a guest at full write rate switches in the middle of its precopy, and is the same there`, {
     skip,
   }, async () => {
+    let isAmid!: () => void;
+    const amid = new Promise<void>((resolve) => {
+      isAmid = resolve;
+    });
     const { outgoing, incoming } = await migrate(
       kind,
       {},
       async (migration, destination) => {
-        await delay(200);
+        await amid;
         migration.startPostcopy();
         await destination.next('running');
       },
       // Slow enough for the guest to need what has not come.
-      { parameters: { maxBandwidth: 100 * MIB, maxPostcopyBandwidth: 20 * MIB } },
+      {
+        parameters: { maxBandwidth: 20 * MIB, maxPostcopyBandwidth: 10 * MIB },
+        onProgress: ({ ram }) => ram.transferred > MIB && isAmid(),
+      },
     );
     assert.equal(incoming.status, 'completed');
     const { requests, duplicates, runningMs } = incoming.ramferry.postcopy!;
