@@ -155,7 +155,8 @@ for (const { kind, skip } of kinds) {
     };
     const { outgoing, incoming } = await migrate(
       kind,
-      { rate: 50 * MIB },
+      // With a balloon, whose device and driver touch memory too.
+      { rate: 50 * MIB, freePageHints: true, garbage: true },
       async (migration, _destination, uri) => {
         migration.startPostcopy();
         for (let pauses = 0; pauses < 3; pauses += 1) {
