@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { listen } from '../src/channel/index.js';
-import { type IncomingReport, MemoryTarget, MigrationDestination } from '../src/destination/index.js';
+import { type IncomingReport, MemoryTarget, MigrationDestination, PostcopyTarget } from '../src/destination/index.js';
 import { deviceStates } from '../src/format/stream/index.js';
 import { forEachUnplugged, memoryDevices } from '../src/format/virtio/index.js';
 import { WorkloadGuest, type WorkloadOptions } from '../src/guest/index.js';
@@ -247,5 +247,55 @@ test('a destination whose device is another one refuses before the first page, a
   source.requestVirtioMem(16 * MIB);
   await source.virtioMemSettled();
   await assertWell(source);
+  await Promise.all([source.shutdown(), target.shutdown()]);
+});
+
+// RD-6, 8.6: nothing is plugged while memory arrives, and afterwards it goes on
+test('a guest with memory plugged and unplugged arrives by postcopy, over a link that breaks', async () => {
+  const source = WorkloadGuest.create(options(1));
+  await source.start();
+  source.requestVirtioMem(24 * MIB);
+  await source.virtioMemSettled();
+  const target = WorkloadGuest.create(options(1));
+  await target.boot();
+  const listener = await listen('tcp:127.0.0.1:0');
+  let pauses = 0;
+  const migration = new Migration({
+    guest: { kind: 'workload', shared: source.share() },
+    uri: listener.uri,
+    postcopy: { prefetchPages: 8, atOnce: true },
+    parameters: { maxPostcopyBandwidth: 20 * MIB },
+    onStatus: (status) => {
+      if (status === 'postcopy-paused') {
+        migration.recoverPostcopy(listener.uri);
+      } else if (status === 'postcopy-active' && pauses === 0) {
+        pauses += 1;
+        setTimeout(() => migration.pausePostcopy(), 100);
+      }
+    },
+  });
+  const destination = new MigrationDestination({
+    channel: await listener.accept(),
+    target: new PostcopyTarget({ blocks: target.blocks, missingPages: () => target.missingPages() }),
+    earlySection: (section, body) => target.loadEarly(section, body),
+    commit: async ({ summary }) => target.load(deviceStates(summary.tail, summary.devices)),
+    postcopy: {
+      run: async () => {
+        await target.resume();
+        target.requestVirtioMem(32 * MIB);
+      },
+      reconnect: () => listener.accept(),
+    },
+  });
+  const [{ error, report }, incoming] = await Promise.all([migration.ended, destination.run()]);
+  await listener.close();
+  assert.deepEqual([error, destination.error], [undefined, undefined]);
+  assert.equal(incoming.ramferry.postcopy!.recoveries, 1);
+  assert.equal(incoming.ramferry.postcopy!.duplicates, 0);
+  assert.ok(report.ram.transferred < 80 * MIB, `${report.ram.transferred}`);
+  assert.ok(target.virtioMem!.answers.busy > 0);
+  await target.virtioMemSettled();
+  assert.equal(target.virtioMem!.pluggedBytes, 32 * MIB);
+  await assertWell(target);
   await Promise.all([source.shutdown(), target.shutdown()]);
 });

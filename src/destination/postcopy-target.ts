@@ -15,6 +15,7 @@ import type { RamSetup, ReadRamBlock } from '../format/stream/stream-handler.js'
 import { RamferryError } from '../memory/errors.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
+import type { RamDiscardManager } from '../memory/ram-discard-manager.js';
 import { MemoryTarget, type MemoryTargetOptions } from './memory-target.js';
 
 export interface PostcopyTargetOptions extends MemoryTargetOptions {
@@ -36,6 +37,7 @@ export class PostcopyTarget extends MemoryTarget {
   #isAdvised = false;
   /** Set from the switch on. */
   #missing: MissingPages | undefined;
+  readonly #frozen: RamDiscardManager[] = [];
   readonly #batch = { pages: new Int32Array(BATCH_PAGES), contents: new Int32Array(BATCH_PAGES), count: 0 };
 
   constructor(options: PostcopyTargetOptions) {
@@ -78,6 +80,11 @@ export class PostcopyTarget extends MemoryTarget {
   /** The guest is about to run: what has not arrived is missing. `onFault` is called when there is something for `nextFault`. */
   listen(onFault: () => void): void {
     for (const { bitmaps, discardManager, usedLength } of this.#migrated) {
+      // Plugging has to wait: what was missing must not become something else meanwhile (8.6).
+      if (discardManager !== undefined) {
+        discardManager.freeze();
+        this.#frozen.push(discardManager);
+      }
       // What is no memory is not sent either: nobody may wait for it (RD-6).
       discardManager?.replayDiscarded(0, usedLength, (offset, length) => {
         this.#blocks.bitmaps.kernels.setRange(bitmaps.received, offset / GUEST_PAGE_SIZE, length / GUEST_PAGE_SIZE);
@@ -111,10 +118,18 @@ export class PostcopyTarget extends MemoryTarget {
   /** Guest threads that wait will wait for ever: they end. */
   abandon(): void {
     this.#missing?.abandon();
+    this.#thaw();
   }
 
   override async finish(): Promise<void> {
     this.#missing?.finish();
+    this.#thaw();
+  }
+
+  #thaw(): void {
+    for (const manager of this.#frozen.splice(0)) {
+      manager.thaw();
+    }
   }
 
   override records(announced: ReadRamBlock, bytes: Uint8Array, start: number, end: number): number {
