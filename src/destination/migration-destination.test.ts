@@ -212,6 +212,43 @@ test('a source with a return path that goes before it has its answer has failed:
   }
 });
 
+test('who needs a return path refuses a source without one before it loads anything', async () => {
+  const without = start(new ScriptedChannel().send([stream()]), { needsReturnPath: true });
+  assert.equal((await without.ended).status, 'failed');
+  assert.deepEqual([codeOf(without.destination), without.destination.report().ram.total], ['NO_RETURN_PATH', 0]);
+  assert.equal(
+    (await start(new ScriptedChannel().send([stream(1)]), { needsReturnPath: true }).ended).status,
+    'completed',
+  );
+});
+
+// What a relay rests on: the guest is another's only when its source has closed in order.
+test('a source that was told has left when it closes, and not when the link breaks or nothing comes of it', async () => {
+  class Lingering extends ScriptedChannel {
+    override async end(): Promise<void> {
+      this.hasEnded = true;
+    }
+  }
+  const leaves: readonly [(channel: ScriptedChannel) => void, boolean][] = [
+    [(channel) => channel.sendAndEnd([]), true],
+    [
+      (channel) => {
+        channel.sendAndBreak([], new Error('connection reset'));
+        setImmediate(() => channel.destroy());
+      },
+      false,
+    ],
+    [() => {}, false],
+  ];
+  for (const [leave, hasLeft] of leaves) {
+    const channel = new Lingering().send([stream(1)]);
+    const { destination, ended } = start(channel, { lingerMs: 20 });
+    assert.equal((await ended).status, 'completed');
+    leave(channel);
+    assert.equal(await destination.sourceLeft(), hasLeft);
+  }
+});
+
 test('a cancel ends it so that the source runs on: before, while pages come, while the last bytes are written', async () => {
   const aborted = AbortSignal.abort();
   const before = start(new ScriptedChannel().send([stream()]), { signal: aborted });

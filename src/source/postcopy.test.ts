@@ -318,6 +318,40 @@ test('a lazy source sends what is asked for and the first pages, until it shall 
   assertArrived(guest, destination);
 });
 
+// PC-18 comes after it: not even what is asked for may leave, since the guest would run.
+test('a held guest gets the pages that its devices need, alone, and no other before it is released', async () => {
+  let hasLoaded = false;
+  const { guest, destination, source, reached } = setUp({
+    postcopy: { isHeld: true, firstPages: [{ blockName: 'block0', page: 9 }], onLoaded: () => (hasLoaded = true) },
+  });
+  fill(guest);
+  destination.answersLoaded = false;
+  const pages = (): string[] => destination.steps.filter((step) => step.startsWith('page'));
+  const turns = async (): Promise<void> => {
+    for (let turn = 0; turn < 20; turn += 1) {
+      await nextTurn();
+    }
+  };
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-active');
+  await turns();
+  assert.deepEqual(pages(), []);
+  destination.request('block1', 3);
+  await turns();
+  assert.deepEqual([pages(), hasLoaded], [['page block1:3'], false]);
+  destination.load();
+  destination.request('block0', 40);
+  await turns();
+  destination.request('block0', 50);
+  await turns();
+  assert.deepEqual([pages(), hasLoaded, destination.isRunning], [['page block1:3'], true, true]);
+  source.releasePostcopy();
+  completed(await running);
+  assert.equal(pages()[1], 'page block0:40');
+  assertArrived(guest, destination);
+});
+
 test('pages known to be zero are sent to who waits for one, and to nobody else', async () => {
   class HalfEmptyGuest extends ScriptedGuest {
     contentBitmap(block: RamBlock): number {
