@@ -10,6 +10,7 @@ import { RamferryError } from '../memory/errors.js';
 import { identityWarnings } from '../monitor/clones.js';
 import type { HeldGuestEnd } from '../monitor/held-guest.js';
 import { type Handover, Relay, type RelayEnd } from '../monitor/relay.js';
+import { rehearseRelay } from '../monitor/relay-rehearsal.js';
 import { acceptOne } from './accept-one.js';
 import { parseInteger } from './arguments.js';
 import { formatBytes, formatCount, formatDuration, formatTable } from './format.js';
@@ -62,6 +63,7 @@ export const relay: Verb<RelayVerbOptions> = {
     const [uri, ...targets] = operands as [string, ...string[]];
     const spool = options.spool ?? `relay-${process.pid}.mapped`;
     checkUris(uri, targets);
+    await rehearseRelay();
     const destinations = await connectAll(targets, options.retry * MS, signal);
     try {
       const relayed = new Relay({

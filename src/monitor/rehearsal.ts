@@ -15,6 +15,8 @@ import { PostcopySink } from '../source/postcopy-sink.js';
 /** Enough for the compiler to notice; a few milliseconds in all. */
 const REQUESTS = 150;
 
+const PREFETCH_PAGES = 8;
+
 /**
  * Serves some pages of a guest that does not run, and writes nothing anywhere. Does nothing for a guest that can run: it
  * would be stopped.
@@ -25,7 +27,8 @@ export async function rehearsePostcopy(guest: SourceGuest): Promise<void> {
   if (guest.log !== undefined || block === undefined) {
     return;
   }
-  const stride = Math.ceil(block.usedPages / REQUESTS) * (block.hostPageSize / 4096);
+  // No request may find that its page came along: it would not be answered, and nothing would follow.
+  const stride = Math.max(PREFETCH_PAGES + 1, Math.ceil(block.usedPages / REQUESTS)) * (block.hostPageSize / 4096);
   let asked = 0;
   let reader: ChannelReader | undefined;
   const say = (bytes: Uint8Array): void => {
@@ -63,7 +66,7 @@ export async function rehearsePostcopy(guest: SourceGuest): Promise<void> {
     guest,
     sink: new PostcopySink(channel),
     parameters: defaultParameters,
-    postcopy: { prefetchPages: 8, isLazy: true },
+    postcopy: { prefetchPages: PREFETCH_PAGES, isLazy: true },
   });
   source.startPostcopy();
   await source.run();

@@ -130,7 +130,7 @@ const serveSpool = async (
 
 /** Whether QEMU still hears anything: its main thread may wait for a page that nobody will bring (docs/relay.md). */
 const isResponsive = ({ guest }: Destination): Promise<boolean> =>
-  guest.qmp.execute('query-status', undefined, { timeoutMs: 3000 }).then(
+  guest.qmp.execute('query-status', undefined, { timeoutMs: 10_000 }).then(
     () => true,
     () => false,
   );
