@@ -14,7 +14,7 @@ import type { BarrierChoice } from '../guest/workload/control.js';
 import type { MissingPagesKind } from '../guest/workload/workload-guest-node.js';
 import { type IncomingWorkload, receiveWorkload } from '../monitor/incoming-workload.js';
 import { type PlainError, plainError } from '../monitor/source-messages.js';
-import { type Judgement, judge } from './demo-judgement.js';
+import { type Judgement, judge, runOn } from './demo-judgement.js';
 
 export type ToDemoDestination =
   | {
@@ -42,7 +42,16 @@ const post = (message: FromDemoDestination): void => {
 async function receive(request: Extract<ToDemoDestination, { type: 'prepare' }>): Promise<IncomingWorkload> {
   const listener = await listen(request.uri);
   post({ type: 'listening', uri: listener.uri });
-  return receiveWorkload({ ...request, listener, beforeRun: (guest) => guest.limitSteps(request.steps) });
+  const { steps, postcopy } = request;
+  const incoming = await receiveWorkload({
+    ...request,
+    listener,
+    beforeRun: (guest) => guest.limitSteps(postcopy === undefined ? 0 : steps),
+  });
+  if (postcopy === undefined) {
+    await runOn(incoming.guest, steps);
+  }
+  return incoming;
 }
 
 let incoming: IncomingWorkload | undefined;

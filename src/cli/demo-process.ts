@@ -1,0 +1,103 @@
+// The process that the demo migrates its guest to, as the demo sees it, and a migration to it. What runs there:
+// demo-destination.ts.
+
+import { type ChildProcess, fork } from 'node:child_process';
+import type { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
+import { RamferryError } from '../memory/errors.js';
+import { Migration, type MigrationEnd, type MigrationOptions } from '../monitor/migration.js';
+import { ramferryError } from '../monitor/source-messages.js';
+import type { FromDemoDestination, ToDemoDestination } from './demo-destination.js';
+import { divergence, progressOf } from './migration-report.js';
+import type { Invocation } from './verb.js';
+
+export class DemoDestination {
+  readonly #child: ChildProcess;
+
+  constructor() {
+    this.#child = fork(new URL('./demo-destination.js', import.meta.url), { stdio: ['ignore', 2, 2, 'ipc'] });
+  }
+
+  post(message: ToDemoDestination): void {
+    this.#child.send(message);
+  }
+
+  /** Resolves with the next message of this type; rejects if the process fails or ends. */
+  next<Type extends FromDemoDestination['type']>(type: Type): Promise<Extract<FromDemoDestination, { type: Type }>> {
+    return new Promise((resolve, reject) => {
+      const settle = (action: () => void): void => {
+        this.#child.off('message', received);
+        this.#child.off('exit', exited);
+        action();
+      };
+      const received = (message: FromDemoDestination): void => {
+        if (message.type === 'failed') {
+          settle(() => reject(ramferryError(message.error)));
+        } else if (message.type === type) {
+          settle(() => resolve(message as Extract<FromDemoDestination, { type: Type }>));
+        }
+      };
+      const exited = (): void =>
+        settle(() =>
+          reject(new RamferryError('failed', 'DESTINATION_DIED', 'The process of the destination ended unexpectedly.')),
+        );
+      this.#child.on('message', received);
+      this.#child.on('exit', exited);
+    });
+  }
+
+  end(): void {
+    this.#child.removeAllListeners();
+    this.#child.kill();
+  }
+}
+
+export interface DemoMigrationOptions extends Pick<MigrationOptions, 'parameters' | 'trace'> {
+  readonly uri: string;
+  /** How the migration is called while it runs. */
+  readonly name: string;
+  readonly wantsHints: boolean;
+  /** What the destination is told beforehand. */
+  readonly prepare: Omit<Extract<ToDemoDestination, { type: 'prepare' }>, 'type' | 'uri'>;
+}
+
+/** Migrates the running guest. If that succeeds, it runs there and is stopped here. */
+export async function migrateTo(
+  destination: DemoDestination,
+  guest: WorkloadGuest,
+  { progress, signal }: Pick<Invocation<unknown>, 'progress' | 'signal'>,
+  { uri, name, wantsHints, prepare, ...options }: DemoMigrationOptions,
+): Promise<MigrationEnd> {
+  signal.throwIfAborted();
+  const listening = destination.next('listening');
+  destination.post({ type: 'prepare', uri, ...prepare });
+  await listening;
+  const running = destination.next('running');
+  // It is awaited below; if the migration fails first, that is the failure to report.
+  running.catch(() => {});
+  let warned = false;
+  const migration = new Migration({
+    ...options,
+    guest: { kind: 'workload', shared: guest.share(), wantsHints },
+    blocks: guest.blocks,
+    uri,
+    onProgress: (report) => {
+      const warning = warned ? undefined : divergence(report);
+      if (warning !== undefined) {
+        warned = true;
+        progress.note(`warning: ${warning}`);
+      }
+      const state = progressOf(report);
+      progress.update({ ...state, phase: `${name}: ${state.phase}` });
+    },
+  });
+  const cancel = (): void => migration.cancel();
+  signal.addEventListener('abort', cancel);
+  const end = await migration.ended.finally(() => signal.removeEventListener('abort', cancel));
+  for (const warning of end.report.ramferry.warnings) {
+    progress.note(`warning: ${warning}`);
+  }
+  if (end.error === undefined) {
+    await running;
+  }
+  return end;
+}
