@@ -150,7 +150,7 @@ function verdict(
   const text = [
     `${formatBytes(options.memory)} guest, ${options.writers} threads (${options.workload}), writing ${
       options.rate === 0 ? 'as fast as it can' : formatRate(options.rate)
-    } to ${formatBytes(options.workingSet)}; the rest is free, and full of what it last held`,
+    } to ${formatBytes(options.workingSet)}, ${formatBytes(Math.max(0, options.memory - options.workingSet))} free`,
     '',
     ...(options.verbose === true ? [parameterTable(report)] : []),
     iterationTable(report),
