@@ -34,9 +34,6 @@ test('demo: the same guest plain and with free page hints, both verified', async
   // 96 MiB are free; blocks of 4 MiB that are free in part are not hinted.
   assert.ok(ramferry.hints.honoured >= 80 * 256, `${ramferry.hints.honoured} pages`);
   assert.equal(saved!.bytes, Math.round((1 - ram.transferred / plain!.ram.transferred) * 1000) / 1000);
-  const sentFirst = ({ ramferry: { iterations } }: MigrationReport): number =>
-    iterations[0]!.normalPages + iterations[0]!.zeroPages;
-  assert.ok(sentFirst(plain!) - sentFirst({ ...plain!, ramferry }) >= 80 * 256);
 });
 
 test('demo of a guest that takes memory all the time: its twin takes the same', async () => {
