@@ -1,39 +1,42 @@
-// The process that the demo migrates its guest to, as the demo sees it, and a migration to it. What runs there:
-// demo-destination.ts.
+// The processes that the demo moves its guest to, as the demo sees them, and a migration to one. What runs there:
+// demo-destination.ts, demo-restored.ts.
 
 import { type ChildProcess, fork } from 'node:child_process';
 import type { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { Migration, type MigrationEnd, type MigrationOptions } from '../monitor/migration.js';
-import { ramferryError } from '../monitor/source-messages.js';
+import { type PlainError, ramferryError } from '../monitor/source-messages.js';
 import type { FromDemoDestination, ToDemoDestination } from './demo-destination.js';
 import { divergence, progressOf } from './migration-report.js';
 import type { Invocation } from './verb.js';
 
-export class DemoDestination {
+/** What a process may say. */
+type Message = { readonly type: string } | { readonly type: 'failed'; readonly error: PlainError };
+
+export class DemoProcess<To extends object, From extends Message> {
   readonly #child: ChildProcess;
 
-  constructor() {
-    this.#child = fork(new URL('./demo-destination.js', import.meta.url), { stdio: ['ignore', 2, 2, 'ipc'] });
+  constructor(program: URL) {
+    this.#child = fork(program, { stdio: ['ignore', 2, 2, 'ipc'] });
   }
 
-  post(message: ToDemoDestination): void {
+  post(message: To): void {
     this.#child.send(message);
   }
 
   /** Resolves with the next message of this type; rejects if the process fails or ends. */
-  next<Type extends FromDemoDestination['type']>(type: Type): Promise<Extract<FromDemoDestination, { type: Type }>> {
+  next<Type extends From['type']>(type: Type): Promise<Extract<From, { type: Type }>> {
     return new Promise((resolve, reject) => {
       const settle = (action: () => void): void => {
         this.#child.off('message', received);
         this.#child.off('exit', exited);
         action();
       };
-      const received = (message: FromDemoDestination): void => {
-        if (message.type === 'failed') {
+      const received = (message: From): void => {
+        if ('error' in message) {
           settle(() => reject(ramferryError(message.error)));
         } else if (message.type === type) {
-          settle(() => resolve(message as Extract<FromDemoDestination, { type: Type }>));
+          settle(() => resolve(message as Extract<From, { type: Type }>));
         }
       };
       const exited = (): void =>
@@ -48,6 +51,12 @@ export class DemoDestination {
   end(): void {
     this.#child.removeAllListeners();
     this.#child.kill();
+  }
+}
+
+export class DemoDestination extends DemoProcess<ToDemoDestination, FromDemoDestination> {
+  constructor() {
+    super(new URL('./demo-destination.js', import.meta.url));
   }
 }
 

@@ -1,5 +1,6 @@
 // `ramferry demo`: a busy guest in this process is live-migrated to a second process, runs on there, and is compared. Before
-// that it is migrated plainly, so that one sees what free page hints and the lazy clear save.
+// that it is migrated plainly, so that one sees what free page hints and the lazy clear save. In the end it is saved, and restored
+// before its memory is loaded (demo-restore.ts).
 //
 // How the two are compared: after the switchover the original does not run any more, but it is still there. Both are
 // allowed the same number of further steps, and then both memories must be the same to the byte. A page that was lost,
@@ -12,13 +13,14 @@ import { type Command, Option } from 'commander';
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { BarrierChoice } from '../guest/workload/control.js';
 import type { WorkloadKind } from '../guest/workload/programs.js';
-import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
+import { WorkloadGuest, type WorkloadOptions } from '../guest/workload/workload-guest-node.js';
 import { RamferryError } from '../memory/errors.js';
 import type { MigrationReport } from '../source/statistics.js';
 import { parseInteger } from './arguments.js';
 import { differences, type Judgement, judge, runOn } from './demo-judgement.js';
 import { comparisonTable, migratePlainly, savingOf } from './demo-plain.js';
 import { DemoDestination, migrateTo } from './demo-process.js';
+import { type DemoResult, saveAndRestore, withRestore } from './demo-restore.js';
 import { formatBytes, formatCount, formatRate } from './format.js';
 import { addLiveOptions, type MigrationVerbOptions, parametersOf, sizeOption, traceOf } from './migration-options.js';
 import { downtimeTable, iterationTable, parameterTable, totalsTable } from './migration-report.js';
@@ -33,6 +35,7 @@ interface DemoOptions extends MigrationVerbOptions {
   readonly workingSet: number;
   readonly barrier: BarrierChoice;
   readonly plain: boolean;
+  readonly restore: boolean;
 }
 
 /**
@@ -67,7 +70,8 @@ export const demo: Verb<DemoOptions> = {
           .choices(['unconditional', 'filtered'])
           .default('unconditional'),
       )
-      .option('--no-plain', 'leave out the plain migration, which is there to compare with');
+      .option('--no-plain', 'leave out the plain migration, which is there to compare with')
+      .option('--no-restore', 'leave out the last act: saved, and restored before its memory is loaded');
   },
   examples: [
     ['', 'migrate a busy guest of 1 GiB to a second process and compare'],
@@ -84,7 +88,7 @@ export const demo: Verb<DemoOptions> = {
         hint: `--memory takes whole pages of ${GUEST_PAGE_SIZE} bytes, at least ${formatBytes(MEMORY_MIN)}`,
       });
     }
-    const guest = WorkloadGuest.create({
+    const machine: WorkloadOptions = {
       memoryBytes: memory,
       workload,
       writers,
@@ -93,11 +97,24 @@ export const demo: Verb<DemoOptions> = {
       barrier,
       freePageHints: true,
       garbage: true,
-    });
+    };
+    const guest = WorkloadGuest.create(machine);
     const folder = mkdtempSync(join(tmpdir(), 'ramferry-demo-'));
     const destination = new DemoDestination();
     try {
-      return await migrateAndCompare(invocation, guest, destination, `unix:${join(folder, 'migration.sock')}`);
+      const migrated = await migrateAndCompare(
+        invocation,
+        guest,
+        destination,
+        `unix:${join(folder, 'migration.sock')}`,
+      );
+      destination.end();
+      if (!invocation.options.restore || migrated.failure !== undefined) {
+        return migrated;
+      }
+      const restore = await saveAndRestore(guest, invocation, { folder, machine, steps: STEPS_AFTER });
+      invocation.progress.finish();
+      return withRestore(migrated, restore);
     } finally {
       destination.end();
       await guest.shutdown();
@@ -111,7 +128,7 @@ async function migrateAndCompare(
   guest: WorkloadGuest,
   destination: DemoDestination,
   uri: string,
-): Promise<{ document: object; text: string; failure?: RamferryError }> {
+): Promise<DemoResult> {
   const { options, progress } = invocation;
   progress.update({ phase: `the guest fills ${formatBytes(options.memory)}` });
   await guest.start();
@@ -144,7 +161,7 @@ function verdict(
   report: MigrationReport,
   here: Judgement,
   there: Judgement,
-): { document: object; text: string; failure?: RamferryError } {
+): DemoResult {
   const different = differences(here, there);
   const verified = different.length === 0;
   const text = [
