@@ -2,7 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { randomChoices } from '../../../test/random.js';
 import { patternPage, StreamBuilder, testDevice } from '../../../test/streams.js';
+import { RamferryError } from '../../memory/errors.js';
 import { ByteWriter } from '../byte-writer.js';
 import { Command, ElementType } from './constants.js';
 import { buildDeviceTail } from './device-tail.js';
@@ -34,6 +36,7 @@ const discard = (name: string, start: number, length: number): Uint8Array => {
 /** Notes what it is told. */
 class Notes implements StreamHandler {
   readonly said: string[] = [];
+  sections: Uint8Array | undefined;
   readonly postcopy = {
     advise: () => this.#say('advise'),
     discard: ({ name }: { name: string }, start: number, length: number) =>
@@ -42,7 +45,7 @@ class Notes implements StreamHandler {
       { devices: found, tail }: { devices: readonly { name: string; bytes: number }[]; tail: { sections: Uint8Array } },
       pings: readonly number[],
     ) => {
-      assert.deepEqual(tail.sections, buildDeviceTail(devices).sections);
+      this.sections = tail.sections;
       this.#say(`run ${found.map(({ name, bytes }) => `${name}:${bytes}`).join()} pings ${pings.join()}`);
     },
     askReceived: ({ name }: { name: string }) => this.#say(`received? ${name}`),
@@ -104,6 +107,7 @@ test('advised, discarded, packaged, and pages until EOF, in pieces of any size',
       'zero vga.vram 1',
       'end',
     ]);
+    assert.deepEqual(notes.sections, buildDeviceTail(devices).sections);
     assert.ok(reader.done);
   }
 });
@@ -189,4 +193,37 @@ test('a question is answered once', () => {
   reader.resume();
   reader.push(askReceivedBitmap('pc.ram'));
   assert.throws(() => reader.push(askReceivedBitmap('pc.ram')), { code: 'POSTCOPY_ORDER', value: 'pc.ram' });
+});
+
+test('whatever is damaged, the reader says so or reads on', () => {
+  const next = randomChoices(7);
+  const { bytes } = switched()
+    .raw(ping(4))
+    .end([{ block: 'vga.vram', page: 1, kind: 'zero' }])
+    .raw(Uint8Array.of(ElementType.EOF));
+  const questions = Buffer.concat([askReceivedBitmap('pc.ram'), askReceivedBitmap('vga.vram'), postcopyResume()]);
+  const damage = (original: Uint8Array): Uint8Array => {
+    const copy = original.slice();
+    for (let count = next(3); count >= 0; count -= 1) {
+      copy[next(copy.length)] = next(256);
+    }
+    return copy;
+  };
+  let refused = 0;
+  for (let round = 0; round < 3000; round += 1) {
+    try {
+      // Half of the damage where the commands are, not in a page.
+      const [reader, notes] = read(
+        round % 2 === 0 ? damage(bytes) : Buffer.concat([bytes.subarray(0, 4500), damage(bytes.subarray(4500))]),
+      );
+      if (!reader.done && notes.sections !== undefined) {
+        reader.resume();
+        reader.push(damage(questions));
+      }
+    } catch (error) {
+      assert.ok(error instanceof RamferryError, String(error));
+      refused += 1;
+    }
+  }
+  assert.ok(refused > 300, `${refused} refused`);
 });
