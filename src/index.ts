@@ -3,7 +3,7 @@
 // browser too.
 
 export { listen, openChannel } from './channel/index.js';
-export { FileTarget, MemoryTarget, MigrationDestination } from './destination/index.js';
+export { FileTarget, MemoryTarget, MigrationDestination, PostcopyTarget } from './destination/index.js';
 export { userfaultfdProblem } from './dirty-log/userfaultfd-node.js';
 export { deviceStates } from './format/stream/index.js';
 export { SnapshotGuest, WorkloadGuest } from './guest/index.js';
@@ -13,6 +13,7 @@ export { adviseHugePages } from './memory/huge-pages-node.js';
 export { RamBlockList, RamferryError } from './memory/index.js';
 export { BackgroundPopulator } from './memory/populator-node.js';
 export { Clones } from './monitor/clones.js';
+export { type IncomingWorkload, type IncomingWorkloadOptions, receiveWorkload } from './monitor/incoming-workload.js';
 export { MapRestore } from './monitor/map-restore.js';
 export { Migration, type MigrationEnd, type MigrationOptions } from './monitor/migration.js';
 export { ServeRestore } from './monitor/serve-restore.js';

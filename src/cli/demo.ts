@@ -20,6 +20,7 @@ import { parseInteger } from './arguments.js';
 import { differences, type Judgement, judge, runOn } from './demo-judgement.js';
 import { comparisonTable, migratePlainly, savingOf } from './demo-plain.js';
 import { DemoDestination, migrateTo } from './demo-process.js';
+import { demoQemu } from './demo-qemu.js';
 import { type DemoResult, saveAndRestore, withRestore } from './demo-restore.js';
 import { formatBytes, formatCount, formatRate } from './format.js';
 import { addLiveOptions, type MigrationVerbOptions, parametersOf, sizeOption, traceOf } from './migration-options.js';
@@ -28,7 +29,7 @@ import type { Invocation, Verb } from './verb.js';
 
 interface DemoOptions extends MigrationVerbOptions {
   readonly memory: number;
-  readonly guest: 'workload';
+  readonly guest: 'workload' | 'qemu';
   readonly workload: WorkloadKind;
   readonly writers: number;
   readonly rate: number;
@@ -54,7 +55,7 @@ export const demo: Verb<DemoOptions> = {
   configure: (command: Command) => {
     addLiveOptions(command, DEFAULTS)
       .addOption(sizeOption('--memory <bytes>', 'guest memory', 2 ** 30))
-      .addOption(new Option('--guest <kind>', 'what runs inside').choices(['workload']).default('workload'))
+      .addOption(new Option('--guest <kind>', 'what runs inside').choices(['workload', 'qemu']).default('workload'))
       .addOption(
         new Option('--workload <kind>', 'what the guest does')
           .choices(['idle', 'churn', 'fillfree', 'build'])
@@ -78,6 +79,7 @@ export const demo: Verb<DemoOptions> = {
     ['--rate 160M --downtime-limit 30', 'a busier guest and a tighter limit: more passes'],
     ['--clear-bitmap-shift 6 --trace "migration_bitmap_*"', 'watch the dirty log being synced and cleared'],
     ['--max-bandwidth 0 --json', 'as fast as the machine can, as JSON'],
+    ['--guest qemu --memory 512M --working-set 128M', 'a Linux in a stock QEMU, saved and cloned four times'],
   ],
 
   async run(invocation) {
@@ -87,6 +89,14 @@ export const demo: Verb<DemoOptions> = {
         value: memory,
         hint: `--memory takes whole pages of ${GUEST_PAGE_SIZE} bytes, at least ${formatBytes(MEMORY_MIN)}`,
       });
+    }
+    if (invocation.options.guest === 'qemu') {
+      const folder = mkdtempSync(join(tmpdir(), 'ramferry-demo-'));
+      try {
+        return await demoQemu(invocation, folder);
+      } finally {
+        rmSync(folder, { recursive: true, force: true });
+      }
     }
     const machine: WorkloadOptions = {
       memoryBytes: memory,

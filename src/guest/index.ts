@@ -7,6 +7,7 @@ export { WORKLOAD_MACHINE } from './workload/machine.js';
 export { WorkloadKind } from './workload/programs.js';
 export type { BadPage, Verification } from './workload/verify.js';
 export {
+  type MissingPagesKind,
   type RestoreOptions,
   type WorkloadCounters,
   WorkloadGuest,
