@@ -21,7 +21,7 @@ export class ScriptedGuest implements SourceGuest {
   readonly ramSectionId = 1;
   readonly blocks: RamBlockList;
   readonly log: DirtyLog;
-  hints?: ScriptedHints;
+  hints?: HintSource;
   running = true;
   stops = 0;
   resumes = 0;
@@ -46,6 +46,13 @@ export class ScriptedGuest implements SourceGuest {
     const extent = block.extentOf(page);
     extent.segment.bytes[extent.address + (page - extent.firstPage) * PAGE] = value;
     this.#writer.mark(block, page);
+    this.#writer.park();
+  }
+
+  /** Marks what others have stored to the guest's memory. */
+  mark(block: RamBlock, firstPage: number, pageCount: number): void {
+    this.#writer.unpark();
+    this.#writer.markRange(block, firstPage, pageCount);
     this.#writer.park();
   }
 

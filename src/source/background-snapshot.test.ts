@@ -5,7 +5,7 @@ import { closeSync, openSync, readSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { PAGE, RecordingSink, ScriptedGuest } from '../../test/source-kit.js';
+import { PAGE, RecordingSink, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
 import { allocateStoreBarrier } from '../dirty-log/store-barrier.js';
 import { userfaultfdProblem } from '../dirty-log/userfaultfd-node.js';
 import { allocateWriteProtect, protectionOf } from '../dirty-log/write-protect.js';
@@ -101,6 +101,14 @@ const run = (
   }).run();
 
 describe('background snapshot, the engine', () => {
+  test('has no syncs, so asks for no hints', async () => {
+    const stage = scene(200);
+    const hints = new ScriptedHints();
+    stage.guest.hints = hints;
+    assert.equal((await run(stage)).status, 'completed');
+    assert.deepEqual(hints.calls, []);
+  });
+
   // BS-2, BS-3, BS-6, BS-9, BS-10, BS-12, PL-30
   test('one stop; each page once; released after it has left; no log, no sync, no rate', async () => {
     const stage = scene(200);

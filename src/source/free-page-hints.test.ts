@@ -281,6 +281,8 @@ test('no hint acts between the stop and the next request, nor after the switchov
     it.hints.hint(it.block, 0, 512);
     return sync.call(it.guest.log, block, last);
   };
+  // What is left for the switchover.
+  it.guest.beforeStop = () => it.guest.store(it.block, 5, 9);
   const report = await migrate(it);
   // The hint given before the first request is stale; the one before the last sync is never taken.
   assert.equal(report.ramferry.hints.honoured, 0);
@@ -355,6 +357,24 @@ test('hints outside the blocks are dropped with one warning; a block that is not
   assert.deepEqual(report.ramferry.warnings, [
     'The guest hinted what is no guest memory as free, 7 times: that was ignored',
   ]);
+});
+
+// FH-20
+test('hints for what a RamDiscardManager has discarded are worth nothing: those pages were not to be sent anyway', async () => {
+  const it = world([64]);
+  const granule = 16 * PAGE;
+  const vmem = it.guest.blocks.add({ name: 'vmem', usedLength: 8 * granule, discardGranularity: granule });
+  vmem.discardManager!.populate(0, 2 * granule);
+  atFirstRequest(it, () => {
+    // The second granule, which is populated, and three that are not.
+    it.hints.hint(vmem, 16, 4 * 16);
+    it.hints.end();
+  });
+  const report = await migrate(it);
+  assert.equal(report.status, 'completed');
+  assert.deepEqual(report.ramferry.hints, { pages: 4 * 16, honoured: 16, stale: 0 });
+  assert.equal(report.ram.normal + report.ram.duplicate, 64 + 16);
+  assertDelivered(it, (page) => page >= 16);
 });
 
 test('a driver that broke the protocol is named', async () => {

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { type Cut, PostcopyDestination } from '../../test/postcopy-destination.js';
-import { PAGE, ScriptedGuest } from '../../test/source-kit.js';
+import { PAGE, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
 import { requestPages, shut } from '../format/stream/return-path.js';
 import type { RamBlock } from '../memory/ram-block.js';
 import { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
@@ -99,6 +99,23 @@ const completed = (report: MigrationReport): void => {
   assert.equal(report['error-desc'], undefined);
   assert.equal(report.status, 'completed');
 };
+
+// FH-16
+for (const isSwitched of [false, true]) {
+  test(`with postcopy announced, a guest is not asked for free pages${isSwitched ? '' : ', even if nobody switches'}`, async () => {
+    const { guest, blocks, destination, source } = setUp();
+    const hints = new ScriptedHints();
+    guest.hints = hints;
+    fill(guest);
+    hints.hint(blocks[0]!, 0, 60);
+    if (isSwitched) {
+      source.startPostcopy();
+    }
+    completed(await source.run());
+    assert.deepEqual(hints.calls, []);
+    assertArrived(guest, destination);
+  });
+}
 
 // PC-1, PC-2, PC-3, PC-4, PC-5, PC-6, PC-12, PC-19, G-1
 test('switched at any moment, under stores and requests: stale pages are discarded, each missing page comes once', async () => {
