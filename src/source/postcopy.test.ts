@@ -369,6 +369,44 @@ test('a held guest gets the pages that its devices need, alone, and no other bef
   assertArrived(guest, destination);
 });
 
+// PC-8, PC-18
+test('a page asked for as last time brings what was asked for next then, up to a bound and within the limit', async () => {
+  // Last time: every third page, from the last one down; in between the background came by.
+  const firstPages = Array.from({ length: 400 }, (_, index) => ({ blockName: 'block0', page: (399 - index) * 3 }));
+  for (const maxPostcopyBandwidth of [0, 20 * PAGE]) {
+    const { guest, destination, source, reached } = setUp({
+      pages: [1200, 8],
+      postcopy: { isLazy: true, prefetchPages: 0, firstPages },
+      parameters: { maxPostcopyBandwidth },
+    });
+    fill(guest);
+    const pages: string[] = [];
+    destination.onPage = (name, page) => pages.push(`${name}:${page}`);
+    destination.onListen = () => {
+      destination.request('block0', 900);
+      destination.request('block1', 5);
+    };
+    const running = source.run();
+    source.startPostcopy();
+    await reached('postcopy-active');
+    while (!pages.includes('block1:5')) {
+      await nextTurn();
+    }
+    const between = pages.slice(pages.indexOf('block0:900') + 1, pages.indexOf('block1:5'));
+    const [least, most] = maxPostcopyBandwidth > 0 ? [0, 20] : [256, 258];
+    assert.ok(between.length >= least && between.length <= most, `${between.length}`);
+    const next = Array.from(
+      { length: between.length },
+      (_, index) => `block0:${900 - 3 * Math.floor((index + 1) / 3) + ((index + 1) % 3)}`,
+    );
+    assert.deepEqual(between, next);
+    source.setParameters({ maxPostcopyBandwidth: 0 });
+    source.finishPostcopy();
+    completed(await running);
+    assertArrived(guest, destination);
+  }
+});
+
 test('pages known to be zero are sent to who waits for one, and to nobody else', async () => {
   class HalfEmptyGuest extends ScriptedGuest {
     contentBitmap(block: RamBlock): number {

@@ -3,7 +3,7 @@
 // those of every migration.
 //
 //   switch: stop │ last sync, host pages, discards │ package │ ◀ downtime ends
-//   then:   host page in flight ▸ requested page and what is behind it ▸ first pages ▸ everything else, within the limit
+//   then:   host page in flight ▸ requested page and what is likely asked for next ▸ first pages ▸ everything else
 //   link breaks: paused ▸ new connection ▸ received bitmaps ▸ what is missing is sent
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
@@ -12,6 +12,7 @@ import { RamferryError } from '../memory/errors.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
 import type { Clock } from './clock.js';
 import { excludeDiscarded } from './discarded-pages.js';
+import { FirstPages, FOLLOWING_PAGES, FOLLOWING_RANGES, type GuestPage } from './first-pages.js';
 import type { SourceGuest } from './guest.js';
 import { type PageRequest, PageRequests } from './page-requests.js';
 import type { PageSink } from './page-sink.js';
@@ -21,12 +22,14 @@ import { type ServiceTimeReport, ServiceTimes } from './service-times.js';
 import type { DowntimeBreakdown } from './statistics.js';
 import type { MigrationStatus } from './status.js';
 
+export type { GuestPage } from './first-pages.js';
+
 export interface PostcopyOptions {
   /** Pages sent behind each requested one with it. */
   readonly prefetchPages: number;
   /** Send only what is asked for, and `firstPages`, until `finish` is called. */
   readonly isLazy?: boolean;
-  /** Pushed before everything else, each as if it were requested: what the guest asked for last time. */
+  /** What the guest asked for last time, in that order: it comes before everything else that nobody asks for. */
   readonly firstPages?: readonly GuestPage[];
   /** The guest runs at the destination already, and its former source is gone: begin with the recovery. */
   readonly recovers?: boolean;
@@ -39,11 +42,6 @@ export interface PostcopyOptions {
   readonly onLoaded?: () => void;
   /** A page was asked for that had not been sent. */
   readonly onDemand?: (page: GuestPage) => void;
-}
-
-export interface GuestPage {
-  readonly blockName: string;
-  readonly page: number;
 }
 
 export interface PostcopyReport {
@@ -89,7 +87,7 @@ export class Postcopy {
   readonly #options: PostcopyOptions;
   readonly #clock: Clock;
   readonly #requests: PageRequests;
-  readonly #firstPages: readonly { readonly block: RamBlock; readonly page: number }[];
+  readonly #firstPages: FirstPages;
   readonly #times = new ServiceTimes();
   #isOrdered = false;
   #begun = false;
@@ -102,6 +100,8 @@ export class Postcopy {
   #wasUrgent = false;
   #lastRequestAt = Number.NEGATIVE_INFINITY;
   #nextFirstPage = 0;
+  /** What comes along with the last request: places in `#firstPages`, and how many pages. */
+  #following = { place: 0, end: 0, pages: 0 };
   /** Rest of a host page of which a part was sent: nothing may come in between (PC-6). */
   #unfinished: { readonly block: RamBlock; readonly page: number; readonly end: number } | undefined;
   #demands = 0;
@@ -126,10 +126,7 @@ export class Postcopy {
     this.#isLazy = options.isLazy ?? false;
     this.#isHeld = options.isHeld ?? false;
     this.#requests = new PageRequests(this.#blocks, sink.peer);
-    this.#firstPages = (options.firstPages ?? []).flatMap(({ blockName, page }) => {
-      const block = this.#blocks.find(({ name }) => name === blockName);
-      return block !== undefined && page < block.usedPages ? [{ block, page }] : [];
-    });
+    this.#firstPages = new FirstPages(options.firstPages ?? [], this.#blocks, options.prefetchPages);
   }
 
   get #blocks(): readonly RamBlock[] {
@@ -293,6 +290,7 @@ export class Postcopy {
     this.#requests.clear();
     this.#current = undefined;
     this.#serving = undefined;
+    this.#following.end = 0;
     this.#unfinished = undefined;
     await this.#sink.recover(channel, this.#guest, () => {
       for (const block of this.#blocks) {
@@ -342,7 +340,9 @@ export class Postcopy {
 
   /** Whether there are pages to send that nobody has asked for. */
   #mayPush(send: SendBitmap): boolean {
-    return send.remaining > 0 && !this.#isHeld && (!this.#isLazy || this.#nextFirstPage < this.#firstPages.length);
+    const isFollowing = this.#following.place < this.#following.end;
+    const isPushing = !this.#isLazy || isFollowing || this.#nextFirstPage < this.#firstPages.ranges.length;
+    return send.remaining > 0 && !this.#isHeld && isPushing;
   }
 
   /**
@@ -358,11 +358,13 @@ export class Postcopy {
       this.#serving = undefined;
     }
     const urgentLimit = (extent: Extent): number => this.#sink.batchLimit(extent);
+    const mayPush = !isLimited && !this.#isHeld;
     const found =
       !this.#isWithheld &&
       (this.#nextUnfinished(send, urgentLimit) ||
+        (mayPush && this.#nextFollowing(send, limit)) ||
         this.#nextRequested(send, urgentLimit) ||
-        (!isLimited && !this.#isHeld && this.#nextPushed(send, limit)));
+        (mayPush && this.#nextPushed(send, limit)));
     if (found) {
       this.#noteUnfinished(send);
     }
@@ -388,8 +390,10 @@ export class Postcopy {
       const { block, firstPage, pageCount } = this.#current;
       const end = firstPage + pageCount;
       const prefetchPages = this.#isHeld ? 0 : this.#options.prefetchPages;
-      const isMissing = this.#guest.blocks.bitmaps.kernels.findNextSet(block.bitmaps.send, firstPage, end) < end;
-      if (isMissing && send.nextIn(block, firstPage, this.#hostPageEnd(block, end + prefetchPages), limit)) {
+      if (
+        this.#isMissing(this.#current) &&
+        send.nextIn(block, firstPage, this.#hostPageEnd(block, end + prefetchPages), limit)
+      ) {
         const { count, pages } = send.batch;
         const asked = pages[count - 1] < end ? count : pages.subarray(0, count).findIndex((page) => page >= end);
         this.#demandedPages += asked;
@@ -400,17 +404,23 @@ export class Postcopy {
     }
   }
 
+  #isMissing({ block, firstPage, pageCount }: PageRequest): boolean {
+    return this.#guest.blocks.bitmaps.kernels.countRange(block.bitmaps.send, firstPage, pageCount) > 0;
+  }
+
   /** The request that waits longest and asks for something that is not sent yet (PC-7). */
   #take(send: SendBitmap): PageRequest | undefined {
-    const { kernels } = this.#guest.blocks.bitmaps;
     for (let request = this.#requests.take(); request !== undefined; request = this.#requests.take()) {
-      const { block, firstPage, pageCount } = request;
+      const { block, firstPage } = request;
       this.#includeZeroPages(send, request);
-      if (kernels.countRange(block.bitmaps.send, firstPage, pageCount) > 0) {
+      if (this.#isMissing(request)) {
         this.#lastRequestAt = this.#clock.now();
         this.#demands += 1;
         this.#serving = request;
         this.#options.onDemand?.({ blockName: block.name, page: firstPage });
+        const place = this.#firstPages.placeOf(block, firstPage);
+        const end = Math.min(this.#firstPages.ranges.length, place + FOLLOWING_RANGES);
+        this.#following = { place, end, pages: FOLLOWING_PAGES };
         return request;
       }
     }
@@ -433,17 +443,38 @@ export class Postcopy {
     }
   }
 
+  /** What followed last time on the page that was asked for: as one answer to its request, but within the limit. */
+  #nextFollowing(send: SendBitmap, limit: (extent: Extent) => number): boolean {
+    const following = this.#following;
+    if (following.place >= following.end || (this.#current !== undefined && this.#isMissing(this.#current))) {
+      return false;
+    }
+    this.#wasUrgent = false;
+    for (; following.place < following.end && following.pages > 0; following.place += 1) {
+      if (this.#nextFirst(send, following.place, limit)) {
+        following.pages -= send.batch.count;
+        this.#prefetchedPages += send.batch.count;
+        return true;
+      }
+    }
+    following.place = following.end;
+    return false;
+  }
+
   #nextPushed(send: SendBitmap, limit: (extent: Extent) => number): boolean {
-    const firstPages = this.#firstPages;
-    for (; this.#nextFirstPage < firstPages.length; this.#nextFirstPage += 1) {
-      const { block, page } = firstPages[this.#nextFirstPage];
-      const first = page - (page % hostPagePages(block));
-      if (send.nextIn(block, first, this.#hostPageEnd(block, page + 1 + this.#options.prefetchPages), limit)) {
+    for (; this.#nextFirstPage < this.#firstPages.ranges.length; this.#nextFirstPage += 1) {
+      if (this.#nextFirst(send, this.#nextFirstPage, limit)) {
         return true;
       }
     }
     const isAsked = this.#clock.now() - this.#lastRequestAt < ASKED_MS;
     return !this.#isLazy && send.next(limit, isAsked ? PAGES_WHILE_ASKED : PAGES_OTHERWISE);
+  }
+
+  #nextFirst(send: SendBitmap, place: number, limit: (extent: Extent) => number): boolean {
+    const { block, firstPage, endPage } = this.#firstPages.ranges[place];
+    const first = firstPage - (firstPage % hostPagePages(block));
+    return send.nextIn(block, first, this.#hostPageEnd(block, endPage), limit);
   }
 
   #hostPageEnd(block: RamBlock, page: number): number {
