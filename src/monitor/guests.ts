@@ -5,17 +5,28 @@ import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import type { WorkloadShared } from '../guest/workload/control.js';
 import { attachWorkloadGuest } from '../guest/workload/workload-source.js';
 import type { SourceGuest } from '../source/guest.js';
+import { refusePinnedDevices } from './postcopy-obstacles.js';
 
 export type GuestDescription =
   /** `wantsHints`: whether its balloon, if it has one, is asked for free pages. Default true. */
   | { readonly kind: 'workload'; readonly shared: WorkloadShared; readonly wantsHints?: boolean }
   | { readonly kind: 'snapshot-file'; readonly file: string };
 
-export async function attachGuest(description: GuestDescription): Promise<SourceGuest> {
+/**
+ * @param postcopy whether the guest shall run at its destination before its memory is there
+ * @throws RamferryError `POSTCOPY_OBSTACLE` if that would harm it
+ */
+export async function attachGuest(description: GuestDescription, postcopy = false): Promise<SourceGuest> {
   switch (description.kind) {
     case 'workload':
       return attachWorkloadGuest(description.shared, description.wantsHints);
-    case 'snapshot-file':
-      return new SnapshotGuest((await openSnapshotFile(description.file)).snapshot, description.file);
+    case 'snapshot-file': {
+      const { file } = description;
+      const { snapshot } = await openSnapshotFile(file);
+      if (postcopy) {
+        refusePinnedDevices(snapshot.summary.devices, file);
+      }
+      return new SnapshotGuest(snapshot, file);
+    }
   }
 }

@@ -16,6 +16,7 @@ import { defaultParameters } from '../source/parameters.js';
 import type { GuestPage } from '../source/postcopy.js';
 import { PostcopySink } from '../source/postcopy-sink.js';
 import type { GuestSource, StartedGuest, StartOptions } from './clones.js';
+import { refusePinnedDevices, refusePinningCommand } from './postcopy-obstacles.js';
 
 /** Pages sent behind one that is asked for: half as many requests (spec/qemu-lab.md, rule 4). */
 const PREFETCH_PAGES = 32;
@@ -48,9 +49,13 @@ export class ServeRestore implements GuestSource {
   /** @param firstPages what such a guest is known to ask for first */
   static async prepare(operand: string, firstPages: readonly GuestPage[] = []): Promise<ServeRestore> {
     const guard = FileGuard.take(memoryFile(operand).path);
+    let opened: OpenedSnapshotFile | undefined;
     try {
-      return new ServeRestore(await openSnapshotFile(operand), firstPages, guard);
+      opened = await openSnapshotFile(operand);
+      refusePinnedDevices(opened.snapshot.summary.devices, operand);
+      return new ServeRestore(opened, firstPages, guard);
     } catch (error) {
+      opened?.close();
       guard.release();
       throw error;
     }
@@ -61,6 +66,7 @@ export class ServeRestore implements GuestSource {
   }
 
   async start(command: readonly string[], { socket, leavePaused = false }: StartOptions): Promise<StartedGuest> {
+    refusePinningCommand(command);
     const startedAt = performance.now();
     const uri = `unix:${socket}`;
     // Made while QEMU starts, as this takes a while too.

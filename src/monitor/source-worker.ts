@@ -70,7 +70,8 @@ port.on('message', (message: ToSource) => {
 try {
   const trace =
     start.trace === undefined ? {} : createTrace(start.trace, (name, values) => post({ type: 'trace', name, values }));
-  const guest = await attachGuest(start.guest);
+  // One that runs there already has to get its memory.
+  const guest = await attachGuest(start.guest, start.postcopy !== undefined && start.postcopy.recovers !== true);
   const protector = start.backgroundSnapshot && openProtector(guest, start.backgroundSnapshot, post);
   if (start.postcopy !== undefined) {
     // Before the destination starts to wait.

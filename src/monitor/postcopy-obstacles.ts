@@ -1,0 +1,46 @@
+// What postcopy would harm, and QEMU as its destination does not refuse (spec/qemu-wire-format.md 7.3): memory that something
+// has pinned when QEMU starts. The announcement of postcopy discards all guest memory; a device that holds on to the
+// old pages goes on writing there, and its guest never sees it. In a guest whose file says so, or whose command line.
+
+import type { DeviceSection } from '../format/stream/device-sections.js';
+import { RamferryError } from '../memory/errors.js';
+import { optionArguments } from '../qemu/command-line.js';
+
+/** @throws RamferryError `POSTCOPY_OBSTACLE` if the saved guest has a device whose memory is pinned */
+export const refusePinnedDevices = (devices: readonly DeviceSection[], file: string): void => {
+  const device = devices.find(({ name }) => name === 'vfio' || name.endsWith('/vfio'));
+  if (device !== undefined) {
+    throw new RamferryError(
+      'invalid',
+      'POSTCOPY_OBSTACLE',
+      `The guest in ${file} has a device of its host (section ${device.section}, "${device.name}"), which pins its memory: it ` +
+        'would not see what postcopy brings.',
+      { file, offset: device.offset, value: device.name, hint: `load it before it runs: ramferry send ${file} URI` },
+    );
+  }
+};
+
+/** What of a command line pins memory: an option, and what its argument says then. */
+const PINNING: readonly (readonly [string, string, RegExp, string])[] = [
+  ['device', 'driver', /^vfio-/, 'a device of the host that reaches guest memory by itself'],
+  ['netdev', 'type', /^vhost-vdpa$/, 'a device of the host that reaches guest memory by itself'],
+  ['blockdev', 'driver', /^nvme$/, 'a controller of the host that reaches guest memory by itself'],
+  ['drive', 'file', /^nvme:/, 'a controller of the host that reaches guest memory by itself'],
+  ['overcommit', 'mem-lock', /^on$/, 'memory that is locked, so that each guest would load all of it before it runs'],
+];
+
+/** @throws RamferryError `POSTCOPY_OBSTACLE` if a QEMU of this command line would pin guest memory */
+export const refusePinningCommand = (command: readonly string[]): void => {
+  for (const [option, key, pattern, what] of PINNING) {
+    for (const { index, values } of optionArguments(command, [option], key)) {
+      if (pattern.test(String(values.get(key)))) {
+        throw new RamferryError(
+          'usage',
+          'POSTCOPY_OBSTACLE',
+          `-${option} ${command[index]} is ${what}: a guest with it cannot be served.`,
+          { value: command[index], hint: 'leave it out' },
+        );
+      }
+    }
+  }
+};
