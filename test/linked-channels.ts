@@ -108,6 +108,8 @@ export interface Link {
   /** Bytes that the destination, and the source, have got. */
   readonly bytes: () => { readonly toDestination: number; readonly toSource: number };
   break(): void;
+  /** Bytes to the destination that the source did not send. */
+  inject(bytes: Uint8Array): void;
 }
 
 export const link = ({ toDestination, toSource }: Cut = {}): Link => {
@@ -120,5 +122,6 @@ export const link = ({ toDestination, toSource }: Cut = {}): Link => {
     destination,
     bytes: () => ({ toDestination: destination.received, toSource: source.received }),
     break: () => source.break(new Error('the test broke the link')),
+    inject: (bytes) => source.write(bytes, () => {}),
   };
 };

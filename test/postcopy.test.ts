@@ -107,6 +107,8 @@ interface Setting {
   readonly cuts?: readonly Cut[];
   /** No connection follows the last one. */
   readonly givesUp?: boolean;
+  /** The source dies with its first link, and another one takes over. */
+  readonly replaces?: boolean;
 }
 
 const setUp = ({
@@ -117,16 +119,19 @@ const setUp = ({
   parameters,
   cuts = [],
   givesUp = false,
+  replaces = false,
 }: Setting = {}) => {
   let connections = 0;
   const connect = (): Link => link(cuts[connections++]);
   let current = connect();
-  const source = new MigrationSource({
-    guest,
-    sink: new PostcopySink(current.source),
-    parameters: { ...defaultParameters, ...parameters },
-    postcopy: { prefetchPages: 4, ...postcopy },
-  });
+  const startSource = (options?: Partial<PostcopyOptions>): MigrationSource =>
+    new MigrationSource({
+      guest,
+      sink: new PostcopySink(current.source),
+      parameters: { ...defaultParameters, ...parameters },
+      postcopy: { prefetchPages: 4, ...options },
+    });
+  const source = startSource(postcopy);
   const destination = new MigrationDestination({
     channel: current.destination,
     target: arriving.target,
@@ -142,13 +147,23 @@ const setUp = ({
           await nextTurn();
         }
         current = connect();
-        source.recoverPostcopy(async () => current.source);
+        if (replaces) {
+          source.fail(new Error('the source died'));
+          await sourceEnded;
+          void startSource({ recovers: true }).run();
+        } else {
+          source.recoverPostcopy(async () => current.source);
+        }
         return current.destination;
       },
     },
   });
   arriving.count();
-  const run = (): Promise<[MigrationReport, IncomingReport]> => Promise.all([source.run(), destination.run()]);
+  let sourceEnded: Promise<MigrationReport> | undefined;
+  const run = (): Promise<[MigrationReport, IncomingReport]> => {
+    sourceEnded = source.run();
+    return Promise.all([sourceEnded, destination.run()]);
+  };
   return { guest, arriving, source, destination, run, link: () => current };
 };
 
@@ -438,4 +453,64 @@ test('given up: who waits for a page ends, and nothing runs on with memory that 
   source.fail(new Error('the test is over'));
   const [outgoing, incoming] = await running;
   assert.deepEqual([outgoing.status, incoming.status], ['failed', 'failed']);
+});
+
+test('garbage on the line is a broken link: the guest runs on, and the next connection brings the rest', async () => {
+  const {
+    guest,
+    arriving,
+    source,
+    destination,
+    run,
+    link: current,
+  } = setUp({ cuts: [{}], postcopy: { isLazy: true } });
+  fill(guest);
+  const running = run();
+  source.startPostcopy();
+  while (!arriving.isRunning) {
+    await nextTurn();
+  }
+  arriving.threads[0]!.touch(arriving.block('block0'), 100);
+  while (!arriving.isReceived(arriving.block('block0'), 100)) {
+    await nextTurn();
+  }
+  current().inject(new Uint8Array(64).fill(0xee));
+  while (destination.report().ramferry.postcopy!.recoveries === 0) {
+    await nextTurn();
+  }
+  source.finishPostcopy();
+  completed(await running);
+  assertArrived(guest, arriving);
+});
+
+// RC-3: who sends the rest need not be who sent the first part
+test('a source that is gone is replaced by another one that has the memory', async () => {
+  const {
+    guest,
+    arriving,
+    source,
+    destination,
+    run,
+    link: current,
+  } = setUp({
+    cuts: [{}],
+    postcopy: { isLazy: true },
+    replaces: true,
+  });
+  fill(guest);
+  const running = run();
+  source.startPostcopy();
+  while (!arriving.isRunning) {
+    await nextTurn();
+  }
+  arriving.threads[0]!.touch(arriving.block('block0'), 3);
+  while (!arriving.isReceived(arriving.block('block0'), 3)) {
+    await nextTurn();
+  }
+  arriving.threads[1]!.touch(arriving.block('block1'), 5);
+  current().break();
+  assert.equal((await running)[0].status, 'failed');
+  assert.equal(destination.report().status, 'completed');
+  assert.equal(destination.report().ramferry.postcopy!.duplicates, 0);
+  assertArrived(guest, arriving);
 });
