@@ -155,8 +155,8 @@ for (const { kind, skip } of kinds) {
     };
     const { outgoing, incoming } = await migrate(
       kind,
-      // With a balloon, whose device and driver touch memory too.
-      { rate: 50 * MIB, freePageHints: true, garbage: true },
+      // With a page allocator in guest memory, and a balloon, whose device and driver touch memory too.
+      { workload: 'build', rate: 50 * MIB, freePageHints: true, garbage: true },
       async (migration, _destination, uri) => {
         migration.startPostcopy();
         for (let pauses = 0; pauses < 3; pauses += 1) {
