@@ -426,6 +426,24 @@ test('discarded ranges are never sent or waited for, also after a recovery', asy
   assert.equal(vmem.read(64 * PAGE, 1)[0], guest.load(guest.blocks.find('vmem')!, 64));
 });
 
+test('a block that only the destination has stays what it is', async () => {
+  const guest = new ScriptedGuest([40], SEGMENT_BYTES);
+  fill(guest);
+  const arriving = new ArrivingGuest((blocks) => {
+    blocks.add({ name: 'block0', usedLength: 40 * PAGE });
+    blocks.add({ name: 'local', usedLength: 4 * PAGE });
+  });
+  const local = arriving.block('local');
+  local.write(2 * PAGE, Uint8Array.of(5));
+  const { source, run } = setUp({ guest, arriving });
+  arriving.onSwitch = () => assert.equal(arriving.isReceived(local, 2), true);
+  const running = run();
+  source.startPostcopy();
+  completed(await running);
+  assertArrived(guest, arriving);
+  assert.equal(local.read(2 * PAGE, 1)[0], 5);
+});
+
 test('given up: who waits for a page ends, and nothing runs on with memory that it does not have', async () => {
   const {
     guest,

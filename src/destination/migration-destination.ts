@@ -411,9 +411,7 @@ export class MigrationDestination {
   }
 
   #abandon(): void {
-    if (this.#switch !== undefined) {
-      this.#postcopy?.abandon();
-    }
+    this.#postcopy?.abandon();
     if (!this.#returnPathOpen || this.#switch !== undefined) {
       this.#channel.destroy();
       return;

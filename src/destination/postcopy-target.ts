@@ -53,13 +53,20 @@ export class PostcopyTarget extends MemoryTarget {
 
   override ramSetup(setup: RamSetup): void {
     super.ramSetup(setup);
-    if (this.#isAdvised) {
-      for (const block of this.#migrated) {
+    if (!this.#isAdvised) {
+      return;
+    }
+    const arriving = new Set(setup.blocks.map((announced) => this.blockOf(announced)));
+    for (const block of this.#migrated) {
+      if (block.hostPageSize !== GUEST_PAGE_SIZE) {
+        const message = `RAM block "${block.name}" has host pages of ${block.hostPageSize} bytes, in which postcopy cannot bring it`;
+        throw new RamferryError('invalid', 'POSTCOPY_PAGE_SIZES', message, { value: block.hostPageSize });
+      }
+      if (arriving.has(block)) {
         this.#forget(block, 0, block.usedPages);
-        if (block.hostPageSize !== GUEST_PAGE_SIZE) {
-          const message = `RAM block "${block.name}" has host pages of ${block.hostPageSize} bytes, in which postcopy cannot bring it`;
-          throw new RamferryError('invalid', 'POSTCOPY_PAGE_SIZES', message, { value: block.hostPageSize });
-        }
+      } else {
+        // The source does not have it: it stays what it is here.
+        this.#blocks.bitmaps.kernels.setRange(block.bitmaps.received, 0, block.usedPages);
       }
     }
   }

@@ -4,12 +4,13 @@
 import type { IncomingPostcopyReport } from './postcopy-incoming.js';
 
 /**
- *   none ──▶ setup ──▶ active ──▶ device ──▶ completed
- *              │         │ │        └──▶ failed, cancelled                  ▲
- *              └─────────┤ └──▶ postcopy-active ───────────────────────────┤
- *                        ▼          │ link breaks                     ▲     │
- *                      failed,      └──▶ postcopy-paused ──▶ postcopy-recover
- *                      cancelled              └──▶ failed, cancelled: given up
+ *   none ──▶ setup ──▶ active ──┬──▶ device ───────────▶ completed
+ *                               └──▶ postcopy-active ──▶ completed
+ *                                      │        ▲
+ *                          link breaks ▼        └─────────────────┐
+ *                            postcopy-paused ──▶ postcopy-recover ┘
+ *
+ *   each of them ──▶ failed, cancelled; from the postcopy states only if the guest is given up
  *
  * QMP's names. `active` from the list of RAM blocks on, `device` from the end of RAM on, `postcopy-active` from the arrival
  * of the devices on, before all of RAM: the guest runs.
