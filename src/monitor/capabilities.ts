@@ -1,10 +1,18 @@
 // Which options of a migration exclude each other, under the names of QEMU's capabilities (spec/algorithms.md 12.2).
 
 import { RamferryError } from '../memory/errors.js';
-import type { MigrationOptions } from './migration.js';
+
+/** What of a migration's options turns a capability on. */
+interface Capabilities {
+  readonly backgroundSnapshot?: unknown;
+  readonly returnPath?: boolean;
+  readonly mappedRam?: { readonly channels?: number };
+  readonly postcopy?: unknown;
+  readonly parameters?: { readonly autoConverge?: boolean };
+}
 
 /** Throws CAPABILITY_CONFLICT, which names both. */
-export const checkCapabilities = (options: MigrationOptions): void => {
+export const checkCapabilities = (options: Capabilities): void => {
   if (options.backgroundSnapshot === undefined) {
     return;
   }

@@ -18,8 +18,8 @@ import { type PageRequest, PageRequests } from './page-requests.js';
 import type { PageSink } from './page-sink.js';
 import { PostcopySink } from './postcopy-sink.js';
 import type { SendBitmap } from './send-bitmap.js';
-import { type ServiceTimeReport, ServiceTimes } from './service-times.js';
-import type { DowntimeBreakdown } from './statistics.js';
+import { ServiceTimes } from './service-times.js';
+import type { DowntimeBreakdown, PostcopyReport } from './statistics.js';
 import type { MigrationStatus } from './status.js';
 
 export type { GuestPage } from './first-pages.js';
@@ -42,16 +42,6 @@ export interface PostcopyOptions {
   readonly onLoaded?: () => void;
   /** A page was asked for that had not been sent. */
   readonly onDemand?: (page: GuestPage) => void;
-}
-
-export interface PostcopyReport {
-  /** Requests for pages that had not been sent; `postcopy-requests` counts all. */
-  readonly demands: number;
-  readonly demandedPages: number;
-  readonly prefetchedPages: number;
-  /** Milliseconds from reading a request to the system having taken its page. */
-  readonly serviceMs?: ServiceTimeReport;
-  readonly recoveries: number;
 }
 
 /** What postcopy needs of the engine whose loop it uses. */

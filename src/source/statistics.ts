@@ -3,8 +3,8 @@
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { EffectiveParameters } from './parameters.js';
-import type { PostcopyReport } from './postcopy.js';
 import type { LogClears } from './send-bitmap.js';
+import type { ServiceTimeReport } from './service-times.js';
 import type { MigrationStatus } from './status.js';
 
 /** One pass over memory: from one log sync to the next; the last one is the stop-and-copy. */
@@ -65,6 +65,16 @@ export interface RamStatistics {
   readonly 'precopy-bytes': number;
   readonly 'downtime-bytes': number;
   readonly 'postcopy-bytes': number;
+}
+
+export interface PostcopyReport {
+  /** Requests for pages that had not been sent; `postcopy-requests` counts all. */
+  readonly demands: number;
+  readonly demandedPages: number;
+  readonly prefetchedPages: number;
+  /** Milliseconds from reading a request to the system having taken its page. */
+  readonly serviceMs?: ServiceTimeReport;
+  readonly recoveries: number;
 }
 
 export interface MigrationReport {
