@@ -358,7 +358,7 @@ test('an early section that cannot be is refused', () => {
   }
   // A region of 127 blocks has a bit too much.
   const stray = Buffer.from(
-    valid.replace('0000000010000000', '000000000fe00000').slice(0, -16) + '8000000000000000',
+    `${valid.replace('0000000010000000', '000000000fe00000').slice(0, -16)}8000000000000000`,
     'hex',
   );
   assert.throws(() => decodeVirtioMemEarly(stray), /block 127 plugged, beyond its region/);
