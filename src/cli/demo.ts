@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { BarrierChoice } from '../guest/workload/control.js';
-import type { WorkloadKind } from '../guest/workload/programs.js';
+import type { WorkloadKind } from '../guest/workload/registers.js';
 import { WorkloadGuest, type WorkloadOptions } from '../guest/workload/workload-guest-node.js';
 import { RamferryError } from '../memory/errors.js';
 import type { MigrationReport } from '../source/statistics.js';

@@ -4,7 +4,7 @@ export { digestBlock, digestBlocks } from './digest-node.js';
 export { SnapshotGuest } from './snapshot-guest.js';
 export type { BarrierChoice, WorkloadShared } from './workload/control.js';
 export { WORKLOAD_MACHINE } from './workload/machine.js';
-export { WorkloadKind } from './workload/programs.js';
+export { WorkloadKind } from './workload/registers.js';
 export type { BadPage, Verification } from './workload/verify.js';
 export {
   type MissingPagesKind,

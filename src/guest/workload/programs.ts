@@ -2,15 +2,11 @@
 // remember in registers and guest RAM, so that it can be stopped, moved and continued between any two calls.
 
 import type { BlockLists } from './block-lists.js';
-import { Register } from './registers.js';
+import { Register, WorkloadKind } from './registers.js';
 import type { WorkloadWriter } from './writer.js';
 
 /** Does one step; false if there is nothing to do at present. */
-export type Program = (writer: WorkloadWriter) => boolean;
-
-/** The workloads by name; the number is what a writer's `kind` register holds. */
-export const WorkloadKind = { idle: 0, churn: 1, fillfree: 2, build: 3 } as const;
-export type WorkloadKind = keyof typeof WorkloadKind;
+type Program = (writer: WorkloadWriter) => boolean;
 
 /** Table entries changed or looked at in one step: those of one table page. */
 const BATCH = 1024;
@@ -230,4 +226,7 @@ const build: Program = (writer) => {
 };
 
 /** By `kind` register. */
-export const programs: readonly Program[] = [idle, churn, fillfree, build];
+const programs: readonly Program[] = [idle, churn, fillfree, build];
+
+/** Runs a writer's program until it has written a page or done work of that size. False if there is nothing to do at present. */
+export const runStep: Program = (writer) => programs[writer.registers[Register.kind]!]!(writer);

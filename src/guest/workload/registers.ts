@@ -103,3 +103,7 @@ export function decodeRegisters(body: Uint8Array, registers: Float64Array): void
 
 const stateInvalid = (what: string, value: number | string): RamferryError =>
   new RamferryError('invalid', 'WORKLOAD_STATE_INVALID', `The state of a workload writer has ${what}`, { value });
+
+/** The workloads by name; the number is what a writer's `kind` register holds. */
+export const WorkloadKind = { idle: 0, churn: 1, fillfree: 2, build: 3 } as const;
+export type WorkloadKind = keyof typeof WorkloadKind;

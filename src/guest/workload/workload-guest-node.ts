@@ -44,8 +44,7 @@ import {
 } from './control.js';
 import { digestPagesInUse } from './digest-in-use-node.js';
 import { addBlocks, KERNEL_BLOCK, plugBlock, writableBlocks } from './machine.js';
-import { WorkloadKind } from './programs.js';
-import { decodeRegisters, REGISTERS_VERSION, Register, WorkloadOption } from './registers.js';
+import { decodeRegisters, REGISTERS_VERSION, Register, WorkloadKind, WorkloadOption } from './registers.js';
 import { type Verification, verifyMemory } from './verify.js';
 import {
   addVirtioMemBlocks,

@@ -12,6 +12,7 @@ import { RamBlockList, type SharedRamBlockList } from '../../memory/index.js';
 import { Control, lockWord, RunState, registersOf, type WorkloadShared } from './control.js';
 import { writableBlocks } from './machine.js';
 import { Mutex } from './mutex.js';
+import { runStep } from './programs.js';
 import { Register } from './registers.js';
 import { WorkloadWriter } from './writer.js';
 
@@ -100,7 +101,7 @@ export function runWriter(shared: WorkloadShared, writer: number, receive: () =>
         if (registers[Register.stepsLeft] === 0) {
           return Number.POSITIVE_INFINITY;
         }
-        if (!machine.step()) {
+        if (!runStep(machine)) {
           // Nothing will change any more: a limit on the steps left is reached as well.
           if (registers[Register.stepsLeft] !== Number.POSITIVE_INFINITY) {
             registers[Register.stepsLeft] = 0;

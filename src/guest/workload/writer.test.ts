@@ -7,9 +7,16 @@ import { digestBlocks } from '../digest-node.js';
 import { addBlocks, plugBlock, writableBlocks } from './machine.js';
 import { Mutex } from './mutex.js';
 import { PageUse } from './page-allocator.js';
-import { WorkloadKind } from './programs.js';
+import { runStep } from './programs.js';
 import { Region } from './region.js';
-import { decodeRegisters, encodeRegisters, REGISTER_COUNT, Register, WorkloadOption } from './registers.js';
+import {
+  decodeRegisters,
+  encodeRegisters,
+  REGISTER_COUNT,
+  Register,
+  WorkloadKind,
+  WorkloadOption,
+} from './registers.js';
 import { usesOf, verifyMemory } from './verify.js';
 import { WorkloadWriter } from './writer.js';
 
@@ -59,7 +66,7 @@ const setup = ({
 
 const run = (writer: WorkloadWriter, steps: number): void => {
   for (let i = 0; i < steps; i += 1) {
-    writer.step();
+    runStep(writer);
   }
 };
 
@@ -142,7 +149,7 @@ describe('workload programs', () => {
 
   test('idle fills its memory and then leaves it alone', () => {
     const { blocks, registers, writer } = setup({ kind: 'idle', workingFraction: 0.5 });
-    while (writer.step()) {}
+    while (runStep(writer)) {}
     assert.equal(verifyMemory(blocks, [registers]).checked, writer.pageCount + 32, 'and the pages of the ROM');
     assert.equal(registers[Register.ready], 1);
     assert.equal(registers[Register.written], writer.pageCount);
@@ -152,10 +159,10 @@ describe('workload programs', () => {
 
   test('fillfree leaves garbage in free pages, of plugged memory too', () => {
     const { blocks, registers, writer } = setup({ kind: 'fillfree' });
-    while (writer.step()) {}
+    while (runStep(writer)) {}
     plugBlock(blocks, 64 * PAGE);
     writer.takeIn(writableBlocks(blocks));
-    while (writer.step()) {}
+    while (runStep(writer)) {}
     const block = blocks.find('dimm0')!;
     assert.equal(block.extents[0]!.segment.kernels.isZeroPage(block.extents[0]!.address + 5 * PAGE), 0);
     assert.equal(registers[Register.written], writer.pageCount);
@@ -169,7 +176,7 @@ describe('workload programs', () => {
     let [smallest, largest] = [Number.POSITIVE_INFINITY, 0];
     while (registers[Register.jobNumber]! < 60) {
       const before = registers[Register.jobNumber]!;
-      writer.step();
+      runStep(writer);
       if (registers[Register.jobNumber]! > before && before >= 30) {
         const cached = writer.lists!.cacheLength * 8;
         assert.equal(registers[Register.pagesInUse]! - cached, 2, 'and the pages of its lists');
@@ -185,7 +192,7 @@ describe('workload programs', () => {
   test('a build makes do with what there is: its file cache goes first, then its compilers get less', () => {
     const { blocks, registers, writer } = setup({ kind: 'build', pages: 2000 });
     while (registers[Register.jobNumber]! < 20) {
-      writer.step();
+      runStep(writer);
     }
     assert.ok(registers[Register.written]! > 20 * 1000);
     const { bad, staleTables } = verifyMemory(blocks, [registers]);
@@ -196,7 +203,7 @@ describe('workload programs', () => {
     test(`${kind}: free memory is full of garbage if it is to be`, () => {
       const { blocks, registers, writer } = setup({ kind, pages: 3000, workingFraction: 0.5, options: ['garbage'] });
       while (registers[Register.ready] === 0) {
-        writer.step();
+        runStep(writer);
       }
       const block = blocks.find('pc.ram')!;
       const region = new Region(block, 0, 1);
@@ -216,7 +223,7 @@ describe('workload programs', () => {
   test('pages are zero when they are taken, if they are to be', () => {
     const { blocks, registers, writer } = setup({ kind: 'build', pages: 3000, options: ['garbage', 'initOnAlloc'] });
     while (registers[Register.ready] === 0) {
-      writer.step();
+      runStep(writer);
     }
     const frame = writer.allocate(5)!;
     assert.deepEqual([verifyMemory(blocks, [registers]).bad, writer.check(frame) > 0], [0, true]);

@@ -14,9 +14,8 @@ import { BlockLists, capacityOfLists, orderOfLists } from './block-lists.js';
 import { GuestWords } from './guest-words.js';
 import type { Mutex } from './mutex.js';
 import { PageAllocator } from './page-allocator.js';
-import { programs, WorkloadKind } from './programs.js';
 import { GENERATION_MAX, hasContent, PageState, Region } from './region.js';
-import { hasOption, Register, type WorkloadOption } from './registers.js';
+import { hasOption, Register, WorkloadKind, type WorkloadOption } from './registers.js';
 
 export interface WriterOptions {
   readonly writer: number;
@@ -105,11 +104,6 @@ export class WorkloadWriter {
   /** Whether free memory is to be full of garbage. Where it is to hold a poison it cannot be. */
   get wantsGarbage(): boolean {
     return this.#has('garbage') && !this.#has('pagePoison');
-  }
-
-  /** Runs the program until it has written a page or done work of that size. False if there is nothing to do at present. */
-  step(): boolean {
-    return programs[this.registers[Register.kind]!]!(this);
   }
 
   /** Checks the next `count` pages in turn, so that a page that is never rewritten is noticed too. */
