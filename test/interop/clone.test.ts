@@ -14,7 +14,7 @@ import { runIncoming } from '../../src/qemu/incoming.js';
 import { QemuProcess } from '../../src/qemu/qemu-process.js';
 import { QmpClient } from '../../src/qemu/qmp-client.js';
 import { RunningCommand } from '../command.js';
-import { interopTest, type Lab, LabGuest, poll, type QemuRelease } from './lab.js';
+import { interopTest, type Lab, LabGuest, liveInteropTest, poll, type QemuRelease } from './lab.js';
 import { Ramferry } from './ramferry.js';
 
 const MIB = 2 ** 20;
@@ -153,7 +153,7 @@ interopTest('stale bytes under clear bits: seen without preparation, gone with h
   again.close();
 });
 
-interopTest('a live save of QEMU that leaves stale bytes behind is cloned right', async (lab, context) => {
+liveInteropTest('a live save of QEMU that leaves stale bytes behind is cloned right', async (lab, context) => {
   let restore: MapRestore | undefined;
   let saved: SavedGuest | undefined;
   // How many a save leaves is chance: 10 and 2,062 were seen (spec/qemu-lab.md G1).
@@ -267,7 +267,7 @@ const badPages = async (lab: Lab, index: number, megabytes: number): Promise<num
   return Math.max(/BAD/.test(text()) ? 1 : 0, ...counted);
 };
 
-interopTest(
+liveInteropTest(
   'clone -n 8 of 1 GiB: all run within half a second of accepting, verifiers quiet, memory shared',
   async (lab, context) => {
     // Most of the memory holds something; writing slowly, as what a clone writes is its own.
@@ -306,7 +306,7 @@ interopTest(
   },
 );
 
-interopTest('clone -n 8 --by serve: memory follows; the second time they ask for less', async (lab, context) => {
+liveInteropTest('clone -n 8 --by serve: memory follows; the second time they ask for less', async (lab, context) => {
   const workload = 'fillfree:300,churn:60:4';
   const { file, memory } = await saveGuest(lab, { memory: 512, workload, live: true });
   const run = async (): Promise<number> => {

@@ -386,22 +386,47 @@ process.on('exit', () => {
 
 const toolbox = openToolbox();
 
-/** A test against real QEMU. Where none can be had it is skipped and says so; in continuous integration it fails. */
-export const interopTest = (name: string, body: (lab: Lab, context: TestContext) => Promise<void>): void => {
+type InteropBody = (lab: Lab, context: TestContext) => Promise<void>;
+
+const runInLab = async (body: InteropBody, context: TestContext): Promise<void> => {
+  if ('missing' in toolbox) {
+    throw new Error(toolbox.missing);
+  }
+  const lab = new Lab(toolbox);
+  try {
+    await body(lab, context);
+  } catch (error) {
+    context.diagnostic(lab.report());
+    throw error;
+  } finally {
+    await lab.close();
+  }
+};
+
+const defineTest = (name: string, run: (context: TestContext) => Promise<void>): void => {
   const missing = 'missing' in toolbox ? toolbox.missing : undefined;
   const skip = missing !== undefined && process.env['CI'] !== 'true' ? missing : false;
-  test(name, { skip, timeout: 180_000 }, async (context) => {
-    if ('missing' in toolbox) {
-      throw new Error(toolbox.missing);
-    }
-    const lab = new Lab(toolbox);
+  test(name, { skip, timeout: 180_000 }, run);
+};
+
+/** A test against real QEMU. Where none can be had it is skipped and says so; in continuous integration it fails. */
+export const interopTest = (name: string, body: InteropBody): void => {
+  defineTest(name, (context) => runInLab(body, context));
+};
+
+/**
+ * A test in which a QEMU migrates a guest that runs. Under TCG a store can land between QEMU's clearing of a page's dirty bit
+ * and its reading of the page, and is lost: on a busy machine of two processors pages were missing in 1 of 25 saves that QEMU 10
+ * made by itself, `file:` with mapped-ram, against the memory of its own stopped source. Whether a guest stumbles over them is
+ * chance. So such a test that fails is run once more, and what fails twice is ours.
+ */
+export const liveInteropTest = (name: string, body: InteropBody): void => {
+  defineTest(name, async (context) => {
     try {
-      await body(lab, context);
+      await runInLab(body, context);
     } catch (error) {
-      context.diagnostic(lab.report());
-      throw error;
-    } finally {
-      await lab.close();
+      context.diagnostic(`once more, as TCG may have lost a store: ${error}`);
+      await runInLab(body, context);
     }
   });
 };

@@ -6,7 +6,7 @@ import { Migration } from '../../src/monitor/migration.js';
 import type { MappedRamOptions } from '../../src/monitor/source-messages.js';
 import { readMappedFile } from '../mapped-ram-file.js';
 import { corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
-import { interopTest, type Lab, type MigrateOptions } from './lab.js';
+import { interopTest, type Lab, liveInteropTest, type MigrateOptions } from './lab.js';
 import { Ramferry } from './ramferry.js';
 import { sha256 } from './reference-reader.js';
 
@@ -26,7 +26,7 @@ const receive = async (lab: Lab, out: string): Promise<{ ramferry: Ramferry; uri
   return { ramferry, uri: await ramferry.listening() };
 };
 
-interopTest('receive --to mapped-ram from a live churning QEMU: QEMU loads it in every mode', async (lab) => {
+liveInteropTest('receive --to mapped-ram from a live churning QEMU: QEMU loads it in every mode', async (lab) => {
   const ramFile = lab.path('source.ram');
   const source = await startFromCorpus(lab, 'busy', '10', { ramFile });
   await source.verifyAll();

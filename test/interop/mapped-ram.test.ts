@@ -9,7 +9,7 @@ import { pageIndex, RamferryError } from '../../src/memory/index.js';
 import { libvirtHead } from '../libvirt-images.js';
 import { randomChoices } from '../random.js';
 import { corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
-import { interopTest, type Lab, type MigrateOptions } from './lab.js';
+import { interopTest, type Lab, liveInteropTest, type MigrateOptions } from './lab.js';
 import { Ramferry, type RamferryExit } from './ramferry.js';
 import { readReference, sha256 } from './reference-reader.js';
 
@@ -121,7 +121,7 @@ interopTest('a stream of QEMU sent to `receive --to mapped-ram`: the same digest
   assert.equal(document(await Ramferry.run(lab, 'verify', out, '--json'))['valid'], true);
 });
 
-interopTest('send: a mapped-ram file of a live guest into QEMU, memory equal, the guest runs on', async (lab) => {
+liveInteropTest('send: a mapped-ram file of a live guest into QEMU, memory equal, the guest runs on', async (lab) => {
   const source = await startFromCorpus(lab, 'busy', '10');
   await source.verifyAll();
   const file = lab.path('busy.mapped');

@@ -9,7 +9,7 @@ import { RamferryError } from '../../src/memory/errors.js';
 import { QemuProcess } from '../../src/qemu/qemu-process.js';
 import { QmpCommandError } from '../../src/qemu/qmp-client.js';
 import { type CorpusKind, corpusDestination, corpusStream } from './corpus.js';
-import { interopTest, poll, type QemuRelease, qemuProgram } from './lab.js';
+import { interopTest, liveInteropTest, poll, type QemuRelease, qemuProgram } from './lab.js';
 import { readReference, sha256 } from './reference-reader.js';
 
 interopTest('a QEMU that cannot start says why', async () => {
@@ -62,7 +62,7 @@ for (const { release, live } of [
   { release: '10', live: true },
   { release: '7.2', live: false },
 ] as const) {
-  interopTest(
+  liveInteropTest(
     `QEMU ${release} to QEMU ${release}, ${live ? 'live' : 'stopped'}: the guest goes on with bad=0`,
     async (lab) => {
       const churn = { release, memory: 256, workload: 'churn:100:40', heartbeatMs: 50 };

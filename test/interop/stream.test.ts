@@ -5,7 +5,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type CorpusKind, corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
-import { interopTest, type Lab, type LabGuest, type QemuRelease } from './lab.js';
+import { interopTest, type Lab, type LabGuest, liveInteropTest, type QemuRelease } from './lab.js';
 import { Ramferry, type RamferryExit } from './ramferry.js';
 import { type ReferenceStream, readReference, sha256 } from './reference-reader.js';
 
@@ -144,32 +144,35 @@ const receive = async (lab: Lab, out: string): Promise<{ ramferry: Ramferry; uri
 for (const returnPath of [true, false]) {
   const how = `return path ${returnPath ? 'on' : 'off'}`;
 
-  interopTest(`receive, ${how}: a guest churning 300 MB is saved live, and a fresh QEMU runs it on`, async (lab) => {
-    const ramFile = lab.path('source.ram');
-    const source = await startFromCorpus(lab, 'busy', '10', { ramFile });
-    await source.verifyAll();
-    const out = lab.path('out.mig');
-    const { ramferry, uri } = await receive(lab, out);
-    await source.migrate(uri, { capabilities: { 'return-path': returnPath } });
-    const info = await source.waitMigration();
-    assert.ok(info.ram!['dirty-sync-count'] >= 2);
-    const result = document(await ramferry.exited);
-    assert.equal(result['status'], 'completed');
-    assert.equal(await source.status(), 'postmigrate');
-    assert.equal(source.bad(), 0);
+  liveInteropTest(
+    `receive, ${how}: a guest churning 300 MB is saved live, and a fresh QEMU runs it on`,
+    async (lab) => {
+      const ramFile = lab.path('source.ram');
+      const source = await startFromCorpus(lab, 'busy', '10', { ramFile });
+      await source.verifyAll();
+      const out = lab.path('out.mig');
+      const { ramferry, uri } = await receive(lab, out);
+      await source.migrate(uri, { capabilities: { 'return-path': returnPath } });
+      const info = await source.waitMigration();
+      assert.ok(info.ram!['dirty-sync-count'] >= 2);
+      const result = document(await ramferry.exited);
+      assert.equal(result['status'], 'completed');
+      assert.equal(await source.status(), 'postmigrate');
+      assert.equal(source.bad(), 0);
 
-    const blocks = document(await Ramferry.run(lab, 'inspect', out, '--digest', '--json'))['blocks'] as {
-      name: string;
-      sha256: string;
-    }[];
-    assert.equal(blocks.find(({ name }) => name === 'pc.ram')?.sha256, sha256(readFileSync(ramFile)));
+      const blocks = document(await Ramferry.run(lab, 'inspect', out, '--digest', '--json'))['blocks'] as {
+        name: string;
+        sha256: string;
+      }[];
+      assert.equal(blocks.find(({ name }) => name === 'pc.ram')?.sha256, sha256(readFileSync(ramFile)));
 
-    const heartbeat = source.heartbeat();
-    await source.qemu.quit();
-    const fresh = await corpusDestination(lab, 'busy', '10');
-    await fresh.loadStream(out);
-    await assertRunsOn(fresh, heartbeat);
-  });
+      const heartbeat = source.heartbeat();
+      await source.qemu.quit();
+      const fresh = await corpusDestination(lab, 'busy', '10');
+      await fresh.loadStream(out);
+      await assertRunsOn(fresh, heartbeat);
+    },
+  );
 
   interopTest(`send, ${how}: into qemu -incoming tcp:, memory equal, the guest runs on`, async (lab) => {
     const { file, truth } = await corpusStream(lab, 'busy', '10');

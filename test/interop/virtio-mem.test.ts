@@ -5,7 +5,7 @@ import { statSync } from 'node:fs';
 import { deviceStates } from '../../src/format/stream/index.js';
 import { decodeVirtioMemSizes, decodeVirtioState, memoryDevices } from '../../src/format/virtio/index.js';
 import { openSnapshotFile } from '../../src/guest/open-snapshot-file-node.js';
-import { interopTest, type Lab, type LabGuest, poll } from './lab.js';
+import { type Lab, type LabGuest, liveInteropTest, poll } from './lab.js';
 import { Ramferry } from './ramferry.js';
 
 const MIB = 2 ** 20;
@@ -82,38 +82,41 @@ const inspect = async (lab: Lab, file: string): Promise<Block> => {
   return blocks.find(({ usedLength }) => usedLength === REGION)!;
 };
 
-interopTest('virtio-mem, a live QEMU received as a stream and sent back: only what is plugged moves', async (lab) => {
-  const source = await startGuest(lab);
-  const out = lab.path('out.mig');
-  const ramferry = Ramferry.start(lab, 'receive', `unix:${lab.path('in')}`, out, '--json');
-  await source.migrate(await ramferry.listening(), { capabilities: { 'return-path': true } });
-  await source.waitMigration();
-  assert.equal((await ramferry.exited).status, 0);
-  await source.qemu.quit();
+liveInteropTest(
+  'virtio-mem, a live QEMU received as a stream and sent back: only what is plugged moves',
+  async (lab) => {
+    const source = await startGuest(lab);
+    const out = lab.path('out.mig');
+    const ramferry = Ramferry.start(lab, 'receive', `unix:${lab.path('in')}`, out, '--json');
+    await source.migrate(await ramferry.listening(), { capabilities: { 'return-path': true } });
+    await source.waitMigration();
+    assert.equal((await ramferry.exited).status, 0);
+    await source.qemu.quit();
 
-  const { presentPages, zeroPages, absentPages } = await inspect(lab, out);
-  assert.deepEqual([absentPages, presentPages + zeroPages], [(REGION - PLUGGED) / 4096, PLUGGED / 4096]);
-  // Both device sections say what QMP does.
-  const { snapshot, close } = await openSnapshotFile(out);
-  const [device] = memoryDevices(snapshot.summary);
-  assert.deepEqual([device!.name, device!.regionSize, device!.pluggedSize], ['0000:00:02.0', REGION, PLUGGED]);
-  const states = deviceStates(snapshot.summary.tail, snapshot.summary.devices);
-  const saved = decodeVirtioState(states.find(({ name }) => name === '0000:00:02.0/virtio-mem')!.body, {
-    transport: 'pci',
-    fieldBytes: 16,
-  });
-  assert.equal(decodeVirtioMemSizes(saved.fields).requestedSize, PLUGGED);
-  assert.ok(saved.state.queues[0]!.next > 0);
-  assert.equal(saved.state.features & (1n << 32n), 1n << 32n);
-  close();
+    const { presentPages, zeroPages, absentPages } = await inspect(lab, out);
+    assert.deepEqual([absentPages, presentPages + zeroPages], [(REGION - PLUGGED) / 4096, PLUGGED / 4096]);
+    // Both device sections say what QMP does.
+    const { snapshot, close } = await openSnapshotFile(out);
+    const [device] = memoryDevices(snapshot.summary);
+    assert.deepEqual([device!.name, device!.regionSize, device!.pluggedSize], ['0000:00:02.0', REGION, PLUGGED]);
+    const states = deviceStates(snapshot.summary.tail, snapshot.summary.devices);
+    const saved = decodeVirtioState(states.find(({ name }) => name === '0000:00:02.0/virtio-mem')!.body, {
+      transport: 'pci',
+      fieldBytes: 16,
+    });
+    assert.equal(decodeVirtioMemSizes(saved.fields).requestedSize, PLUGGED);
+    assert.ok(saved.state.queues[0]!.next > 0);
+    assert.equal(saved.state.features & (1n << 32n), 1n << 32n);
+    close();
 
-  const guest = await resume(lab, out);
-  await request(guest, PLUGGED + 128 * MIB);
-  await waitPlugged(guest, PLUGGED + 128 * MIB);
-  assert.equal(await guest.verifyAll(), 0);
-});
+    const guest = await resume(lab, out);
+    await request(guest, PLUGGED + 128 * MIB);
+    await waitPlugged(guest, PLUGGED + 128 * MIB);
+    assert.equal(await guest.verifyAll(), 0);
+  },
+);
 
-interopTest('virtio-mem, mapped-ram of QEMU and of ours: inspected, converted, sent, loaded', async (lab) => {
+liveInteropTest('virtio-mem, mapped-ram of QEMU and of ours: inspected, converted, sent, loaded', async (lab) => {
   const source = await startGuest(lab);
   await source.stop();
   const saved = lab.path('saved.mapped');
