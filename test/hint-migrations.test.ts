@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { listen, openChannel } from '../src/channel/index.js';
+import { type ByteChannel, listen, openChannel } from '../src/channel/index.js';
 import { MemoryTarget, MigrationDestination } from '../src/destination/index.js';
 import { deviceStates } from '../src/format/stream/index.js';
 import { WorkloadGuest, type WorkloadOptions } from '../src/guest/index.js';
@@ -27,7 +27,14 @@ const MIGRATIONS = isSlow ? 1000 : 20;
 const PER_GUEST = isSlow ? 10 : 4;
 
 const folder = mkdtempSync(join(tmpdir(), 'ramferry-test-'));
-after(() => rmSync(folder, { recursive: true, force: true }));
+/** Of the current migration. */
+let channels: readonly ByteChannel[] = [];
+after(() => {
+  for (const channel of channels) {
+    channel.destroy();
+  }
+  rmSync(folder, { recursive: true, force: true });
+});
 const uri = `unix:${join(folder, 'socket')}`;
 
 /**
@@ -117,6 +124,7 @@ const migrate = async (
   const listener = await listen(uri);
   const [sending, receiving] = await Promise.all([openChannel(uri, { direction: 'write' }), listener.accept()]);
   await listener.close();
+  channels = [sending, receiving];
   const blocks = RamBlockList.create({ segmentBytes });
   let migrated: WorkloadGuest | undefined;
   const destination = new MigrationDestination({
@@ -137,8 +145,10 @@ const migrate = async (
 };
 
 test(`${MIGRATIONS} migrations under memory pressure: all pages in use arrive`, {
-  timeout: 3_000_000,
+  timeout: isSlow ? 3_000_000 : 180_000,
 }, async (t) => {
+  let guest: WorkloadGuest | undefined;
+  t.after(() => guest?.shutdown());
   const choose = randomChoices(20_180_401);
   const oneOf = <Value>(...values: readonly Value[]): Value => values[choose(values.length)]!;
   const sums = { hinted: 0, honoured: 0, stale: 0, takenBack: 0, pages: 0, passes: 0 };
@@ -163,7 +173,7 @@ test(`${MIGRATIONS} migrations under memory pressure: all pages in use arrive`, 
     const what = (): string => `migration ${migration}: ${JSON.stringify(options)}`;
     // At full speed the guest stands still in the end for as long as one pass takes; slower ones converge.
     const rate = oneOf(0, 100, 200, 400) * MIB;
-    let guest = WorkloadGuest.create({ ...options, rate });
+    guest = WorkloadGuest.create({ ...options, rate });
     await guest.start();
     for (let i = 0; i < PER_GUEST && migration < MIGRATIONS; i += 1, migration += 1) {
       await sleep(choose(10));

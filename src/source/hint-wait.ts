@@ -66,8 +66,8 @@ export class HintWait {
       return;
     }
     const waited = now - this.#startedAt;
-    if (this.#limit !== 'auto') {
-      this.#holding = waited < Number(this.#limit);
+    if (typeof this.#limit === 'number') {
+      this.#holding = waited < this.#limit;
       return;
     }
     if (honoured > this.#honoured) {
