@@ -263,7 +263,7 @@ const runTests = (): void => {
           await guest.resume();
           await guest.finished();
         },
-        { code: 'GUEST_THREAD_DIED', value: 0 },
+        { code: 'GUEST_THREAD_DIED', value: 0, message: /^The thread of workload writer 0 died: \w/ },
       );
       await assert.rejects(guest.stop(), { code: 'GUEST_THREAD_DIED' });
       assert.throws(() => guest.source.saveDevices(), { code: 'GUEST_THREAD_DIED' });

@@ -152,6 +152,8 @@ export class WorkloadGuest {
   readonly #virtioMem: VirtioMemMachine | undefined;
   #threads: GuestThread[] = [];
   #missingPages: MissingPages | undefined;
+  /** What the first thread that ended by itself threw. */
+  #deathCause: Error | undefined;
 
   private constructor(blocks: RamBlockList, barrier: BarrierChoice, writerCount: number, acknowledgeHints = true) {
     const hasBalloon = blocks.find(KERNEL_BLOCK) !== undefined;
@@ -356,7 +358,7 @@ export class WorkloadGuest {
       this.#threads.push(this.#watch(worker, writer));
     }
     await Promise.all(this.#threads.map(({ parked }) => parked));
-    this.source.checkAlive();
+    this.#checkAlive();
   }
 
   /** Boots the guest and lets it run; resolves once the content that the workload starts with is there. */
@@ -457,7 +459,7 @@ export class WorkloadGuest {
   /** Resolves once as much is plugged as is requested, and all of it has been written. */
   async virtioMemSettled(): Promise<void> {
     while (this.#virtioMem?.isSettled === false) {
-      this.source.checkAlive();
+      this.#checkAlive();
       await sleep(POLL_MS);
     }
   }
@@ -532,7 +534,9 @@ export class WorkloadGuest {
   /** `index`: of the thread among the dirty log's writers. */
   #watch(worker: Worker, index: number): GuestThread {
     const exited = new Promise<void>((resolve) => {
-      worker.on('error', () => {});
+      worker.on('error', (error) => {
+        this.#deathCause ??= error;
+      });
       worker.on('exit', () => {
         if (Atomics.load(this.#control, Control.run) !== RunState.quit) {
           // Whoever waits for this thread finds it parked, and then that it is dead (TS-34).
@@ -549,9 +553,13 @@ export class WorkloadGuest {
   /** Polls until `done` holds for every writer. Throws GUEST_THREAD_DIED. */
   async #until(done: (registers: Float64Array, writer: number) => boolean): Promise<void> {
     while (!this.#registers.every(done)) {
-      this.source.checkAlive();
+      this.#checkAlive();
       await sleep(POLL_MS);
     }
+  }
+
+  #checkAlive(): void {
+    this.source.checkAlive(this.#deathCause);
   }
 }
 

@@ -125,13 +125,18 @@ export class WorkloadSource implements SourceGuest {
     ];
   }
 
-  /** Throws GUEST_THREAD_DIED if one of the guest's threads ended by itself. */
-  checkAlive(): void {
+  /** Throws GUEST_THREAD_DIED if one of the guest's threads ended by itself. `cause`: what it threw, known to the guest's owner. */
+  checkAlive(cause?: Error): void {
     const died = Atomics.load(this.#control, Control.died) - 1;
     if (died >= 0) {
       const writers = this.#registers.length;
-      const which = died < writers ? `workload writer ${died}` : BALLOON_THREAD_NAMES[died - writers];
-      throw new RamferryError('failed', 'GUEST_THREAD_DIED', `The thread of ${which} died`, { value: died });
+      const others = [...(this.#balloon === undefined ? [] : BALLOON_THREAD_NAMES), 'the virtio-mem driver'];
+      const which = died < writers ? `workload writer ${died}` : others[died - writers];
+      const reason = cause === undefined ? '' : `: ${cause.message}`;
+      throw new RamferryError('failed', 'GUEST_THREAD_DIED', `The thread of ${which} died${reason}`, {
+        value: died,
+        ...(cause !== undefined && { cause }),
+      });
     }
   }
 }
