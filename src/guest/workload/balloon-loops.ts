@@ -6,7 +6,7 @@ import { attachStoreBarrier, type StoreBarrierWriter } from '../../dirty-log/ind
 import { RamBlockList } from '../../memory/index.js';
 import { BalloonDriver, type BalloonZone, DriverRegister, driverRegisters } from './balloon-driver.js';
 import { BalloonThread, Control, lockWord, RunState, type SharedBalloon, type WorkloadShared } from './control.js';
-import { KERNEL_BLOCK, memoryRegions, writableBlocks } from './machine.js';
+import { addressOf, KERNEL_BLOCK, memoryRegions, writableBlocks } from './machine.js';
 import { Mutex } from './mutex.js';
 import { PageAllocator } from './page-allocator.js';
 import { Region } from './region.js';
@@ -49,7 +49,7 @@ export function runBalloonDriver(shared: WorkloadShared, balloon: SharedBalloon)
         device: balloon.device.virtio,
         registers,
         memory,
-        kernelAddress: blocks.find(KERNEL_BLOCK)!.guestAddress,
+        kernelAddress: addressOf(blocks.find(KERNEL_BLOCK)!),
         zones: zonesOf(shared, blocks, registers, tracker),
         pagePoison: hasOption(registers[DriverRegister.options]!, 'pagePoison'),
       });
@@ -86,7 +86,7 @@ const zonesOf = (
         const mutex = new Mutex(control, lockWord(shared.writerCount, writer));
         return {
           allocator: new PageAllocator(region, pageOptions, mutex, barrier),
-          address: block.guestAddress + region.firstDataPage * 4096,
+          address: addressOf(block) + region.firstDataPage * 4096,
           pages: region.dataPages,
         };
       }),

@@ -2,8 +2,14 @@
 
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
 import type { MemoryRegion } from '../../device/index.js';
-import { type GuestAddress, guestAddress, type RamBlock, type RamBlockList } from '../../memory/index.js';
+import { guestAddress, type RamBlock, type RamBlockList } from '../../memory/index.js';
 import { pageKey } from './pattern.js';
+import {
+  VIRTIO_MEM_ADDRESS,
+  VIRTIO_MEM_BLOCK,
+  VIRTIO_MEM_DRIVER_ADDRESS,
+  VIRTIO_MEM_DRIVER_BLOCK,
+} from './virtio-mem-machine.js';
 
 /** Machine type name in the configuration element of streams. */
 export const WORKLOAD_MACHINE = 'ramferry-workload';
@@ -25,23 +31,24 @@ const KERNEL_BYTES = 128 * 1024;
 
 /** Where blocks are for the guest, far enough apart for whatever size they have. */
 const GuestAddresses = {
-  ram: guestAddress(0),
-  rom: guestAddress(2 ** 44),
-  video: guestAddress(2 ** 44 + 2 ** 30),
-  kernel: guestAddress(2 ** 44 + 2 ** 31),
+  ram: 0,
+  rom: 2 ** 44,
+  video: 2 ** 44 + 2 ** 30,
+  kernel: 2 ** 44 + 2 ** 31,
+  dimms: 2 ** 45,
 } as const;
-const dimmAddress = (index: number): GuestAddress => guestAddress(2 ** 45 + index * 2 ** 40);
+const DIMM_DISTANCE = 2 ** 40;
 
-const plugged = (index: number): string => `dimm${index}`;
+const plugged = (index: number | string): string => `dimm${index}`;
 
 /** Adds the blocks that the machine starts with. */
 export function addBlocks(blocks: RamBlockList, memoryBytes: number, balloon = false): void {
   if (balloon) {
-    blocks.add({ name: KERNEL_BLOCK, usedLength: KERNEL_BYTES, guestAddress: GuestAddresses.kernel });
+    blocks.add({ name: KERNEL_BLOCK, usedLength: KERNEL_BYTES });
   }
-  blocks.add({ name: RAM_BLOCK, usedLength: memoryBytes, guestAddress: GuestAddresses.ram });
-  blocks.add({ name: VIDEO_BLOCK, usedLength: VIDEO_BYTES, guestAddress: GuestAddresses.video });
-  const rom = blocks.add({ name: ROM_BLOCK, usedLength: ROM_BYTES, guestAddress: GuestAddresses.rom });
+  blocks.add({ name: RAM_BLOCK, usedLength: memoryBytes });
+  blocks.add({ name: VIDEO_BLOCK, usedLength: VIDEO_BYTES });
+  const rom = blocks.add({ name: ROM_BLOCK, usedLength: ROM_BYTES });
   rom.forEachRange(0, rom.usedPages, ({ segment, address, firstPage }, first, pageCount) => {
     for (let page: number = first; page < first + pageCount; page += 1) {
       segment.kernels.fillPattern(address + (page - firstPage) * GUEST_PAGE_SIZE, pageKey(rom, page), ROM_GENERATION);
@@ -55,7 +62,7 @@ export function plugBlock(blocks: RamBlockList, bytes: number): RamBlock {
   while (blocks.find(plugged(index)) !== undefined) {
     index += 1;
   }
-  return blocks.add({ name: plugged(index), usedLength: bytes, guestAddress: dimmAddress(index) });
+  return blocks.add({ name: plugged(index), usedLength: bytes });
 }
 
 /** The blocks that writers write to, in the order in which the machine got them: the same on both sides of a migration. */
@@ -71,10 +78,30 @@ export function writableBlocks(blocks: RamBlockList): RamBlock[] {
   }
 }
 
+/** The guest-physical address of the first byte of a block; follows from its name, so that it is the same on both sides. */
+export function addressOf({ name }: RamBlock): number {
+  switch (name) {
+    case RAM_BLOCK:
+      return GuestAddresses.ram;
+    case ROM_BLOCK:
+      return GuestAddresses.rom;
+    case VIDEO_BLOCK:
+      return GuestAddresses.video;
+    case KERNEL_BLOCK:
+      return GuestAddresses.kernel;
+    case VIRTIO_MEM_BLOCK:
+      return VIRTIO_MEM_ADDRESS;
+    case VIRTIO_MEM_DRIVER_BLOCK:
+      return VIRTIO_MEM_DRIVER_ADDRESS;
+    default:
+      return GuestAddresses.dimms + Number(name.slice(plugged('').length)) * DIMM_DISTANCE;
+  }
+}
+
 /** The memory that the guest's devices see. */
 export const memoryRegions = (blocks: RamBlockList): MemoryRegion[] =>
   blocks.blocks.map((block) => ({
-    guestAddress: block.guestAddress,
+    guestAddress: guestAddress(addressOf(block)),
     block,
     offset: 0,
     bytes: block.usedLength,

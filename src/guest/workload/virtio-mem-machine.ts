@@ -41,13 +41,13 @@ import {
   VirtioMemRegister,
 } from './virtio-mem-registers.js';
 
-const REGION_BLOCK = 'vmem0';
-const DRIVER_BLOCK = 'vmem0.driver';
-const DRIVER_SECTION = `${REGION_BLOCK}/driver`;
+export const VIRTIO_MEM_BLOCK = 'vmem0';
+export const VIRTIO_MEM_DRIVER_BLOCK = 'vmem0.driver';
+const DRIVER_SECTION = `${VIRTIO_MEM_BLOCK}/driver`;
 
 /** Beyond every other memory. */
-const REGION_ADDRESS = guestAddress(2 ** 40);
-const DRIVER_ADDRESS = guestAddress(2 ** 39);
+export const VIRTIO_MEM_ADDRESS = guestAddress(2 ** 40);
+export const VIRTIO_MEM_DRIVER_ADDRESS = guestAddress(2 ** 39);
 
 const DEFAULT_BLOCK_BYTES = 2 * 2 ** 20;
 
@@ -92,22 +92,22 @@ export const addVirtioMemBlocks = (
   { regionBytes, blockBytes = DEFAULT_BLOCK_BYTES }: VirtioMemMachineOptions,
 ): void => {
   blocks.add({
-    name: REGION_BLOCK,
+    name: VIRTIO_MEM_BLOCK,
     usedLength: regionBytes,
     discardGranularity: blockBytes,
-    guestAddress: REGION_ADDRESS,
+    guestAddress: VIRTIO_MEM_ADDRESS,
   });
   const stateBytes = (regionBytes / blockBytes) * 4;
   blocks.add({
-    name: DRIVER_BLOCK,
+    name: VIRTIO_MEM_DRIVER_BLOCK,
     usedLength: STATES_OFFSET + Math.ceil(stateBytes / GUEST_PAGE_SIZE) * GUEST_PAGE_SIZE,
-    guestAddress: DRIVER_ADDRESS,
+    guestAddress: VIRTIO_MEM_DRIVER_ADDRESS,
   });
 };
 
 /** What a new machine's threads share, if it has the device. */
 export const allocateVirtioMemMachine = (blocks: RamBlockList): VirtioMemShared | undefined =>
-  blocks.find(REGION_BLOCK)?.discardManager === undefined
+  blocks.find(VIRTIO_MEM_BLOCK)?.discardManager === undefined
     ? undefined
     : {
         virtio: allocateVirtioMem(),
@@ -129,9 +129,9 @@ export class VirtioMemMachine {
   readonly registers: Float64Array;
   readonly blockBytes: number;
   readonly blockCount: number;
-  readonly queue = layOutQueue(DRIVER_ADDRESS, 128);
-  readonly request = guestAddress(DRIVER_ADDRESS + BUFFERS_OFFSET);
-  readonly response = guestAddress(DRIVER_ADDRESS + BUFFERS_OFFSET + 64);
+  readonly queue = layOutQueue(VIRTIO_MEM_DRIVER_ADDRESS, 128);
+  readonly request = guestAddress(VIRTIO_MEM_DRIVER_ADDRESS + BUFFERS_OFFSET);
+  readonly response = guestAddress(VIRTIO_MEM_DRIVER_ADDRESS + BUFFERS_OFFSET + 64);
   readonly #requested: Int32Array;
   readonly #barrier: StoreBarrierWriter | undefined;
   readonly #regions = new Map<number, Region>();
@@ -143,12 +143,12 @@ export class VirtioMemMachine {
     { barrier, release = () => {} }: { readonly barrier?: StoreBarrierWriter; readonly release?: VisitSection } = {},
   ) {
     this.#barrier = barrier;
-    const region = blocks.find(REGION_BLOCK)!;
-    const driver = blocks.find(DRIVER_BLOCK)!;
+    const region = blocks.find(VIRTIO_MEM_BLOCK)!;
+    const driver = blocks.find(VIRTIO_MEM_DRIVER_BLOCK)!;
     this.region = region;
     this.virtio = shared.virtio;
     this.memory = new GuestMemory(
-      [{ guestAddress: DRIVER_ADDRESS, block: driver, offset: 0, bytes: driver.usedLength }],
+      [{ guestAddress: VIRTIO_MEM_DRIVER_ADDRESS, block: driver, offset: 0, bytes: driver.usedLength }],
       barrier ?? untracked,
     );
     this.device = new VirtioMemDevice(shared.virtio, this.memory, { block: region, release });
@@ -177,11 +177,11 @@ export class VirtioMemMachine {
   }
 
   useOf(block: number): BlockUse {
-    return this.memory.readUint32(guestAddress(DRIVER_ADDRESS + STATES_OFFSET + 4 * block)) as BlockUse;
+    return this.memory.readUint32(guestAddress(VIRTIO_MEM_DRIVER_ADDRESS + STATES_OFFSET + 4 * block)) as BlockUse;
   }
 
   setUse(block: number, use: BlockUse): void {
-    this.memory.writeUint32(guestAddress(DRIVER_ADDRESS + STATES_OFFSET + 4 * block), use);
+    this.memory.writeUint32(guestAddress(VIRTIO_MEM_DRIVER_ADDRESS + STATES_OFFSET + 4 * block), use);
     if (use !== BlockUse.used) {
       this.#regions.delete(block);
     }
@@ -190,7 +190,7 @@ export class VirtioMemMachine {
   /** What goes before RAM. The state of the device must not change meanwhile. */
   saveEarly(): DeviceState {
     return {
-      name: `${REGION_BLOCK}/${VIRTIO_MEM_EARLY_SECTION}`,
+      name: `${VIRTIO_MEM_BLOCK}/${VIRTIO_MEM_EARLY_SECTION}`,
       instance: 0,
       version: VIRTIO_MEM_EARLY_VERSION,
       body: this.device.saveEarly(),
@@ -201,7 +201,7 @@ export class VirtioMemMachine {
   save(): DeviceState[] {
     return [
       {
-        name: `${REGION_BLOCK}/${VIRTIO_MEM_SECTION}`,
+        name: `${VIRTIO_MEM_BLOCK}/${VIRTIO_MEM_SECTION}`,
         instance: 0,
         version: VIRTIO_SECTION_VERSION,
         body: this.device.save(),
@@ -217,7 +217,7 @@ export class VirtioMemMachine {
 
   /** Before the first page is loaded. Throws WORKLOAD_STATE_INVALID, and what `VirtioMemDevice.loadEarly` does. */
   loadEarly({ name, version }: Pick<DeviceState, 'name' | 'version'>, body: Uint8Array): void {
-    if (name !== `${REGION_BLOCK}/${VIRTIO_MEM_EARLY_SECTION}` || version !== VIRTIO_MEM_EARLY_VERSION) {
+    if (name !== `${VIRTIO_MEM_BLOCK}/${VIRTIO_MEM_EARLY_SECTION}` || version !== VIRTIO_MEM_EARLY_VERSION) {
       throw stateInvalid(`There is no device for section ${name}, version ${version}`, name);
     }
     this.device.loadEarly(decodeVirtioMemEarly(body));
@@ -232,7 +232,7 @@ export class VirtioMemMachine {
       }
       return state.body;
     };
-    this.device.load(find(`${REGION_BLOCK}/${VIRTIO_MEM_SECTION}`));
+    this.device.load(find(`${VIRTIO_MEM_BLOCK}/${VIRTIO_MEM_SECTION}`));
     decodeVirtioMemRegisters(find(DRIVER_SECTION), this.registers);
     this.wantedBytes = this.device.requestedSize;
   }
