@@ -10,8 +10,8 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { listen } from '../src/channel/listen-node.js';
-import type { FromDemoDestination, ToDemoDestination } from '../src/cli/demo-destination.js';
-import { judge } from '../src/cli/demo-judgement.js';
+import type { FromDemoDestination, ToDemoDestination } from '../src/cli/demo/destination.js';
+import { judge } from '../src/cli/demo/judgement.js';
 import { userfaultfdProblem } from '../src/dirty-log/userfaultfd-node.js';
 import {
   type MissingPagesKind,
@@ -38,7 +38,7 @@ class Destination {
   #wake = (): void => {};
 
   constructor(request: Omit<Extract<ToDemoDestination, { type: 'prepare' }>, 'type' | 'memoryLimit' | 'steps'>) {
-    this.#child = fork(new URL('../src/cli/demo-destination.js', import.meta.url));
+    this.#child = fork(new URL('../src/cli/demo/destination.js', import.meta.url));
     this.#child.on('message', (message: FromDemoDestination) => {
       this.#seen.push(message);
       this.#wake();

@@ -8,7 +8,7 @@ export const verbs: readonly VerbEntry[] = [
     operands: '',
     summary: 'migrates a busy guest to a second process and compares the two',
     example: 'demo',
-    load: async () => (await import('./demo.js')).demo,
+    load: async () => (await import('./demo/demo.js')).demo,
   },
   {
     name: 'inspect',

@@ -2,8 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { runCommand } from '../../test/command.js';
-import type { RestoreReport } from './demo-restore.js';
+import { runCommand } from '../../../test/command.js';
+import type { RestoreReport } from './restore.js';
 
 test('demo: saved, restored at once and after a full load, verified', async () => {
   const small = ['--memory', '64M', '--working-set', '32M', '--rate', '48M', '--max-bandwidth', '0', '--no-plain'];

@@ -7,14 +7,14 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { RamferryError } from '../memory/errors.js';
-import { Clones } from '../monitor/clones.js';
-import { MapRestore } from '../monitor/map-restore.js';
-import { findQemu, toolboxFolder } from '../qemu/find-qemu.js';
-import { runIncoming } from '../qemu/incoming.js';
-import { QemuProcess } from '../qemu/qemu-process.js';
-import { formatBytes, formatCount, formatDuration, formatTable } from './format.js';
-import type { Invocation, VerbResult } from './verb.js';
+import { RamferryError } from '../../memory/errors.js';
+import { Clones } from '../../monitor/clones.js';
+import { MapRestore } from '../../monitor/map-restore.js';
+import { findQemu, toolboxFolder } from '../../qemu/find-qemu.js';
+import { runIncoming } from '../../qemu/incoming.js';
+import { QemuProcess } from '../../qemu/qemu-process.js';
+import { formatBytes, formatCount, formatDuration, formatTable } from '../format.js';
+import type { Invocation, VerbResult } from '../verb.js';
 
 const MIB = 2 ** 20;
 const CLONES = 4;

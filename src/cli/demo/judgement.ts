@@ -1,8 +1,8 @@
 // Whether a guest is intact, judged by itself and by a digest. The demo judges twice: the guest that was migrated, and
 // the original, which goes on as its twin; a workload guest does the same in the same step wherever it runs.
 
-import { KERNEL_BLOCK } from '../guest/workload/machine.js';
-import type { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
+import { KERNEL_BLOCK } from '../../guest/workload/machine.js';
+import type { WorkloadGuest } from '../../guest/workload/workload-guest-node.js';
 
 /** What became of a guest. */
 export interface Judgement {

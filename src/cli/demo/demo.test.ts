@@ -2,8 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { runCommand } from '../../test/command.js';
-import type { MigrationReport } from '../source/statistics.js';
+import { runCommand } from '../../../test/command.js';
+import type { MigrationReport } from '../../source/statistics.js';
 
 interface Document extends MigrationReport {
   readonly ramferry: MigrationReport['ramferry'] & {

@@ -1,13 +1,13 @@
 // The first act of the demo: the guest is migrated with nothing that saves anything, so that there is something to compare
 // with. Neither side takes a step then: both must hold the same, byte for byte, and the guest goes on here.
 
-import type { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
-import { RamferryError } from '../memory/errors.js';
-import type { MigrationReport } from '../source/statistics.js';
-import { differences, judge, runOn } from './demo-judgement.js';
-import { DemoDestination, type DemoMigrationOptions, migrateTo } from './demo-process.js';
-import { formatBytes, formatCount, formatDuration, formatPercent, formatTable } from './format.js';
-import type { Invocation } from './verb.js';
+import type { WorkloadGuest } from '../../guest/workload/workload-guest-node.js';
+import { RamferryError } from '../../memory/errors.js';
+import type { MigrationReport } from '../../source/statistics.js';
+import { formatBytes, formatCount, formatDuration, formatPercent, formatTable } from '../format.js';
+import type { Invocation } from '../verb.js';
+import { differences, judge, runOn } from './judgement.js';
+import { DemoDestination, type DemoMigrationOptions, migrateTo } from './process.js';
 
 /** Throws what the migration failed with, and VERIFICATION_FAILED. */
 export async function migratePlainly(

@@ -8,13 +8,13 @@
 //   ── judge ─────────────────────────▶ waits until the guest has done its steps, verifies, digests
 //   ◀── judged(…) ────────────────────
 
-import { listen } from '../channel/listen-node.js';
-import type { IncomingReport } from '../destination/statistics.js';
-import type { BarrierChoice } from '../guest/workload/control.js';
-import type { MissingPagesKind } from '../guest/workload/workload-guest-node.js';
-import { type IncomingWorkload, receiveWorkload } from '../monitor/incoming-workload.js';
-import { type PlainError, plainError } from '../monitor/source-messages.js';
-import { type Judgement, judge, runOn } from './demo-judgement.js';
+import { listen } from '../../channel/listen-node.js';
+import type { IncomingReport } from '../../destination/statistics.js';
+import type { BarrierChoice } from '../../guest/workload/control.js';
+import type { MissingPagesKind } from '../../guest/workload/workload-guest-node.js';
+import { type IncomingWorkload, receiveWorkload } from '../../monitor/incoming-workload.js';
+import { type PlainError, plainError } from '../../monitor/source-messages.js';
+import { type Judgement, judge, runOn } from './judgement.js';
 
 export type ToDemoDestination =
   | {

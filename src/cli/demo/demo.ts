@@ -1,6 +1,6 @@
 // `ramferry demo`: a busy guest in this process is live-migrated to a second process, runs on there, and is compared. Before
 // that it is migrated plainly, so that one sees what free page hints and the lazy clear save. In the end it is saved, and restored
-// before its memory is loaded (demo-restore.ts).
+// before its memory is loaded (restore.ts).
 //
 // How the two are compared: after the switchover the original does not run any more, but it is still there. Both are
 // allowed the same number of further steps, and then both memories must be the same to the byte. A page that was lost,
@@ -10,22 +10,22 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
-import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
-import type { BarrierChoice } from '../guest/workload/control.js';
-import type { WorkloadKind } from '../guest/workload/registers.js';
-import { WorkloadGuest, type WorkloadOptions } from '../guest/workload/workload-guest-node.js';
-import { RamferryError } from '../memory/errors.js';
-import type { MigrationReport } from '../source/statistics.js';
-import { parseInteger } from './arguments.js';
-import { differences, type Judgement, judge, runOn } from './demo-judgement.js';
-import { comparisonTable, migratePlainly, savingOf } from './demo-plain.js';
-import { DemoDestination, migrateTo } from './demo-process.js';
-import { demoQemu } from './demo-qemu.js';
-import { type DemoResult, saveAndRestore, withRestore } from './demo-restore.js';
-import { formatBytes, formatCount, formatRate } from './format.js';
-import { addLiveOptions, type MigrationVerbOptions, parametersOf, sizeOption, traceOf } from './migration-options.js';
-import { downtimeTable, iterationTable, parameterTable, totalsTable } from './migration-report.js';
-import type { Invocation, Verb } from './verb.js';
+import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
+import type { BarrierChoice } from '../../guest/workload/control.js';
+import type { WorkloadKind } from '../../guest/workload/registers.js';
+import { WorkloadGuest, type WorkloadOptions } from '../../guest/workload/workload-guest-node.js';
+import { RamferryError } from '../../memory/errors.js';
+import type { MigrationReport } from '../../source/statistics.js';
+import { parseInteger } from '../arguments.js';
+import { formatBytes, formatCount, formatRate } from '../format.js';
+import { addLiveOptions, type MigrationVerbOptions, parametersOf, sizeOption, traceOf } from '../migration-options.js';
+import { downtimeTable, iterationTable, parameterTable, totalsTable } from '../migration-report.js';
+import type { Invocation, Verb } from '../verb.js';
+import { differences, type Judgement, judge, runOn } from './judgement.js';
+import { comparisonTable, migratePlainly, savingOf } from './plain.js';
+import { DemoDestination, migrateTo } from './process.js';
+import { demoQemu } from './qemu.js';
+import { type DemoResult, saveAndRestore, withRestore } from './restore.js';
 
 interface DemoOptions extends MigrationVerbOptions {
   readonly memory: number;

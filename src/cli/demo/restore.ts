@@ -6,14 +6,14 @@
 
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
-import type { WorkloadGuest, WorkloadOptions } from '../guest/workload/workload-guest-node.js';
-import { RamferryError } from '../memory/errors.js';
-import { Migration } from '../monitor/migration.js';
-import { differences, judge, runOn } from './demo-judgement.js';
-import { DemoProcess } from './demo-process.js';
-import type { FromDemoRestored, ToDemoRestored } from './demo-restored.js';
-import { formatBytes, formatCount, formatDuration, formatTable } from './format.js';
-import type { Invocation, VerbResult } from './verb.js';
+import type { WorkloadGuest, WorkloadOptions } from '../../guest/workload/workload-guest-node.js';
+import { RamferryError } from '../../memory/errors.js';
+import { Migration } from '../../monitor/migration.js';
+import { formatBytes, formatCount, formatDuration, formatTable } from '../format.js';
+import type { Invocation, VerbResult } from '../verb.js';
+import { differences, judge, runOn } from './judgement.js';
+import { DemoProcess } from './process.js';
+import type { FromDemoRestored, ToDemoRestored } from './restored.js';
 
 /** Pages served behind each one that the guest asks for: as `serve` does. */
 const PREFETCH_PAGES = 32;
@@ -54,7 +54,7 @@ export async function saveAndRestore(
 ): Promise<RestoreReport> {
   const file = join(folder, 'guest.mapped');
   const processes = [0, 1].map(
-    () => new DemoProcess<ToDemoRestored, FromDemoRestored>(new URL('./demo-restored.js', import.meta.url)),
+    () => new DemoProcess<ToDemoRestored, FromDemoRestored>(new URL('./restored.js', import.meta.url)),
   );
   try {
     const built = processes.map((process) => process.next('built'));

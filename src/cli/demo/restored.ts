@@ -7,16 +7,16 @@
 //   ── receive(uri) ──────────────▶ devices, run; memory follows: loaded(…)
 //   ── judge ─────────────────────▶ waits until the guest has done its steps, verifies, digests
 
-import { listen } from '../channel/listen-node.js';
-import { MigrationDestination } from '../destination/migration-destination.js';
-import type { IncomingPostcopyReport } from '../destination/postcopy-incoming.js';
-import { PostcopyTarget } from '../destination/postcopy-target.js';
-import { deviceStates } from '../format/stream/device-tail.js';
-import type { StreamSummary } from '../format/stream/stream-handler.js';
-import { loadMappedRam } from '../guest/load-mapped-ram-node.js';
-import { WorkloadGuest, type WorkloadOptions } from '../guest/workload/workload-guest-node.js';
-import { type PlainError, plainError } from '../monitor/source-messages.js';
-import { type Judgement, judge, runOn } from './demo-judgement.js';
+import { listen } from '../../channel/listen-node.js';
+import { MigrationDestination } from '../../destination/migration-destination.js';
+import type { IncomingPostcopyReport } from '../../destination/postcopy-incoming.js';
+import { PostcopyTarget } from '../../destination/postcopy-target.js';
+import { deviceStates } from '../../format/stream/device-tail.js';
+import type { StreamSummary } from '../../format/stream/stream-handler.js';
+import { loadMappedRam } from '../../guest/load-mapped-ram-node.js';
+import { WorkloadGuest, type WorkloadOptions } from '../../guest/workload/workload-guest-node.js';
+import { type PlainError, plainError } from '../../monitor/source-messages.js';
+import { type Judgement, judge, runOn } from './judgement.js';
 
 export type ToDemoRestored =
   | { readonly type: 'build'; readonly machine: WorkloadOptions }

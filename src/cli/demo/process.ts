@@ -1,14 +1,14 @@
 // The processes that the demo moves its guest to, as the demo sees them, and a migration to one. What runs there:
-// demo-destination.ts, demo-restored.ts.
+// destination.ts, restored.ts.
 
 import { type ChildProcess, fork } from 'node:child_process';
-import type { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
-import { RamferryError } from '../memory/errors.js';
-import { Migration, type MigrationEnd, type MigrationOptions } from '../monitor/migration.js';
-import { type PlainError, ramferryError } from '../monitor/source-messages.js';
-import type { FromDemoDestination, ToDemoDestination } from './demo-destination.js';
-import { divergence, progressOf } from './migration-report.js';
-import type { Invocation } from './verb.js';
+import type { WorkloadGuest } from '../../guest/workload/workload-guest-node.js';
+import { RamferryError } from '../../memory/errors.js';
+import { Migration, type MigrationEnd, type MigrationOptions } from '../../monitor/migration.js';
+import { type PlainError, ramferryError } from '../../monitor/source-messages.js';
+import { divergence, progressOf } from '../migration-report.js';
+import type { Invocation } from '../verb.js';
+import type { FromDemoDestination, ToDemoDestination } from './destination.js';
 
 /** What a process may say. */
 type Message = { readonly type: string } | { readonly type: 'failed'; readonly error: PlainError };
@@ -56,7 +56,7 @@ export class DemoProcess<To extends object, From extends Message> {
 
 export class DemoDestination extends DemoProcess<ToDemoDestination, FromDemoDestination> {
   constructor() {
-    super(new URL('./demo-destination.js', import.meta.url));
+    super(new URL('./destination.js', import.meta.url));
   }
 }
 
