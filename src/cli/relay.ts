@@ -13,6 +13,7 @@ import { type Handover, Relay, type RelayEnd } from '../monitor/relay.js';
 import { rehearseRelay } from '../monitor/relay-rehearsal.js';
 import { acceptOne } from './accept-one.js';
 import { parseInteger } from './arguments.js';
+import { toFailure } from './failure.js';
 import { formatBytes, formatCount, formatDuration, formatTable } from './format.js';
 import { plural } from './inspect-text.js';
 import { sizeOption } from './migration-options.js';
@@ -149,7 +150,7 @@ const documentOf = (end: RelayEnd, uri: string, spool: string): object => {
 
 /** The guest is where it was: what to do about it. */
 const withHint = ({ error, guest, destinations }: RelayEnd): RamferryError => {
-  const { kind, code, message, hint, file, offset, value } = error!;
+  const { kind, code, message, hint, file, offset, value } = toFailure(error, 'relay');
   const stays = 'The guest runs on at the origin.';
   const quit = destinations.length > 0 ? ' Quit the QEMUs at the destinations: they have nothing of it.' : '';
   return new RamferryError(kind, code, message, {

@@ -249,6 +249,20 @@ test('a source that was told has left when it closes, and not when the link brea
   }
 });
 
+test('a migration that fails over its last word may have been told of, and one that fails before may not', async () => {
+  const channel = new ScriptedChannel().send([stream(1)]);
+  const late = start(channel, {
+    // What is under way is called lost then, wherever it is.
+    commit: async () => void process.nextTick(() => channel.destroy()),
+  });
+  assert.equal((await late.ended).status, 'failed');
+  const early = start(new ScriptedChannel().send([stream(1)]), {
+    commit: () => Promise.reject(new Error('disk full')),
+  });
+  assert.equal((await early.ended).status, 'failed');
+  assert.deepEqual([late.destination.mayBeTold, early.destination.mayBeTold], [true, false]);
+});
+
 test('a cancel ends it so that the source runs on: before, while pages come, while the last bytes are written', async () => {
   const aborted = AbortSignal.abort();
   const before = start(new ScriptedChannel().send([stream()]), { signal: aborted });

@@ -224,6 +224,11 @@ export class MigrationDestination {
     return this.report();
   }
 
+  /** Whether the word that all is well was sent, or may have been: the source alone knows whether it came. */
+  get mayBeTold(): boolean {
+    return this.#confirmed;
+  }
+
   /**
    * After a migration that completed: resolves when the connection is gone, with whether the source closed it in order. QEMU
    * does so when it was told and has let go of its guest; of a link that broke, nobody knows whether the word arrived.
@@ -406,7 +411,7 @@ export class MigrationDestination {
 
   /** The source closes first, so that nothing of ours is lost on the way; one that does not is left. */
   #leave(): void {
-    this.#dropLater();
+    this.#dropLater(this.#options.lingerMs);
     this.#channel.end().catch(() => this.#channel.destroy());
   }
 
@@ -423,8 +428,7 @@ export class MigrationDestination {
     this.#returnPath.drained().then(drop, drop);
   }
 
-  #dropLater(): void {
-    const { lingerMs = LINGER_MS } = this.#options;
+  #dropLater(lingerMs = LINGER_MS): void {
     const timer = setTimeout(() => this.#channel.destroy(), lingerMs);
     void this.#channel.closed.then(() => clearTimeout(timer));
   }

@@ -32,6 +32,7 @@ export class HeldGuest {
   readonly loaded: Promise<void>;
   readonly ended: Promise<HeldGuestEnd>;
   readonly #source: MigrationSource;
+  #lost: RamferryError | undefined;
 
   constructor(guest: SourceGuest, channel: ByteChannel, { prefetchPages, maxBandwidth, onProgress }: HeldGuestOptions) {
     const uri = channel.peer;
@@ -60,11 +61,19 @@ export class HeldGuest {
       };
       void this.ended.then(({ error }) => {
         clearTimeout(timer);
-        reject(error);
+        this.#lost = error;
+        reject(error && notTaken(error));
       });
     });
     // Who waits for all of them hears of the first.
     this.loaded.catch(() => {});
+  }
+
+  /** @throws RamferryError if the destination is no longer there */
+  throwIfLost(): void {
+    if (this.#lost !== undefined) {
+      throw this.#lost;
+    }
   }
 
   /** The guest is the destination's. */
@@ -97,3 +106,13 @@ const notLoaded = (uri: string): RamferryError =>
       value: LOAD_MS,
     },
   );
+
+const notTaken = (error: RamferryError): RamferryError => {
+  const { kind, code, message, file, value } = error;
+  return new RamferryError(kind, code, message, {
+    cause: error,
+    hint: 'look at the destination: it needs the capability postcopy-ram, and the machine and devices of the origin',
+    ...(file !== undefined && { file }),
+    ...(value !== undefined && { value }),
+  });
+};

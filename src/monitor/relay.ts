@@ -69,7 +69,7 @@ export interface RelayEnd {
   readonly handover: Handover | undefined;
   readonly destinations: readonly HeldGuestEnd[];
   /** Why the guest was not handed over. */
-  readonly error: RamferryError | undefined;
+  readonly error: Error | undefined;
   /** Whether the spool is still there: it may be needed. */
   readonly isSpoolKept: boolean;
 }
@@ -126,7 +126,7 @@ export class Relay {
     try {
       const incoming = await destination.run();
       const toldAt = performance.now();
-      const end = async (guest: RelayEnd['guest'], error?: RamferryError, handover?: Handover): Promise<RelayEnd> => {
+      const end = async (guest: RelayEnd['guest'], error?: Error, handover?: Handover): Promise<RelayEnd> => {
         const destinations = await Promise.all(this.#guests.map(({ ended }) => ended));
         const isSpoolKept = guest !== 'origin' && destinations.some((each) => each.error !== undefined);
         if (!isSpoolKept) {
@@ -134,14 +134,16 @@ export class Relay {
         }
         return { guest, machine: target.machine, incoming, handover, destinations, error, isSpoolKept };
       };
-      if (incoming.status !== 'completed') {
-        const error = destination.error as RamferryError;
-        this.#abandonGuests(error);
+      if (!destination.mayBeTold) {
+        const { error } = destination;
+        this.#abandonGuests(
+          new RamferryError('failed', 'CANCELLED', 'The guest stays at the origin.', { cause: error }),
+        );
         // It reads our word, or sees the connection close, before this process can be gone.
         await origin.closed;
         return await end('origin', error);
       }
-      if (!(await destination.sourceLeft())) {
+      if (incoming.status !== 'completed' || !(await destination.sourceLeft())) {
         const error = notConfirmed(origin.peer, this.#options.spool);
         this.#abandonGuests(error);
         return await end('unknown', error);
@@ -166,7 +168,7 @@ export class Relay {
 
   /** Everything from the last byte of the origin to the word that it may let go, which follows when this resolves. */
   async #handOver({ summary }: IncomingState): Promise<void> {
-    const { destinations, spool, signal, onArrived } = this.#options;
+    const { destinations, spool, signal, onArrived, onProgress, ...options } = this.#options;
     this.#arrivedAt = performance.now();
     onArrived?.(summary.devices.map(({ name }) => name));
     this.#target.writeDevices(summary.tail);
@@ -174,9 +176,11 @@ export class Relay {
     written.catch(() => {});
     this.#opened = await openSnapshotFile(this.#output.currentPath);
     const { snapshot } = this.#opened;
-    this.#guests = destinations.map(
-      (channel) => new HeldGuest(new SnapshotGuest(snapshot, spool), channel, this.#options),
-    );
+    // Progress is that of the guest; its clones have theirs.
+    this.#guests = destinations.map((channel, index) => {
+      const progress = index === 0 && onProgress !== undefined ? { onProgress } : {};
+      return new HeldGuest(new SnapshotGuest(snapshot, spool), channel, { ...options, ...progress });
+    });
     // All of them or none: the origin can still go on.
     await Promise.all(this.#guests.map(({ loaded }) => loaded));
     this.#loadedAt = performance.now();
@@ -184,6 +188,9 @@ export class Relay {
     signal.throwIfAborted();
     await this.#file.commit();
     signal.throwIfAborted();
+    for (const guest of this.#guests) {
+      guest.throwIfLost();
+    }
   }
 
   /** While the destinations load: what is left for the commit is little then. */

@@ -243,16 +243,18 @@ interopTest('relay: killed at any moment, the guest is in one place and goes on 
     const options = ['--spool', spool, '--max-bandwidth', '40M'];
     const relaying = Ramferry.start(lab, 'relay', 'tcp:127.0.0.1:0', destination.uri, ...options);
     const uri = await relaying.listening();
-    const stopped = origin.qmp.waitEvent('STOP');
+    const stopped = origin.qmp.waitEvent('STOP', { timeoutMs: STEP_MS });
+    const resumed = destination.guest.qmp.waitEvent('RESUME', { timeoutMs: STEP_MS });
     await origin.migrate(uri, { ...RETURN_PATH, parameters: { 'max-bandwidth': 200e6 } });
-    // Before the switch, around it, after it.
-    if (moment % 3 > 0) {
-      await stopped;
+    // While pages come in, around the handover, while they go out.
+    const phases = [Promise.resolve(), stopped, resumed];
+    for (const phase of phases) {
+      phase.catch(() => {});
     }
-    await delay([choose(400), choose(200), 150 + choose(1000)][moment % 3]);
+    await phases[moment % 3];
+    await delay(choose([400, 150, 700][moment % 3]!));
     relaying.kill('SIGKILL');
     await relaying.exited;
-    stopped.catch(() => {});
     const { status } = await origin.waitMigration(['failed', 'completed'], STEP_MS);
     if (status === 'failed') {
       found.origin += 1;
@@ -275,6 +277,43 @@ interopTest('relay: killed at any moment, the guest is in one place and goes on 
   context.diagnostic(JSON.stringify(found));
 });
 
+interopTest('relay: what one of two destinations cannot do, before the handover and after it', async (lab) => {
+  const origin = await startFromCorpus(lab, 'plain', '10');
+  const spool = lab.path('spool');
+  const relayTo = (destinations: readonly Destination[]): Ramferry => {
+    const uris = destinations.map(({ uri }) => uri);
+    const options = ['--spool', spool, '--max-bandwidth', '80M', '--json'];
+    return Ramferry.start(lab, 'relay', 'tcp:127.0.0.1:0', ...uris, ...options);
+  };
+  const able = await startDestination(lab);
+  const guest = await corpusDestination(lab, 'plain', '10');
+  const unable = { guest, uri: socketUri(lab) };
+  await guest.migrateIncoming(unable.uri);
+  const refused = relayTo([able, unable]);
+  await origin.migrate(await refused.listening(), RETURN_PATH);
+  const refusal = await refused.exited;
+  assert.deepEqual([refusal.status, JSON.parse(refusal.stdout).guest], [1, 'origin']);
+  await isStillAt(origin, able.guest);
+  assert.deepEqual(spoolsOf(lab), []);
+
+  const [first, second] = await Promise.all([startDestination(lab), startDestination(lab)]);
+  const relaying = relayTo([first, second]);
+  await origin.migrate(await relaying.listening(), RETURN_PATH);
+  await first.guest.waitSerial(/^HB/m, STEP_MS);
+  first.guest.qemu.kill();
+  const { status, stdout } = await relaying.exited;
+  const { destinations, guest: place, spool: kept, error } = JSON.parse(stdout);
+  assert.deepEqual(
+    [status, place, kept, error.code, destinations[1].status],
+    [1, 'destinations', spool, 'PEER_CLOSED', 'completed'],
+  );
+  assert.ok(fs.existsSync(spool));
+  await isHere(second.guest, origin);
+});
+
+/** Files that a relay left. */
+const spoolsOf = (lab: Lab): string[] => fs.readdirSync(lab.folder).filter((name) => name.startsWith('spool'));
+
 interopTest('relay: an origin without a return path is refused, and its guest goes on', async (lab) => {
   const origin = await startFromCorpus(lab, 'plain', '10');
   const destination = await startDestination(lab);
@@ -294,8 +333,5 @@ interopTest('relay: an origin without a return path is refused, and its guest go
   assert.deepEqual([error.code, guest], ['NO_RETURN_PATH', 'origin']);
   await origin.waitMigration(['failed']);
   assert.equal(await origin.status(), 'running');
-  assert.deepEqual(
-    fs.readdirSync(lab.folder).filter((name) => name.startsWith('spool')),
-    [],
-  );
+  assert.deepEqual(spoolsOf(lab), []);
 });
