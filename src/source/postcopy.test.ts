@@ -41,7 +41,7 @@ const setUp = ({
   const { blocks } = guest.blocks;
   const destination = new PostcopyDestination(blocks);
   const statuses: MigrationStatus[] = [];
-  const status: { changed: () => void } = { changed: () => {} };
+  const status: { changed: () => unknown } = { changed: () => {} };
   const source = new MigrationSource({
     guest,
     sink: new PostcopySink(destination.connect(cut), stallMs === undefined ? {} : { stallMs }),
@@ -60,7 +60,7 @@ const setUp = ({
       });
     }
   };
-  return { guest, blocks, destination, source, statuses, reached };
+  return { guest, blocks, destination, source, statuses, status, reached };
 };
 
 const fill = (guest: ScriptedGuest, everyNth = 1): void => {
@@ -281,6 +281,15 @@ test('before the package a broken link gives the guest back, after it never', as
     assert.equal(guest.running, !isLost);
   }
   assert.ok(before > 0 && before < 24, `${before} before the package`);
+});
+
+test('who hears of a pause may give up in that very moment', async () => {
+  const { source, status, guest } = setUp({ pages: [60], cut: { toDestination: 30 * PAGE } });
+  fill(guest);
+  status.changed = () => source.state.value === 'postcopy-paused' && source.fail(new Error('given up'));
+  source.startPostcopy();
+  assert.equal((await source.run()).status, 'failed');
+  assert.equal(guest.resumes, 0);
 });
 
 // spec/qemu-wire-format.md 7.9 item 6: QEMU deadlocks on an end that comes while its devices load

@@ -258,11 +258,12 @@ export class Postcopy {
     const reconnect = new Promise<() => Promise<ByteChannel>>((resolve) => {
       this.#reconnect = resolve;
     });
-    engine.paused(error);
     const { cancelled } = engine;
     const givenUp = new Promise<void>((resolve) =>
       cancelled.addEventListener('abort', () => resolve(), { once: true }),
     );
+    // Who hears of it may give up at once.
+    engine.paused(error);
     await Promise.race([reconnect, givenUp]);
     engine.throwIfStopped();
     engine.enter('postcopy-recover-setup');
