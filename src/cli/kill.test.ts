@@ -81,7 +81,7 @@ const sameBytes = async (file: string): Promise<boolean> => {
 /** All of a guest is there, and every page is one that it wrote. */
 const isGuest = async (file: string): Promise<boolean> => {
   const blocks = RamBlockList.create();
-  const { summary } = await loadMappedRam(file, { blocks, memoryLimit: 2 ** 28, threads: 1 });
+  const { summary } = await loadMappedRam(file, { blocks, memoryLimit: 2 ** 28 });
   const guest = WorkloadGuest.restore(blocks, deviceStates(summary.tail, summary.devices));
   try {
     return guest.verify().bad === 0 && guest.counters().pagesWritten > 1000;
@@ -110,7 +110,7 @@ const writers: readonly {
     // Not byte for byte that of `convert`, but its memory.
     isWhole: async (file) => {
       const blocks = RamBlockList.create();
-      await loadMappedRam(file, { blocks, memoryLimit: 2 ** 28, threads: 1 });
+      await loadMappedRam(file, { blocks, memoryLimit: 2 ** 28 });
       const ram = blocks.find('pc.ram')!;
       return pages.every((_, page) => Buffer.compare(ram.read(page * 4096, 4096), contentOf(page)) === 0);
     },

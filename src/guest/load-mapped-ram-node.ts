@@ -1,8 +1,9 @@
-// A mapped-ram file loaded into memory, whole: what a guest of ours starts from. Pages have their places, so threads read them
-// in any order, straight into guest memory (spec/algorithms.md 5(c), load).
+// A mapped-ram file loaded into memory, whole: what a guest of ours starts from. Pages have their places, so they are read in
+// any order, straight into guest memory (spec/algorithms.md 5(c), load).
+//
+// The threads that read are those of Node's pool: they are there, while a worker would start when a small guest is loaded.
 
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { Worker } from 'node:worker_threads';
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import { createBlocks, matchBlocks } from '../destination/ram-geometry.js';
 import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
@@ -11,8 +12,7 @@ import type { StreamSummary } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { EXTENT_ALIGN_BYTES } from '../memory/segment.js';
-import { allocateChunkCounters, ChunkLoader } from './chunk-loader-node.js';
-import type { ChunkLoaderThreadData } from './chunk-loader-thread-node.js';
+import { ChunkLoader } from './chunk-loader.js';
 import { openSnapshotFile } from './open-snapshot-file-node.js';
 
 /** Longest time in which nobody else in this thread gets a turn. */
@@ -23,8 +23,8 @@ export interface LoadOptions {
   readonly blocks: RamBlockList;
   /** Create the blocks of the file, up to this many bytes in all. */
   readonly memoryLimit?: number;
-  /** Threads that read, the calling one included. Default 2. */
-  readonly threads?: number;
+  /** Reads at a time. Default 4: Node has as many threads for them, unless UV_THREADPOOL_SIZE says otherwise. */
+  readonly reads?: number;
   readonly signal?: AbortSignal;
 }
 
@@ -40,7 +40,7 @@ export interface LoadedFile {
  * memory's content is undefined then
  */
 export const loadMappedRam = async (operand: string, options: LoadOptions): Promise<LoadedFile> => {
-  const { blocks, memoryLimit, threads = 2, signal } = options;
+  const { blocks, memoryLimit, reads = 4, signal } = options;
   const { snapshot, container, close } = await openSnapshotFile(operand);
   try {
     if (!(snapshot instanceof MappedRamSnapshot)) {
@@ -68,36 +68,34 @@ export const loadMappedRam = async (operand: string, options: LoadOptions): Prom
     } else {
       createBlocks(blocks, setup, memoryLimit);
     }
-    // What was unpacked has no name under which a helper could open it.
-    const helpers = container.isUnpacked ? 0 : threads - 1;
-    const counters = allocateChunkCounters(helpers);
-    const loader = new ChunkLoader(container.readAt, setup.blocks, blocks.blocks, counters);
-    for (let helper = 0; helper < helpers; helper += 1) {
-      startHelper({ file: container.file, setup: setup.blocks, blocks: blocks.share(), counters, helper });
-    }
-    try {
-      for (let sliceEnd = performance.now() + SLICE_MS; loader.loadNext() > 0; ) {
-        if (performance.now() >= sliceEnd) {
-          await nextTurn();
-          signal?.throwIfAborted();
-          sliceEnd = performance.now() + SLICE_MS;
-        }
-      }
-    } catch (error) {
-      loader.abandon();
-      throw error;
-    }
-    loader.finish();
+    const loader = new ChunkLoader(container, setup.blocks, blocks.blocks);
+    await loadChunks(loader, reads, signal);
     return { configuration, summary };
   } finally {
     close();
   }
 };
 
-const startHelper = (workerData: ChunkLoaderThreadData): void => {
-  const url = new URL('./chunk-loader-thread-node.js', import.meta.url);
-  const worker = new Worker(url, { workerData, name: 'mapped-ram loader' });
-  // Without its help everything is loaded all the same.
-  worker.on('error', () => {});
-  worker.unref();
+/** Loads all chunks, so many at a time. Nothing is being read any more when it settles. */
+const loadChunks = async (loader: ChunkLoader, atOnce: number, signal: AbortSignal | undefined): Promise<void> => {
+  let sliceEnd = performance.now() + SLICE_MS;
+  let isGivenUp = false;
+  const loadInTurn = async (): Promise<void> => {
+    try {
+      for (let loading: Promise<void> | undefined; !isGivenUp && (loading = loader.loadNext()) !== undefined; ) {
+        await loading;
+        signal?.throwIfAborted();
+        if (performance.now() >= sliceEnd) {
+          await nextTurn();
+          sliceEnd = performance.now() + SLICE_MS;
+        }
+      }
+    } catch (error) {
+      isGivenUp = true;
+      throw error;
+    }
+  };
+  const ends = Array.from({ length: atOnce }, loadInTurn);
+  await Promise.allSettled(ends);
+  await Promise.all(ends);
 };

@@ -1,4 +1,4 @@
-// Mapped-ram files into memory: any number of threads, memory that held something before, files that cannot be read.
+// Mapped-ram files into memory: any number of reads at a time, memory that held something before, files that cannot be read.
 
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
@@ -40,16 +40,16 @@ const content = (blocks: RamBlockList): Map<string, Buffer> =>
 const expected = new Map([...guest.memory].map(([name, bytes]) => [name, Buffer.from(bytes)]));
 
 // MR-15, MR-16
-for (const threads of [1, 2, 5]) {
-  test(`${threads} threads load the same memory, into new blocks and over old ones`, async () => {
+for (const reads of [1, 2, 5]) {
+  test(`${reads} reads at a time load the same memory, into new blocks and over old ones`, async () => {
     const blocks = RamBlockList.create({ segmentBytes: SEGMENT });
-    const { configuration, summary } = await loadMappedRam(file, { blocks, memoryLimit: 2 ** 24, threads });
+    const { configuration, summary } = await loadMappedRam(file, { blocks, memoryLimit: 2 ** 24, reads });
     assert.deepEqual([configuration.machine.length > 0, summary.tail], [true, guest.tail]);
     assert.deepEqual(content(blocks), expected);
     for (const block of blocks.blocks) {
       block.write(0, new Uint8Array(block.usedLength).fill(0xaa));
     }
-    await loadMappedRam(file, { blocks, threads });
+    await loadMappedRam(file, { blocks, reads });
     assert.deepEqual(content(blocks), expected);
   });
 }
@@ -66,7 +66,7 @@ test('loaded pages count as written, others do not: a stream may follow', async 
   }
 });
 
-test('at an offset, and in a packed image, which no second thread can open', async () => {
+test('at an offset, and in a packed image', async () => {
   const moved = mappedRamFile([{ name: 'ram', pages: 20, present: [3, 4] }], { start: 5000 });
   for (const operand of [
     `file:${save('moved.mapped', moved.bytes)},offset=5000`,
@@ -77,28 +77,86 @@ test('at an offset, and in a packed image, which no second thread can open', asy
     ),
   ]) {
     const blocks = RamBlockList.create({ segmentBytes: SEGMENT });
-    await loadMappedRam(operand, { blocks, memoryLimit: 2 ** 24, threads: 4 });
+    await loadMappedRam(operand, { blocks, memoryLimit: 2 ** 24 });
     assert.deepEqual(content(blocks).get('ram'), Buffer.from(moved.memory.get('ram')!));
   }
 });
 
-test('what does not fit, is no such file, or cannot be read', async (t) => {
+test('what does not fit, is no such file, or cannot be read', async () => {
   const blocks = RamBlockList.create({ segmentBytes: SEGMENT });
   await assert.rejects(loadMappedRam(file, { blocks, memoryLimit: 2 ** 20 }), { code: 'MEMORY_LIMIT' });
   await assert.rejects(loadMappedRam(file, { blocks }), { code: 'RAM_GEOMETRY' });
   const stream = save('guest.mig', richStream().bytes);
   await assert.rejects(loadMappedRam(stream, { blocks, memoryLimit: 2 ** 30 }), { code: 'NOT_MAPPED_RAM' });
-  // A disk with a bad sector.
-  const lastPages = guest.layouts[2]!.pagesOffset;
-  const { readSync } = fs;
-  const read = (descriptor: number, bytes: Uint8Array, at: number, length: number, position: number): number => {
-    if (position >= lastPages && position < lastPages + 3 * 4096) {
-      throw Object.assign(new Error('EIO'), { code: 'EIO' });
-    }
-    return readSync(descriptor, bytes, at, length, position);
-  };
-  const reads = t.mock.method(fs, 'readSync', read as typeof readSync);
-  const fresh = RamBlockList.create({ segmentBytes: SEGMENT });
-  await assert.rejects(loadMappedRam(file, { blocks: fresh, memoryLimit: 2 ** 24, threads: 1 }), { code: 'IO_ERROR' });
-  assert.ok(reads.mock.callCount() > 0);
+});
+
+type Read = (
+  descriptor: number,
+  bytes: Uint8Array,
+  at: number,
+  length: number,
+  position: number,
+  end: (error: NodeJS.ErrnoException | null, count: number) => void,
+) => void;
+
+// Of single pages, which are read at once, and of runs, which other threads read.
+for (const { what, block } of [
+  { what: 'a page', block: 2 },
+  { what: 'a run', block: 0 },
+]) {
+  test(`${what} that cannot be read is the end, once nothing is being read any more`, async (t) => {
+    const { pagesOffset } = guest.layouts[block]!;
+    const { read, readSync } = fs;
+    const isBad = (position: number): boolean => position >= pagesOffset && position < pagesOffset + 3 * 4096;
+    const eio = Object.assign(new Error('EIO'), { code: 'EIO' });
+    let reading = 0;
+    let done = 0;
+    t.mock.method(fs, 'readSync', ((
+      descriptor: number,
+      bytes: Uint8Array,
+      at: number,
+      length: number,
+      position: number,
+    ) => {
+      if (isBad(position)) {
+        throw eio;
+      }
+      return readSync(descriptor, bytes, at, length, position);
+    }) as typeof readSync);
+    t.mock.method(fs, 'read', ((...[descriptor, bytes, at, length, position, end]: Parameters<Read>) => {
+      if (isBad(position)) {
+        setImmediate(end, eio, 0);
+        return;
+      }
+      reading += 1;
+      // In pieces, and slowly.
+      read(descriptor, bytes, at, Math.min(length, 100_000), position, (error, count) => {
+        setTimeout(() => {
+          reading -= 1;
+          done += 1;
+          end(error, count);
+        }, 5);
+      });
+    }) as unknown as typeof read);
+    const blocks = RamBlockList.create({ segmentBytes: SEGMENT });
+    await assert.rejects(loadMappedRam(file, { blocks, memoryLimit: 2 ** 24 }), { code: 'IO_ERROR', file });
+    assert.deepEqual([reading, done > 0], [0, true]);
+  });
+}
+
+test('a file that becomes shorter while it is read', async (t) => {
+  const { read } = fs;
+  t.mock.method(fs, 'read', ((...[descriptor, bytes, at, , position, end]: Parameters<Read>) =>
+    read(descriptor, bytes, at, 0, position, end)) as unknown as typeof read);
+  const blocks = RamBlockList.create({ segmentBytes: SEGMENT });
+  await assert.rejects(loadMappedRam(file, { blocks, memoryLimit: 2 ** 24 }), {
+    code: 'FILE_CHANGED',
+    offset: guest.layouts[0]!.pagesOffset,
+  });
+});
+
+test('given up', async () => {
+  const blocks = RamBlockList.create({ segmentBytes: SEGMENT });
+  const signal = AbortSignal.abort();
+  await assert.rejects(loadMappedRam(file, { blocks, memoryLimit: 2 ** 24, signal }), { name: 'AbortError' });
 });

@@ -11,26 +11,23 @@ import { FILE_HEAD_BYTES, foreignFile } from '../format/foreign-file.js';
 import { withFile } from '../format/invalid.js';
 import { isLibvirtImage, type LibvirtImage, readLibvirtImage } from '../format/libvirt/save-image.js';
 import { openSnapshot } from '../format/open-snapshot.js';
-import type { ReadAt, Snapshot } from '../format/snapshot.js';
+import type { Snapshot } from '../format/snapshot.js';
 import { RamferryError } from '../memory/errors.js';
 import { type FileReader, openFileReader } from './file-reader-node.js';
 import { type UnpackOptions, unpack } from './unpack-node.js';
 
 /** A file of which it is known where its stream begins. */
-export interface OpenedContainer {
+export interface OpenedContainer extends FileReader {
   /** Path. */
   readonly file: string;
   /** Of the file itself, packed or not. */
   readonly fileBytes: number;
-  /** Reads the stream's bytes by position; `sizeBytes` of them, from `startOffset` on. */
-  readonly readAt: ReadAt;
-  readonly sizeBytes: number;
+  /** Where in what is read the stream begins. */
   readonly startOffset: number;
   /** Set for a libvirt save image. */
   readonly libvirt: LibvirtImage | undefined;
   /** The stream's bytes are in a temporary file, not in `file`. */
   readonly isUnpacked: boolean;
-  close(): void;
 }
 
 /** The file that an operand names, and the byte at which to begin. */
