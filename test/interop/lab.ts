@@ -299,13 +299,14 @@ export const qemuProgram = async (release: QemuRelease): Promise<string> => {
 
 const labs = new Set<Lab>();
 
-/** Guests and files of one test: `close` ends and removes all of them. */
+/** Guests and files of one test: `close` ends and removes all of them, also under a test that still uses them. */
 export class Lab {
   readonly folder = mkdtempSync(join(tmpdir(), 'ramferry-lab-'));
   readonly toolbox: Toolbox;
   readonly #guests: LabGuest[] = [];
   #serials = 0;
   readonly #closers: (() => void | Promise<void>)[] = [];
+  #closed: Promise<void> | undefined;
 
   constructor(toolbox: Toolbox) {
     this.toolbox = toolbox;
@@ -340,6 +341,9 @@ export class Lab {
   async startGuest(options: GuestOptions = {}): Promise<LabGuest> {
     const serialFile = this.path(`serial-${this.#serials++}`);
     const qemu = await QemuProcess.start(await this.command(options, serialFile));
+    if (this.#closed !== undefined) {
+      qemu.kill();
+    }
     const { release = '10', workload = '' } = options;
     const guest = new LabGuest(qemu, release, serialFile, workload);
     this.#guests.push(guest);
@@ -348,6 +352,9 @@ export class Lab {
 
   /** Runs `closer` when the lab closes, before its files go. */
   onClose(closer: () => void | Promise<void>): void {
+    if (this.#closed !== undefined) {
+      void closer();
+    }
     this.#closers.push(closer);
   }
 
@@ -358,15 +365,23 @@ export class Lab {
       .join('\n');
   }
 
-  async close(): Promise<void> {
-    for (const closer of this.#closers) {
-      await closer();
-    }
+  close(): Promise<void> {
+    this.#closed ??= this.#end();
+    return this.#closed;
+  }
+
+  /** All of it, whatever fails. */
+  async #end(): Promise<void> {
     for (const { qemu } of this.#guests) {
       qemu.kill();
-      await qemu.exited;
     }
+    const results = await Promise.allSettled(this.#closers.map(async (closer) => closer()));
+    await Promise.all(this.#guests.map(({ qemu }) => qemu.exited));
     this.removeFolder();
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) {
+      throw failed.reason;
+    }
   }
 
   removeFolder(): void {
@@ -392,13 +407,23 @@ const runInLab = async (body: InteropBody, context: TestContext): Promise<void> 
   if ('missing' in toolbox) {
     throw new Error(toolbox.missing);
   }
+  context.signal.throwIfAborted();
   const lab = new Lab(toolbox);
+  // A test whose time is up may wait for what never comes; nothing of it may stay for that.
+  const timeIsUp = (): void => {
+    context.diagnostic(lab.report());
+    lab.close().catch(() => {});
+  };
+  context.signal.addEventListener('abort', timeIsUp);
   try {
     await body(lab, context);
   } catch (error) {
-    context.diagnostic(lab.report());
+    if (!context.signal.aborted) {
+      context.diagnostic(lab.report());
+    }
     throw error;
   } finally {
+    context.signal.removeEventListener('abort', timeIsUp);
     await lab.close();
   }
 };
