@@ -7,8 +7,11 @@ import type { ReadAt } from '../format/snapshot.js';
 import type { ReadRamBlock } from '../format/stream/stream-handler.js';
 import type { RamBlock } from '../memory/ram-block.js';
 
-/** The largest read: 1 MiB, beyond which nothing is gained (spec/node-performance.md section 4). */
-const CHUNK_PAGES = 256;
+/**
+ * The largest read, and what its place is a multiple of: 4 MiB. Beyond 1 MiB one thread gains nothing (spec/node-performance.md
+ * section 4), but two threads must not meet in a huge page that is not there yet: both would make one, and zero it.
+ */
+const CHUNK_PAGES = 1024;
 
 /** A read of fewer pages takes no longer than to hand it to another thread. */
 const LATER_PAGES = 8;
@@ -47,7 +50,7 @@ export class ChunkLoader {
       const { block, index } = this.#blocks[this.#current]!;
       const from = index.bitmap.nextSet(this.#page, index.mappedPages);
       if (from < index.mappedPages) {
-        this.#page = Math.min(from + CHUNK_PAGES, index.mappedPages);
+        this.#page = Math.min(from - (from % CHUNK_PAGES) + CHUNK_PAGES, index.mappedPages);
         return this.#load(block, index, from, this.#page);
       }
     }
