@@ -68,14 +68,16 @@ export const openPositionedFile = async (
       : channelError(error, 'write', path);
   }
   const file = new DiskFile(output, fileOffset(start), direct);
-  for (let channel = 0; channel < channels; channel += 1) {
-    file.join(PageWriter.start(output.currentPath, flags));
-  }
+  file.startWriters(channels, flags);
   return file;
 };
 
-/** The positioned file that an output file becomes; it owns it from now on. */
-export const positionedFile = (output: OutputFile): PositionedFile => new DiskFile(output, fileOffset(0), undefined);
+/** The positioned file that an output file becomes; it owns it from now on. A thread of its own writes the pages. */
+export const positionedFile = (output: OutputFile): PositionedFile => {
+  const file = new DiskFile(output, fileOffset(0), undefined);
+  file.startWriters(1, fs.constants.O_WRONLY);
+  return file;
+};
 
 /** What the file at `path` holds before `start`, and zeros where it is shorter. */
 const copyHead = (path: string, target: number, start: number): void => {
@@ -161,7 +163,13 @@ class DiskFile implements PositionedFile {
   }
 
   /** Nobody waits for a thread that starts, which takes as long as writing 50 MiB: it takes part from when it is there. */
-  join(starting: Promise<PageWriter>): void {
+  startWriters(count: number, flags: number): void {
+    for (let writer = 0; writer < count; writer += 1) {
+      this.#join(PageWriter.start(this.#output.currentPath, flags));
+    }
+  }
+
+  #join(starting: Promise<PageWriter>): void {
     starting.then(
       (writer) => {
         if (this.#writersClosed) {

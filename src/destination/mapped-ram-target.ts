@@ -7,7 +7,9 @@
 //                                  │ one write                 │ FILE bit cleared; a hole, if it was set
 //   file                ···│4│···│7│8│9│···  ◀─────────────────┘
 //
-// One thread does everything in the order of the stream, so of two versions of a page the later one stays (MR-11).
+// Runs wait in a window until the file's writer has taken them, and the next ones are filled meanwhile. Which pages are in it
+// is known: before anything else happens to one of them the window is emptied, so that of two versions of a page the later
+// one stays (MR-11).
 
 import type { PositionedFile } from '../channel/positioned-file.js';
 import { invalid } from '../format/invalid.js';
@@ -29,6 +31,9 @@ import type { DigestingTarget, DigestOption, PageCounts, ReceiveArea } from './t
 /** The most that one read or write gains from. */
 const RUN_BYTES = 2 ** 20;
 
+/** So much waits for the writer at most: with twice as much it would be idle half as often, for some 3 % of the time. */
+const WINDOW_BYTES = 8 * RUN_BYTES;
+
 /** A read of a MiB, and what the reader left of the one before. */
 const AREA_BYTES = 2 * RUN_BYTES;
 
@@ -41,7 +46,27 @@ const RAM_LIMIT_BYTES = 2 ** 44;
 /** A block with its place in the file. */
 interface PlacedBlock extends MappedRamLayout {
   readonly file: FileBitmap;
+  /** Pages in the window. */
+  readonly waiting: FileBitmap;
 }
+
+/** Pages that follow each other, in the window from byte `at` on. */
+interface Run {
+  readonly block: number;
+  readonly firstPage: number;
+  readonly at: number;
+  bytes: number;
+}
+
+/** Looks at a byte in 64 first, since pages that only begin with zeros are many. */
+const isZero = (page: Uint8Array): boolean => {
+  for (let at = 0; at < page.length; at += 64) {
+    if (page[at] !== 0) {
+      return false;
+    }
+  }
+  return page.every((byte) => byte === 0);
+};
 
 export class MappedRamTarget implements DigestingTarget {
   readonly pages: PageCounts = { normal: 0, zero: 0, xbzrle: 0 };
@@ -56,12 +81,9 @@ export class MappedRamTarget implements DigestingTarget {
   /** Where the stream goes on. */
   #end: number;
 
-  // The run: content of pages that follow each other, in the file from #runPosition on.
-  readonly #run = Segment.create({ ramBytes: RUN_BYTES });
-  #runBytes = 0;
-  #runPosition = 0;
-  /** Block of the run. */
-  #runBlock = 0;
+  readonly #window = Segment.create({ ramBytes: WINDOW_BYTES });
+  /** Those in the window; the last one may grow. */
+  #runs: Run[] = [];
 
   readonly #digests: boolean;
   #digest: RamDigest | undefined;
@@ -125,28 +147,28 @@ export class MappedRamTarget implements DigestingTarget {
       this.#file.write(bytes, position);
     }
     this.#end = end;
-    this.#placed = layouts.map((layout, index) => ({
-      ...layout,
-      file: new FileBitmap(blocks[index]!.usedLength / targetPageSize),
-    }));
+    this.#placed = layouts.map((layout, index) => {
+      const pageCount = blocks[index]!.usedLength / targetPageSize;
+      return { ...layout, file: new FileBitmap(pageCount), waiting: new FileBitmap(pageCount) };
+    });
     if (this.#digests && targetPageSize % DIGEST_PAGE_BYTES === 0) {
       this.#digest = new RamDigest(blocks);
     }
   }
 
   zeroPage({ index }: ReadRamBlock, page: number): void {
-    const { file, pagesOffset } = this.#placed[index]!;
-    if (file.clear(page, 1) > 0) {
-      // The run may hold the page, and would fill the hole.
-      this.#writeRun();
-      this.#file.punchHole(pagesOffset + page * this.#pageSize, this.#pageSize);
-      this.#digest?.clear(index, page * this.#pageSize, this.#pageSize);
-    }
+    this.#clear(index, page);
     this.pages.zero += 1;
   }
 
   page({ index }: ReadRamBlock, page: number, bytes: Uint8Array, at: number): void {
-    this.#place(index, page).set(bytes.subarray(at, at + this.#pageSize));
+    const content = bytes.subarray(at, at + this.#pageSize);
+    // Not every source looks.
+    if (isZero(content)) {
+      this.#clear(index, page);
+    } else {
+      this.#place(index, page).set(content);
+    }
     this.pages.normal += 1;
   }
 
@@ -162,7 +184,6 @@ export class MappedRamTarget implements DigestingTarget {
     const isHere = file.has(page);
     const content = this.#place(index, page);
     if (isHere) {
-      // Written: a run that held the page is over, since this one does not follow it.
       this.#file.read(content, pagesOffset + page * this.#pageSize);
     } else {
       // Not from the file: what it holds of a page that became zero is no longer the page.
@@ -173,8 +194,7 @@ export class MappedRamTarget implements DigestingTarget {
   }
 
   async finish(): Promise<void> {
-    this.#writeRun();
-    this.#file.barrier();
+    this.#empty();
   }
 
   /** Writes the bitmaps, which complete the pages (MR-13), and then everything that follows RAM. */
@@ -195,29 +215,68 @@ export class MappedRamTarget implements DigestingTarget {
     this.#append(streamEnd(description));
   }
 
-  /** Room in the run for a page that will be written. */
-  #place(index: number, page: number): Uint8Array {
-    const { file, pagesOffset } = this.#placed[index]!;
-    const position = pagesOffset + page * this.#pageSize;
-    if (position !== this.#runPosition + this.#runBytes || this.#runBytes === RUN_BYTES) {
-      this.#writeRun();
-      this.#runPosition = position;
-      this.#runBlock = index;
+  #clear(index: number, page: number): void {
+    const { file, waiting, pagesOffset } = this.#placed[index]!;
+    if (file.clear(page, 1) > 0) {
+      if (waiting.has(page)) {
+        // It would fill the hole.
+        this.#empty();
+      }
+      this.#file.punchHole(pagesOffset + page * this.#pageSize, this.#pageSize);
+      this.#digest?.clear(index, page * this.#pageSize, this.#pageSize);
     }
-    file.set(page, 1);
-    this.#runBytes += this.#pageSize;
-    return this.#run.bytes.subarray(this.#runBytes - this.#pageSize, this.#runBytes);
   }
 
-  #writeRun(): void {
-    if (this.#runBytes > 0) {
-      const { pagesOffset } = this.#placed[this.#runBlock]!;
-      // While it is in the cache: the run has just been filled, and is about to be copied into the file.
-      this.#digest?.setInSegment(this.#runBlock, this.#runPosition - pagesOffset, this.#run, 0, this.#runBytes);
-      this.#file.writePages(this.#run.bytes, 0, this.#runBytes, this.#runPosition);
+  /** Room in the window for a page that will be written; what was there of it is in the file. */
+  #place(index: number, page: number): Uint8Array {
+    const { file, waiting } = this.#placed[index]!;
+    if (waiting.has(page)) {
+      this.#empty();
+    }
+    const run = this.#runFor(index, page);
+    run.bytes += this.#pageSize;
+    file.set(page, 1);
+    waiting.set(page, 1);
+    const end = run.at + run.bytes;
+    return this.#window.bytes.subarray(end - this.#pageSize, end);
+  }
+
+  /** The run that the page goes to the end of. */
+  #runFor(block: number, page: number): Run {
+    const last = this.#runs.at(-1);
+    const next = last === undefined ? 0 : last.at + last.bytes;
+    const isFull = next === WINDOW_BYTES;
+    if (last !== undefined && !isFull) {
+      const follows = block === last.block && page === last.firstPage + last.bytes / this.#pageSize;
+      if (follows && last.bytes < RUN_BYTES) {
+        return last;
+      }
+      this.#write(last);
+    } else if (isFull) {
+      this.#empty();
+    }
+    const run: Run = { block, firstPage: page, at: isFull ? 0 : next, bytes: 0 };
+    this.#runs.push(run);
+    return run;
+  }
+
+  #write({ block, firstPage, at, bytes }: Run): void {
+    const position = firstPage * this.#pageSize;
+    // While it is in the cache: the run has just been filled, and is about to be copied into the file.
+    this.#digest?.setInSegment(block, position, this.#window, at, bytes);
+    this.#file.writePages(this.#window.bytes, at, bytes, this.#placed[block]!.pagesOffset + position);
+  }
+
+  /** Returns when everything in the window is in the file. */
+  #empty(): void {
+    const last = this.#runs.at(-1);
+    if (last !== undefined) {
+      this.#write(last);
       this.#file.barrier();
-      this.#runPosition += this.#runBytes;
-      this.#runBytes = 0;
+      for (const { block, firstPage, bytes } of this.#runs) {
+        this.#placed[block]!.waiting.clear(firstPage, bytes / this.#pageSize);
+      }
+      this.#runs = [];
     }
   }
 
