@@ -24,9 +24,11 @@ const newest = (...paths) =>
     }),
   );
 
-const run = (command, args) => {
+const run = (command, args, output) => {
   const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 2, 2] });
   if (status !== 0) {
+    // Whatever it left must not pass for up to date.
+    rmSync(join(root, output), { force: true });
     console.error(`build failed: ${command}: ${error?.message ?? `status ${status}`}`);
     process.exit(1);
   }
@@ -41,24 +43,28 @@ for (const file of modules) {
     continue;
   }
   mkdirSync(join(root, 'kernels', 'generated'), { recursive: true });
-  const wasm = join(root, 'kernels', 'generated', `${name}.wasm`);
+  const wasm = join('kernels', 'generated', `${name}.wasm`);
   // No runtime and no static data: the module's memory is guest memory, nothing of ours may land in it.
-  run(bin('asc'), [
-    join('kernels', 'assembly', file),
-    ...['-O3', '--noAssert', '--runtime', 'stub', '--importMemory', '--sharedMemory'],
-    ...['--initialMemory', '1', '--maximumMemory', '65536', '--enable', 'simd', '--enable', 'threads', '-o', wasm],
-  ]);
-  const base64 = readFileSync(wasm).toString('base64');
+  run(
+    bin('asc'),
+    [
+      join('kernels', 'assembly', file),
+      ...['-O3', '--noAssert', '--runtime', 'stub', '--importMemory', '--sharedMemory'],
+      ...['--initialMemory', '1', '--maximumMemory', '65536', '--enable', 'simd', '--enable', 'threads', '-o', wasm],
+    ],
+    wasm,
+  );
+  const base64 = readFileSync(join(root, wasm)).toString('base64');
   writeFileSync(
     join(root, target),
     `// Generated from kernels/assembly/${file} by scripts/build.mjs.\nexport const wasm =\n  '${base64}';\n`,
   );
-  rmSync(wasm);
+  rmSync(join(root, wasm));
 }
 
 const stamp = join('dist', '.tsbuildinfo');
 if (newest(stamp) < newest('src', 'kernels', 'test', 'bench', 'tsconfig.json', 'package.json')) {
-  run(bin('tsc'), ['--pretty', 'false']);
+  run(bin('tsc'), ['--pretty', 'false'], stamp);
   // tsc leaves the stamp alone when the output did not change; touch it so that the next start is quick.
   writeFileSync(join(root, stamp), readFileSync(join(root, stamp)));
 }

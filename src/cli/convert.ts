@@ -4,6 +4,7 @@
 //                                  │                             └─▶ MappedRamSink   mapped-ram
 //                                  └─▶ copySparsely ─┬─▶ a file for each RAM block   raw
 //                                                    └─▶ one ELF core                elf
+//   stream ──▶ MappedRamTarget   mapped-ram: a page that comes again replaces itself, so one pass is enough
 
 import { type Command, Option } from 'commander';
 import { channelError } from '../channel/channel-error.js';
@@ -11,10 +12,16 @@ import { openFile } from '../channel/descriptor-channel-node.js';
 import { OutputFile } from '../channel/output-file-node.js';
 import { openPositionedFile } from '../channel/positioned-file-node.js';
 import { writeFully } from '../channel/write-fully-node.js';
+import { MappedRamTarget } from '../destination/mapped-ram-target.js';
 import { elfCore, type PhysicalRange, pcMemoryLayout } from '../format/elf-core.js';
-import type { Snapshot } from '../format/index.js';
+import { type Snapshot, SnapshotIndexer } from '../format/index.js';
 import { RamDigest } from '../format/ram-digest.js';
-import type { ReadRamBlock } from '../format/stream/stream-handler.js';
+import type { StreamConfiguration } from '../format/stream/configuration.js';
+import { Capability } from '../format/stream/constants.js';
+import type { DeviceTail } from '../format/stream/device-tail.js';
+import { StreamFileReader } from '../format/stream/stream-file-reader.js';
+import type { RamSetup, ReadRamBlock, StreamHandler, StreamSummary } from '../format/stream/stream-handler.js';
+import type { OpenedContainer } from '../guest/open-snapshot-file-node.js';
 import { SnapshotGuest, type SnapshotGuestOptions } from '../guest/snapshot-guest.js';
 import { copySparsely } from '../guest/sparse-copy-node.js';
 import { RamferryError } from '../memory/errors.js';
@@ -28,7 +35,14 @@ import { formatBytes, formatDuration, formatRate, formatTable } from './format.j
 import { plural } from './inspect-text.js';
 import { progressOf } from './migration-report.js';
 import { OutputFolder } from './output-folder.js';
-import { INDEX_HELP, inSlices, readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
+import {
+  damageAtOnce,
+  INDEX_HELP,
+  indexWholeMemoryFile,
+  inSlices,
+  openMemoryFile,
+  type Surroundings,
+} from './read-memory-file.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
@@ -75,20 +89,40 @@ export const convert: Verb<ConvertOptions> = {
       });
     }
     const start = performance.now();
-    const { snapshot, file, close } = await readWholeMemoryFile(input, { signal, progress });
-    try {
-      const conversion = { snapshot, file, out, block, digests: digest, surroundings: { signal, progress } };
-      const written = await writers[to](conversion);
-      const milliseconds = performance.now() - start;
-      const { machine } = snapshot.configuration;
-      const { totalBytes } = snapshot.setup;
-      const document = { file, out, format: to, machine, ram: { totalBytes }, ...written, 'total-time': milliseconds };
-      return { document, text: summary(out, to, written, totalBytes, milliseconds) };
-    } finally {
-      close();
+    const surroundings = { signal, progress };
+    const container = await openMemoryFile(input, surroundings);
+    const { file } = container;
+    let converted: Converted;
+    if (to === 'mapped-ram' && holdsStream(container)) {
+      try {
+        converted = await placePages(container, out, digest, surroundings);
+      } finally {
+        container.close();
+      }
+    } else {
+      const { snapshot, close } = await indexWholeMemoryFile(container, surroundings);
+      try {
+        const written = await writers[to]({ snapshot, file, out, block, digests: digest, surroundings });
+        converted = { configuration: snapshot.configuration, setup: snapshot.setup, written };
+      } finally {
+        close();
+      }
     }
+    const { configuration, setup, written } = converted;
+    const { machine } = configuration;
+    const { totalBytes } = setup;
+    const milliseconds = performance.now() - start;
+    const document = { file, out, format: to, machine, ram: { totalBytes }, ...written, 'total-time': milliseconds };
+    return { document, text: summary(out, to, written, totalBytes, milliseconds) };
   },
 };
+
+/** What was read, and what was written. */
+interface Converted {
+  readonly configuration: StreamConfiguration;
+  readonly setup: RamSetup;
+  readonly written: Written;
+}
 
 interface Conversion {
   readonly snapshot: Snapshot;
@@ -147,21 +181,29 @@ const writeStream = async (conversion: Conversion): Promise<Written> => {
     const written = await migrate(conversion, new StreamSink(channel, { returnPath: false }), { digest });
     conversion.surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
-    return { ...written, ...(await sidecarOf(conversion, { digest })) };
+    return { ...written, ...(await sidecarOf(conversion.out, savedState(conversion), { digest })) };
   } finally {
     output.abort();
   }
 };
 
+/** The sidecar of a file that is there, if a digest was made. */
 const sidecarOf = async (
-  { snapshot, out }: Conversion,
+  out: string,
+  { configuration, tail }: { readonly configuration: StreamConfiguration; readonly tail: DeviceTail },
   { digest, fingerprint }: { readonly digest: RamDigest | undefined; readonly fingerprint?: string | undefined },
-): Promise<Pick<Written, 'digest'>> => {
-  const { configuration, summary } = snapshot;
-  return digest && hasSidecar(out)
-    ? { digest: await writeSidecar(out, { configuration, tail: summary.tail, fingerprint }, digest) }
+): Promise<Pick<Written, 'digest'>> =>
+  digest !== undefined && hasSidecar(out)
+    ? { digest: await writeSidecar(out, { configuration, tail, fingerprint }, digest) }
     : {};
-};
+
+/** What the engine has carried over, byte for byte. */
+const savedState = ({
+  snapshot,
+}: Conversion): { readonly configuration: StreamConfiguration; readonly tail: DeviceTail } => ({
+  configuration: snapshot.configuration,
+  tail: snapshot.summary.tail,
+});
 
 /** The sink itself commits the file. */
 const writeMappedRam = async (conversion: Conversion): Promise<Written> => {
@@ -170,9 +212,74 @@ const writeMappedRam = async (conversion: Conversion): Promise<Written> => {
   try {
     const sink = new MappedRamSink(file, { digests: conversion.digests });
     const written = await migrate(conversion, sink, { windows: 8 });
-    return { ...written, ...(await sidecarOf(conversion, sink)) };
+    return { ...written, ...(await sidecarOf(conversion.out, savedState(conversion), sink)) };
   } finally {
     file.abort();
+  }
+};
+
+/** Whether pages follow each other in it as records. */
+const holdsStream = ({ readAt, sizeBytes, file, startOffset }: OpenedContainer): boolean => {
+  const indexer = new SnapshotIndexer(readAt, sizeBytes, { file, startOffset });
+  try {
+    indexer.advance();
+  } catch {
+    // Whoever reads it next says so.
+  }
+  return indexer.soFar.configuration?.capabilities.includes(Capability.MAPPED_RAM) === false;
+};
+
+/** Keeps what a stream holds besides pages. */
+class StreamTarget extends MappedRamTarget implements StreamHandler {
+  read: StreamConfiguration | undefined;
+  setup: RamSetup | undefined;
+  summary: StreamSummary | undefined;
+
+  override configuration(configuration: StreamConfiguration): void {
+    super.configuration(configuration);
+    this.read = configuration;
+  }
+
+  override ramSetup(setup: RamSetup): void {
+    super.ramSetup(setup);
+    this.setup = setup;
+  }
+
+  end(summary: StreamSummary): void {
+    this.summary = summary;
+  }
+}
+
+/** The pages of a stream go to their places while it is read. */
+const placePages = async (
+  container: OpenedContainer,
+  out: string,
+  digests: boolean,
+  surroundings: Surroundings,
+): Promise<Converted> => {
+  const { readAt, sizeBytes, file, startOffset } = container;
+  const damage = damageAtOnce(container);
+  if (damage !== undefined) {
+    throw damage;
+  }
+  const output = await openPositionedFile(out, { channels: 1 });
+  try {
+    const target = new StreamTarget(output, { digests });
+    const reader = new StreamFileReader(target, readAt, sizeBytes, { file, startOffset });
+    await inSlices(surroundings, 'converting', sizeBytes - startOffset, () => reader.advance());
+    reader.finish();
+    await target.finish();
+    const configuration = target.read!;
+    const setup = target.setup!;
+    const { tail } = target.summary!;
+    target.writeDevices(tail);
+    surroundings.progress.update({ phase: 'syncing the file' });
+    await output.commit();
+    const sidecar = await sidecarOf(out, { configuration, tail }, target);
+    const blocks = setup.blocks.map(nameAndLength);
+    return { configuration, setup, written: { blocks, fileBytes: target.fileBytes, ...sidecar } };
+  } finally {
+    output.abort();
   }
 };
 

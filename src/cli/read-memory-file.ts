@@ -6,7 +6,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { isUnfinishedOutput } from '../channel/output-file-node.js';
 import { type IndexedSoFar, type Snapshot, SnapshotIndexer } from '../format/index.js';
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
-import { openContainer, unfinishedImage } from '../guest/open-snapshot-file-node.js';
+import { type OpenedContainer, openContainer, unfinishedImage } from '../guest/open-snapshot-file-node.js';
 import type { Slices } from '../guest/sparse-copy-node.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Invocation } from './verb.js';
@@ -76,18 +76,26 @@ export interface MemoryFile {
   close(): void;
 }
 
+/** Finds the stream in a file, with a progress line if it has to be unpacked. */
+export const openMemoryFile = (operand: string, surroundings: Surroundings): Promise<OpenedContainer> =>
+  openContainer(operand, { signal: surroundings.signal, onProgress: unpackingProgress(surroundings) });
+
+/** What shows without reading the stream that it is not whole. */
+export const damageAtOnce = (container: OpenedContainer): RamferryError | undefined =>
+  unfinishedImage(container) ?? unfinishedOutput(container.file);
+
 /** @throws RamferryError if the file cannot be read, or does not even begin as a memory file */
-export const readMemoryFile = async (operand: string, surroundings: Surroundings): Promise<MemoryFile> => {
-  const container = await openContainer(operand, {
-    signal: surroundings.signal,
-    onProgress: unpackingProgress(surroundings),
-  });
+export const readMemoryFile = async (operand: string, surroundings: Surroundings): Promise<MemoryFile> =>
+  indexMemoryFile(await openMemoryFile(operand, surroundings), surroundings);
+
+/** Closes the container if it fails. */
+const indexMemoryFile = async (container: OpenedContainer, surroundings: Surroundings): Promise<MemoryFile> => {
   const { file, fileBytes, libvirt, readAt, sizeBytes, startOffset, close } = container;
   try {
     const indexer = new SnapshotIndexer(readAt, sizeBytes, { file, startOffset, indexLimitBytes: INDEX_LIMIT_BYTES });
     const streamBytes = sizeBytes - startOffset;
     let snapshot: Snapshot | undefined;
-    let damage = unfinishedImage(container) ?? unfinishedOutput(file);
+    let damage = damageAtOnce(container);
     try {
       await inSlices(surroundings, 'reading', streamBytes, () => indexer.advance());
       snapshot = indexer.finish();
@@ -119,8 +127,15 @@ const unfinishedOutput = (file: string): RamferryError | undefined =>
 export type WholeMemoryFile = MemoryFile & { readonly snapshot: Snapshot };
 
 /** @throws RamferryError as `readMemoryFile`, and if the file is damaged */
-export const readWholeMemoryFile = async (operand: string, surroundings: Surroundings): Promise<WholeMemoryFile> => {
-  const opened = await readMemoryFile(operand, surroundings);
+export const readWholeMemoryFile = async (operand: string, surroundings: Surroundings): Promise<WholeMemoryFile> =>
+  indexWholeMemoryFile(await openMemoryFile(operand, surroundings), surroundings);
+
+/** The same for one that is open; closes it if it is damaged. */
+export const indexWholeMemoryFile = async (
+  container: OpenedContainer,
+  surroundings: Surroundings,
+): Promise<WholeMemoryFile> => {
+  const opened = await indexMemoryFile(container, surroundings);
   const { snapshot, damage } = opened;
   if (snapshot === undefined || damage !== undefined) {
     opened.close();

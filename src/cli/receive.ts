@@ -208,7 +208,7 @@ class ReceivedMappedRam implements Received {
   }
 
   get bytes(): number {
-    return this.target.end;
+    return this.target.fileBytes;
   }
 
   async commit({ summary }: IncomingState): Promise<void> {

@@ -104,8 +104,8 @@ export class MappedRamTarget implements DigestingTarget {
     return this.#fingerprint;
   }
 
-  /** Where the file ends so far. */
-  get end(): number {
+  /** Size of the file so far. */
+  get fileBytes(): number {
     return this.#end;
   }
 

@@ -11,9 +11,9 @@ import { MappedRamBlockIndex, MappedRamSnapshot } from './mapped-ram/snapshot.js
 import type { PageCounts, ReadAt, Snapshot } from './snapshot.js';
 import type { StreamConfiguration } from './stream/configuration.js';
 import { Capability } from './stream/constants.js';
-import { StreamReader } from './stream/read.js';
 import { DeltaList, IndexBudget, RecordIndex } from './stream/record-index.js';
 import { StreamSnapshot } from './stream/snapshot.js';
+import { StreamFileReader } from './stream/stream-file-reader.js';
 import type { RamSetup, ReadRamBlock, StreamHandler, StreamSummary } from './stream/stream-handler.js';
 import { decodeXbzrle } from './stream/xbzrle.js';
 
@@ -30,10 +30,7 @@ export interface SnapshotOptions {
 
 const INDEX_LIMIT_BYTES = 512 * 1024 * 1024;
 
-/** Bytes of one read: large enough that the system call does not matter. */
-const READ_BYTES = 1024 * 1024;
-
-/** The same where the next thing to read is mostly a block head of some 60 bytes; larger than LONGEST_UNIT_BYTES. */
+/** Bytes of one read where the next thing is mostly a block head of some 60 bytes; larger than LONGEST_UNIT_BYTES. */
 const MAPPED_READ_BYTES = 128 * 1024;
 
 /** Indexes a file of `sizeBytes` bytes. Bytes after the stream's end are a warning. */
@@ -56,19 +53,16 @@ export interface IndexedSoFar {
 
 /** Builds the index step by step, for callers that have more to do. */
 export class SnapshotIndexer {
-  readonly #readAt: ReadAt;
   readonly #sizeBytes: number;
   readonly #handler: IndexHandler;
-  readonly #reader: StreamReader;
+  readonly #reader: StreamFileReader;
   readonly #file: string | undefined;
-  readonly #buffer = new Uint8Array(READ_BYTES);
 
   constructor(readAt: ReadAt, sizeBytes: number, options: SnapshotOptions = {}) {
-    this.#readAt = readAt;
     this.#sizeBytes = sizeBytes;
     this.#file = options.file;
     this.#handler = new IndexHandler(readAt, options.indexLimitBytes ?? INDEX_LIMIT_BYTES);
-    this.#reader = new StreamReader(this.#handler, { ...options, fileBytes: sizeBytes });
+    this.#reader = new StreamFileReader(this.#handler, readAt, sizeBytes, { ...options, fileBytes: sizeBytes });
   }
 
   /** File position up to which everything was looked at, or jumped over. */
@@ -83,21 +77,12 @@ export class SnapshotIndexer {
 
   /** Reads on; returns by how many bytes the position moved, 0 at the end of the stream or of the file. */
   advance(): number {
-    const start = this.#reader.position;
-    // What a push leaves over is read again with the next piece: with 4 KiB pages, less than half a percent.
-    const most = this.#handler.isMapped ? MAPPED_READ_BYTES : READ_BYTES;
-    const piece = this.#buffer.subarray(0, Math.max(0, Math.min(most, this.#sizeBytes - start)));
-    if (this.#reader.done || piece.length === 0) {
-      return 0;
-    }
-    this.#readAt(start, piece);
-    this.#reader.push(piece);
-    return this.#reader.position - start;
+    return this.#reader.advance(this.#handler.isMapped ? MAPPED_READ_BYTES : undefined);
   }
 
   /** Called once `advance` returns 0. Throws if the stream is incomplete. */
   finish(): Snapshot {
-    this.#reader.end();
+    this.#reader.finish();
     try {
       return this.#handler.snapshot(this.#reader.position, this.#sizeBytes);
     } catch (error) {

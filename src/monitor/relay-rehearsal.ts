@@ -45,7 +45,7 @@ const savedGuest = (): SnapshotGuest => {
   target.writeDevices(buildDeviceTail(devices));
   const readAt = (position: number, into: Uint8Array): void =>
     into.set(bytes.subarray(position, position + into.length));
-  return new SnapshotGuest(openSnapshot(readAt, target.end));
+  return new SnapshotGuest(openSnapshot(readAt, target.fileBytes));
 };
 
 /** Only what a target does with a file. */
