@@ -43,6 +43,9 @@ export class PostcopyDestination {
   answersLoaded = true;
   /** Answer questions of a recovery; tests let it hang. */
   answersRecovery = true;
+  /** Take no more of what the source writes: how much of it waits then is `unread`. */
+  isDeaf = false;
+  unread = 0;
   /** How often the source stopped reading what we say. */
   pauses = 0;
   onListen: () => void = () => {};
@@ -261,7 +264,13 @@ class Link {
     this.channel = {
       peer: 'test:destination',
       closed: new Promise<void>(() => {}),
-      write: (bytes, done) => setImmediate(() => done(this.#write(bytes))),
+      write: (bytes, done) => {
+        if (destination.isDeaf) {
+          destination.unread += bytes.length;
+        } else {
+          setImmediate(() => done(this.#write(bytes)));
+        }
+      },
       read: (reader) => {
         this.#reader = reader;
         this.#deliver();

@@ -6,7 +6,8 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { type Cut, PostcopyDestination } from '../../test/postcopy-destination.js';
 import { PAGE, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
-import { requestPages, shut } from '../format/stream/return-path.js';
+import { pong, requestPages, shut } from '../format/stream/return-path.js';
+import { RamferryError } from '../memory/errors.js';
 import type { RamBlock } from '../memory/ram-block.js';
 import { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
 import { defaultParameters, type MigrationParameters } from './parameters.js';
@@ -344,6 +345,33 @@ test('a lazy source sends what is asked for and the first pages, until it shall 
   assertArrived(guest, destination);
 });
 
+test('a lazy source sends a host page to its end, however long that takes', async () => {
+  // Two batches and more.
+  const hostPages = 1024;
+  const { guest, destination, source, reached } = setUp({
+    pages: [2 * hostPages],
+    hostPageSize: hostPages * PAGE,
+    postcopy: { isLazy: true, prefetchPages: 0 },
+  });
+  fill(guest);
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-active');
+  // A run of the loop takes 50 ms.
+  destination.onRecord = () => {
+    for (const until = performance.now() + 0.3; performance.now() < until; ) {}
+  };
+  destination.request('block0', hostPages, hostPages * PAGE);
+  for (let turn = 0; destination.placed('block0').content[hostPages]! < 0; turn += 1) {
+    assert.ok(turn < 10_000);
+    await nextTurn();
+  }
+  destination.onRecord = () => {};
+  source.finishPostcopy();
+  completed(await running);
+  assertArrived(guest, destination);
+});
+
 // PC-18 comes after it: not even what is asked for may leave, since the guest would run.
 test('a held guest gets the pages that its devices need, alone, and no other before it is released', async () => {
   let hasLoaded = false;
@@ -456,6 +484,107 @@ test('a flood of requests is read no faster than it is served, and what others w
   completed(await running);
   assertArrived(guest, destination);
   assert.ok(destination.pauses > 0);
+});
+
+test('a destination that never reads and never stops asking costs one write and a queue, and is given up', async () => {
+  const { guest, destination, source, reached } = setUp({ pages: [400], stallMs: 200 });
+  fill(guest);
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-active');
+  await nextTurn();
+  destination.isDeaf = true;
+  for (let index = 0; index < 20_000; index += 1) {
+    destination.say(requestPages((index % 400) * PAGE, PAGE, 'block0'));
+  }
+  await reached('postcopy-paused');
+  source.fail(new Error('given up'));
+  assert.equal((await running).status, 'failed');
+  assert.match(source.error!.message, /neither said nor read anything/);
+  assert.ok(destination.unread > 0 && destination.unread < 140 * PAGE, `${destination.unread} bytes`);
+  assert.ok(destination.pauses > 0);
+});
+
+test('who asks for all memory again and again takes no time from others', async () => {
+  class EmptyGuest extends ScriptedGuest {
+    readonly #content = new Map<RamBlock, number>();
+
+    contentBitmap(block: RamBlock): number {
+      const address = this.#content.get(block) ?? this.blocks.bitmaps.allocate(block.usedPages);
+      this.#content.set(block, address);
+      return address;
+    }
+  }
+  const pages = 2 ** 14;
+  const greedy = setUp({ guest: new EmptyGuest([pages]), postcopy: { isLazy: true } });
+  const other = setUp({ pages: [300] });
+  fill(other.guest);
+  const running = greedy.source.run();
+  greedy.source.startPostcopy();
+  await greedy.reached('postcopy-active');
+  const ask = (): void => greedy.destination.say(requestPages(0, pages * PAGE, 'block0'));
+  await new Promise<void>((resolve) => {
+    greedy.destination.onPage = (_name, page) => page === pages - 1 && resolve();
+    ask();
+  });
+  for (let index = 0; index < 10_000; index += 1) {
+    ask();
+  }
+  const started = performance.now();
+  other.source.startPostcopy();
+  completed(await other.source.run());
+  const took = performance.now() - started;
+  greedy.source.fail(new Error('the test is over'));
+  await running;
+  assertArrived(other.guest, other.destination);
+  // Looked at page by page, a queue of such requests takes more than a second.
+  assert.ok(took < 1000, `${took} ms`);
+});
+
+// PC-9
+test('whatever a destination says: the migration goes on or is paused with a sentence', async () => {
+  const request = fc
+    .tuple(fc.integer({ min: -2, max: 70 }), fc.integer({ min: 0, max: 4 }), fc.constantFrom('block0', 'block1', 'x'))
+    .map(([page, count, name]) => requestPages(Math.max(0, page * 2048), count * 2048, name));
+  const said = fc.oneof(
+    { weight: 4, arbitrary: request },
+    { weight: 2, arbitrary: fc.integer().map((value) => pong(value >>> 0)) },
+    fc.uint8Array({ maxLength: 40 }),
+    fc
+      .tuple(fc.nat(9), fc.uint8Array({ maxLength: 24 }))
+      .map(([type, rest]) => Uint8Array.of(0, type, 0, rest.length, ...rest)),
+  );
+  let paused = 0;
+  await fc.assert(
+    fc.asyncProperty(fc.array(said, { minLength: 1, maxLength: 20 }), async (messages) => {
+      const { guest, destination, source, reached } = setUp({ postcopy: { isLazy: true } });
+      fill(guest);
+      const running = source.run();
+      source.startPostcopy();
+      await reached('postcopy-active');
+      await nextTurn();
+      for (const message of messages) {
+        destination.say(message);
+      }
+      for (let turn = 0; turn < 10; turn += 1) {
+        await nextTurn();
+      }
+      if (source.state.value === 'postcopy-paused') {
+        paused += 1;
+        source.fail(new Error('given up'));
+        assert.equal((await running).status, 'failed');
+        assert.ok(source.error instanceof RamferryError && source.error.message.length > 20, `${source.error}`);
+      } else {
+        source.fail(new Error('the test is over'));
+        await running;
+        assert.equal(source.error!.message, 'the test is over');
+      }
+      assert.deepEqual(destination.violations, []);
+      assert.equal(guest.resumes, 0);
+    }),
+    { numRuns: 150 },
+  );
+  assert.ok(paused > 20 && paused < 150, `${paused}`);
 });
 
 test('a destination that does nothing at all is given up', async () => {

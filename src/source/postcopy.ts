@@ -228,6 +228,7 @@ export class Postcopy {
     marks.push(this.#clock.now());
     for (const block of this.#blocks) {
       this.#forgetReceived(block);
+      this.#noteContent(block);
       send.roundToHostPages(block);
       this.#sink.discard(block, this.#guest.blocks);
     }
@@ -286,6 +287,7 @@ export class Postcopy {
     await this.#sink.recover(channel, this.#guest, () => {
       for (const block of this.#blocks) {
         engine.send.replaceByMissing(block);
+        this.#noteContent(block);
       }
       this.leaveOutZeroPages(engine.send);
       // RD-6
@@ -314,7 +316,7 @@ export class Postcopy {
         this.#wasLoaded = true;
         this.#options.onLoaded?.();
       }
-      const isIdle = this.#isWithheld || (this.#requests.isEmpty && !this.#mayPush(send));
+      const isIdle = this.#isWithheld || !(this.#isAsked || this.#mayPush(send));
       if (isIdle && send.remaining === 0 && this.#sink.isLoaded) {
         return;
       }
@@ -327,6 +329,11 @@ export class Postcopy {
   /** Whether no page may leave: what is asked for from now on, the guest asks for. */
   get #isWithheld(): boolean {
     return this.#isHeld && this.#sink.isLoaded;
+  }
+
+  /** Whether something was asked for that may not be sent yet; a large host page takes several runs of the loop. */
+  get #isAsked(): boolean {
+    return !this.#requests.isEmpty || this.#current !== undefined || this.#unfinished !== undefined;
   }
 
   /** Whether there are pages to send that nobody has asked for. */
@@ -418,19 +425,20 @@ export class Postcopy {
     return undefined;
   }
 
-  /** Pages without content are in no send bitmap; the ones that were sent all the same are noted as received. */
+  /** Pages without content are in no send bitmap before they are asked for. In runs: a request may be for a whole block. */
   #includeZeroPages(send: SendBitmap, { block, firstPage, pageCount }: PageRequest): void {
-    const content = this.#guest.contentBitmap?.(block);
-    if (content === undefined) {
+    if (this.#guest.contentBitmap === undefined) {
       return;
     }
     const { kernels } = this.#guest.blocks.bitmaps;
-    for (let page = firstPage; page < firstPage + pageCount; page += 1) {
-      const { received } = block.bitmaps;
-      if (kernels.countRange(content, page, 1) + kernels.countRange(received, page, 1) === 0) {
-        kernels.setRange(received, page, 1);
-        send.include(block, page, 1);
-      }
+    const { received } = block.bitmaps;
+    const end = firstPage + pageCount;
+    for (let page = kernels.findNextClear(received, firstPage, end); page < end; ) {
+      const first = page;
+      page = kernels.findNextSet(received, first, end);
+      kernels.setRange(received, first, page - first);
+      send.include(block, first, page - first);
+      page = kernels.findNextClear(received, page, end);
     }
   }
 
@@ -481,7 +489,18 @@ export class Postcopy {
     }
   }
 
-  /** In the send phase `received` notes which pages without content were sent; a relayed guest has something there. */
+  /**
+   * In the send phase `received` notes which pages need not be included when they are asked for: those with content, and those
+   * that were.
+   */
+  #noteContent(block: RamBlock): void {
+    const content = this.#guest.contentBitmap?.(block);
+    if (content !== undefined) {
+      this.#guest.blocks.bitmaps.kernels.merge(content, block.bitmaps.received, Math.ceil(block.usedPages / 64));
+    }
+  }
+
+  /** A relayed guest has something there. */
   #forgetReceived(block: RamBlock): void {
     this.#guest.blocks.bitmaps.kernels.testAndClearRange(block.bitmaps.received, 0, block.maxPages);
   }

@@ -44,6 +44,9 @@ const POLL_MS = 10;
 /** For one step of a guest; a boot takes 2-3 s on an idle machine, and a test machine is seldom idle. */
 const STEP_TIMEOUT_MS = 60_000;
 
+/** What `RAMFERRY_SLOW` asks for, 200 cuts of a link say, takes its time. */
+const TEST_TIMEOUT_MS = process.env['RAMFERRY_SLOW'] === '1' ? 1_800_000 : 180_000;
+
 /** QEMU's default of 128 MiB/s holds for files too (spec/qemu-lab.md B); far above what any local target takes. */
 const UNLIMITED_BANDWIDTH = 100 * 2 ** 30;
 
@@ -431,7 +434,7 @@ const runInLab = async (body: InteropBody, context: TestContext): Promise<void> 
 const defineTest = (name: string, run: (context: TestContext) => Promise<void>): void => {
   const missing = 'missing' in toolbox ? toolbox.missing : undefined;
   const skip = missing !== undefined && process.env['CI'] !== 'true' ? missing : false;
-  test(name, { skip, timeout: 180_000 }, run);
+  test(name, { skip, timeout: TEST_TIMEOUT_MS }, run);
 };
 
 /** A test against real QEMU. Where none can be had it is skipped and says so; in continuous integration it fails. */
