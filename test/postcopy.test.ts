@@ -389,7 +389,7 @@ test('a page that comes a second time does not undo what the guest stored to it'
   assert.equal(destination.report().ramferry.postcopy!.duplicates, 1);
 });
 
-// RD-6, RD-25
+// RD-6, RD-16, RD-25
 test('discarded ranges are never sent or waited for, also after a recovery', async () => {
   const GRANULE = 64 * PAGE;
   class PluggedGuest extends ScriptedGuest {
@@ -417,7 +417,9 @@ test('discarded ranges are never sent or waited for, also after a recovery', asy
   assert.equal(arriving.threads[0]!.touch(vmem, 64), false);
   current().break();
   source.finishPostcopy();
-  completed(await running);
+  const reports = await running;
+  completed(reports);
+  assert.equal(reports[1].ramferry.postcopy!.requests, 1);
   const placed = Array.from(arriving.placed.get('vmem')!);
   assert.deepEqual(
     placed,
