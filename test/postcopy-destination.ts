@@ -41,8 +41,8 @@ export class PostcopyDestination {
   hasEnded = false;
   /** Answer the PING behind the devices; tests hold it back. */
   answersLoaded = true;
-  /** Answer questions of a recovery; tests let it hang. */
-  answersRecovery = true;
+  /** What of a recovery is answered. */
+  answersInRecovery: 'all' | 'bitmaps' | 'nothing' = 'all';
   /** Take no more of what the source writes: how much of it waits then is `unread`. */
   isDeaf = false;
   unread = 0;
@@ -210,13 +210,16 @@ export class PostcopyDestination {
         this.step('run');
         break;
       case Command.RECV_BITMAP:
-        if (this.answersRecovery) {
+        if (this.answersInRecovery !== 'nothing') {
           const name = latin1(payload, 1, payload.length);
           this.say(receivedBitmap(name, this.placed(name).received));
         }
         break;
       case Command.POSTCOPY_RESUME:
         this.step('resume');
+        if (this.answersInRecovery !== 'all') {
+          break;
+        }
         this.say(resumeAck());
         for (const key of this.#outstanding) {
           const [name, page] = key.split(':') as [string, string];

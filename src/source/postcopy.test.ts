@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { type Cut, PostcopyDestination } from '../../test/postcopy-destination.js';
 import { PAGE, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
-import { pong, requestPages, shut } from '../format/stream/return-path.js';
+import { pong, receivedBitmap, requestPages, shut } from '../format/stream/return-path.js';
 import { RamferryError } from '../memory/errors.js';
 import type { RamBlock } from '../memory/ram-block.js';
 import { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
@@ -118,7 +118,7 @@ for (const isSwitched of [false, true]) {
   });
 }
 
-// PC-1, PC-2, PC-3, PC-4, PC-5, PC-6, PC-12, PC-19, G-1
+// PC-1, PC-2, PC-3, PC-5, PC-6, PC-12, PC-19, G-1
 test('switched at any moment, under stores and requests: stale pages are discarded, each missing page comes once', async () => {
   await fc.assert(
     fc.asyncProperty(
@@ -145,10 +145,6 @@ test('switched at any moment, under stores and requests: stale pages are discard
           const first = page - (page % hostPages);
           if (destination.isRunning && next(48) === 0 && destination.placed(block.name).content[first]! < 0) {
             destination.request(block.name, first, block.hostPageSize);
-          }
-          // Whatever else is noted after the stop, by a device say, is not looked at any more.
-          if (destination.isRunning && next(8) === 0) {
-            guest.mark(...anyPage(), 1);
           }
         };
         fill(guest, 3);
@@ -667,13 +663,21 @@ test('links that break at any byte, in either direction, during recovery too: ev
   assert.ok(recoveries > 40, `${recoveries}`);
 });
 
-// RC-8, RC-10
+// RC-8, RC-10, PC-4
 test('only a paused postcopy is recovered; without a link to take it is paused again; the log rests', async () => {
   const { guest, destination, source, reached } = setUp({ postcopy: { isLazy: true } });
   assert.throws(() => source.recoverPostcopy(async () => destination.connect()), { code: 'NOT_PAUSED' });
   const running = source.run();
   source.startPostcopy();
   await reached('postcopy-active');
+  await nextTurn();
+  destination.request('block0', 5);
+  while (destination.placed('block0').content[5]! < 0) {
+    await nextTurn();
+  }
+  // What is still noted after the stop is not looked at.
+  guest.mark(guest.blocks.find('block0')!, 5, 1);
+  destination.request('block0', 7);
   await nextTurn();
   source.pausePostcopy();
   await reached('postcopy-paused');
@@ -693,6 +697,72 @@ test('only a paused postcopy is recovered; without a link to take it is paused a
   assert.equal(report.ram['dirty-sync-count'], before.ram['dirty-sync-count']);
   assertArrived(guest, destination);
 });
+
+// RC-6, RC-7, RC-9: nothing is sent before the last answer of this connection, whatever the ones before have said
+test('a recovery waits for every answer, and ends again in a pause if a link breaks meanwhile', async () => {
+  const { guest, destination, source, reached } = setUp({ cut: { toDestination: 40 * PAGE } });
+  fill(guest);
+  const running = source.run();
+  source.startPostcopy();
+  const pages = (): number => destination.steps.filter((step) => step.startsWith('page')).length;
+  for (const answers of ['nothing', 'bitmaps', 'all', 'nothing', 'bitmaps'] as const) {
+    await reached('postcopy-paused');
+    const before = pages();
+    destination.answersInRecovery = answers;
+    source.recoverPostcopy(async () => destination.connect({ toDestination: 10 * PAGE }));
+    await reached('postcopy-recover');
+    if (answers === 'all') {
+      await reached('postcopy-active');
+      continue;
+    }
+    for (let turn = 0; turn < 20; turn += 1) {
+      await nextTurn();
+    }
+    assert.deepEqual([source.state.value, pages()], ['postcopy-recover', before]);
+    source.pausePostcopy();
+  }
+  await reached('postcopy-paused');
+  destination.answersInRecovery = 'all';
+  source.recoverPostcopy(async () => destination.connect());
+  completed(await running);
+  assertArrived(guest, destination);
+});
+
+// RC-6, spec/qemu-wire-format.md 5.5
+for (const [what, answer, sentence] of [
+  ['a bitmap of another size', receivedBitmap('block0', new Uint8Array(16)), /"block0" has 16 bytes, expected are 8/],
+  [
+    'a bitmap without its end mark',
+    receivedBitmap('block0', new Uint8Array(8)).fill(0, -8),
+    /"block0" ends without its end mark/,
+  ],
+  ['a bitmap of an unknown block', receivedBitmap('elsewhere', new Uint8Array(8)), /"elsewhere", unasked/],
+  ['a bitmap twice', Buffer.concat([1, 2].map(() => receivedBitmap('block0', new Uint8Array(8)))), /"block0", unasked/],
+  [
+    'an acknowledgement that is none',
+    Uint8Array.of(0, 6, 0, 4, 0, 0, 0, 0),
+    /acknowledges the resume with 0 instead of 1/,
+  ],
+] as const) {
+  test(`a destination that answers a recovery with ${what} is left paused, and can be recovered`, async () => {
+    const { guest, destination, source, reached, statuses } = setUp({ cut: { toDestination: 40 * PAGE } });
+    fill(guest);
+    const running = source.run();
+    source.startPostcopy();
+    await reached('postcopy-paused');
+    destination.answersInRecovery = 'nothing';
+    source.recoverPostcopy(async () => destination.connect());
+    await reached('postcopy-recover');
+    destination.say(answer);
+    await reached('postcopy-paused');
+    assert.match(source.report()['error-desc']!, sentence);
+    destination.answersInRecovery = 'all';
+    source.recoverPostcopy(async () => destination.connect());
+    completed(await running);
+    assertArrived(guest, destination);
+    assert.equal(statuses.filter((status) => status === 'postcopy-paused').length, 2);
+  });
+}
 
 // RC-1, RC-12; spec/qemu-wire-format.md 5.6
 test('a source that comes new to an interrupted postcopy sends what is missing, and nothing else', async () => {
