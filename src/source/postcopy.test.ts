@@ -192,7 +192,8 @@ test('the order of the switch, twelve ranges a command, and downtime ends with t
     ...['discarded block0', 'discarded block0'],
     ...['ping 2', 'package', 'listen', 'ping 3', 'run', 'ping 4', 'end'],
   ]);
-  assert.equal(destination.steps.filter((step) => step.startsWith('discard ')).length, 21);
+  const discards = destination.steps.filter((step) => step.startsWith('discard'));
+  assert.deepEqual([discards.indexOf('discarded block0'), discards.length], [12, 21 + 2]);
   assert.ok(downtime !== undefined && report.downtime === downtime);
   assert.ok(report.ram['postcopy-bytes'] > 60 * PAGE && report.ram['precopy-bytes'] > 40 * PAGE);
 });
@@ -695,6 +696,28 @@ test('only a paused postcopy is recovered; without a link to take it is paused a
   completed(report);
   assert.deepEqual(report.ramferry.logClears, before.ramferry.logClears);
   assert.equal(report.ram['dirty-sync-count'], before.ram['dirty-sync-count']);
+  assertArrived(guest, destination);
+});
+
+// RC-5
+test('a host page that a broken link has cut in two is sent whole, from its start', async () => {
+  const hostPages = 64;
+  const { guest, destination, source, reached } = setUp({
+    pages: [4 * hostPages],
+    hostPageSize: hostPages * PAGE,
+    parameters: { maxPostcopyBandwidth: 100 * PAGE },
+  });
+  fill(guest);
+  // The limit makes the first batch end within its host page.
+  destination.onRecord = () => source.pausePostcopy();
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-paused');
+  destination.onRecord = () => {};
+  source.setParameters({ maxPostcopyBandwidth: 0 });
+  assert.ok(destination.bytesIn > PAGE && destination.bytesIn < hostPages * PAGE, `${destination.bytesIn}`);
+  source.recoverPostcopy(async () => destination.connect());
+  completed(await running);
   assertArrived(guest, destination);
 });
 

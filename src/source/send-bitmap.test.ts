@@ -213,3 +213,20 @@ test('nothing is left in the send bitmap after a release', () => {
   send.release();
   assert.equal(guest.blocks.bitmaps.kernels.countRange(block!.bitmaps.send, 0, block!.maxPages), 0);
 });
+
+// RC-1, RC-2
+test('what was not received is to be sent: over the used length, nothing behind it, and the counter says how much', () => {
+  const { guest, send } = setup([100, 30]);
+  const [block] = guest.blocks.blocks;
+  const { kernels, words } = guest.blocks.bitmaps;
+  send.exclude(block!, 0, 100);
+  // A destination may set bits behind the last page, or not.
+  kernels.setRange(block!.bitmaps.received, 10, 50);
+  send.replaceByMissing(block!);
+  const bits = Array.from({ length: 128 }, (_, page) => (words[block!.bitmaps.send / 4 + (page >>> 5)]! >>> page) & 1);
+  assert.deepEqual(
+    bits,
+    bits.map((_, page) => (page < 100 && (page < 10 || page >= 60) ? 1 : 0)),
+  );
+  assert.equal(send.remaining, 50 + 30);
+});

@@ -4,12 +4,12 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
-import { PostcopyTarget } from '../destination/postcopy-target.js';
+import type { MissingPage } from '../dirty-log/missing-pages.js';
+import { UserfaultfdMissingPages } from '../dirty-log/missing-pages-userfaultfd-node.js';
+import { userfaultfdProblem } from '../dirty-log/userfaultfd-node.js';
 import { BitmapMemory } from '../memory/bitmap-memory.js';
 import { RamBlockList } from '../memory/ram-block-list.js';
-import type { MissingPage } from './missing-pages.js';
-import { UserfaultfdMissingPages } from './missing-pages-userfaultfd-node.js';
-import { userfaultfdProblem } from './userfaultfd-node.js';
+import { PostcopyTarget } from './postcopy-target.js';
 
 const PAGE = 4096;
 const GRANULE_PAGES = 64;
