@@ -80,6 +80,10 @@ const COLUMNS = ['group', 'benchmark', 'unit', 'ours', 'peer', 'ratio', 'peer is
 const figureText = (value: number | null): string =>
   value === null ? '-' : value >= 100 ? value.toFixed(0) : value.toFixed(value >= 10 ? 1 : value >= 1 ? 2 : 3);
 
+/** A row while the others are measured. */
+export const figures = ({ ours, peer, unit, peerName }: BenchmarkRow): string =>
+  `${figureText(ours)} ${unit}${peer === null ? '' : `, ${peerName} ${figureText(peer)} ${unit}`}`;
+
 /** The rows as an aligned table, figures to the right. Rows in which the peer is better are marked. */
 export const table = (rows: readonly BenchmarkRow[]): string => {
   const cells = rows.map((row) => [

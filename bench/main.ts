@@ -3,7 +3,7 @@
 
 import { renameSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { type BenchmarkGroup, type BenchmarkRow, measure, table } from './harness.js';
+import { type BenchmarkGroup, type BenchmarkRow, figures, measure, table } from './harness.js';
 
 /** In the order of the table. Imported when asked for, so that one group's needs are not everybody's. */
 const groups: Readonly<Record<string, () => Promise<{ readonly group: BenchmarkGroup }>>> = {
@@ -45,8 +45,10 @@ const rows: BenchmarkRow[] = [];
 for (const name of names) {
   const { group } = await groups[name]!();
   for await (const benchmark of group.run()) {
-    process.stderr.write(`${group.name}: ${benchmark.name}\n`);
-    rows.push(await measure(group.name, benchmark));
+    process.stderr.write(`${group.name}: ${benchmark.name}`);
+    const row = await measure(group.name, benchmark);
+    process.stderr.write(`: ${figures(row)}\n`);
+    rows.push(row);
   }
 }
 process.stdout.write(`${table(rows)}\n`);
