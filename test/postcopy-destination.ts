@@ -43,8 +43,12 @@ export class PostcopyDestination {
   answersLoaded = true;
   /** What of a recovery is answered. */
   answersInRecovery: 'all' | 'bitmaps' | 'nothing' = 'all';
-  /** Take no more of what the source writes: how much of it waits then is `unread`. */
+  /** Take no more of what the source writes over the main connection: how much of it waits then is `unread`. */
   isDeaf = false;
+  /** Take a second connection as the preempt channel. */
+  acceptsPreempt = true;
+  /** Pages that came over it. */
+  preemptPages = 0;
   unread = 0;
   /** How often the source stopped reading what we say. */
   pauses = 0;
@@ -56,10 +60,10 @@ export class PostcopyDestination {
   bytesIn = 0;
   /** Requested and not there yet. */
   readonly #outstanding = new Set<string>();
+  readonly #requested = new Set<string>();
   readonly #blocks: ReadonlyMap<string, PlacedBlock>;
   #link: Link | undefined;
-  /** The host page that is being collected: first page, and how many of it are there. */
-  #hostPage: { readonly name: string; readonly first: number; count: number; readonly values: number[] } | undefined;
+  #preempt: Link | undefined;
 
   constructor(blocks: readonly RamBlock[]) {
     this.#blocks = new Map(
@@ -77,14 +81,25 @@ export class PostcopyDestination {
 
   /** A new connection to this destination; the one before is forgotten. */
   connect(cut: Cut = {}): ByteChannel {
-    this.#hostPage = undefined;
-    this.#link = new Link(this, cut, this.isRunning);
+    this.#link = new Link(this, cut, this.isRunning ? 'recovery' : 'main');
     return this.#link.channel;
+  }
+
+  /** A further connection, for pages that were asked for. */
+  connectPreempt(): ByteChannel {
+    const preempt = new Link(this, {}, 'preempt');
+    if (this.acceptsPreempt) {
+      this.#preempt = preempt;
+    } else {
+      preempt.end();
+    }
+    return preempt.channel;
   }
 
   /** A guest thread that needs a page. */
   request(blockName: string, page: number, hostPageSize = PAGE): void {
     this.#outstanding.add(`${blockName}:${page}`);
+    this.#requested.add(`${blockName}:${page}`);
     this.#link?.answer(requestPages(page * PAGE, hostPageSize, blockName));
   }
 
@@ -142,7 +157,7 @@ export class PostcopyDestination {
     }
   }
 
-  page(name: string, offset: number, value: number): void {
+  page(name: string, offset: number, value: number, link: Link): void {
     const { block, content, placed, received } = this.placed(name);
     const page = offset / PAGE;
     if (page >= block.usedPages) {
@@ -157,17 +172,24 @@ export class PostcopyDestination {
     }
     const pages = block.hostPageSize / PAGE;
     const first = page - (page % pages);
-    this.#hostPage ??= { name, first, count: 0, values: [] };
-    if (this.#hostPage.name !== name || this.#hostPage.first !== first) {
-      this.violations.push(`page ${page} of ${name} amid host page ${this.#hostPage.first} of ${this.#hostPage.name}`);
+    if (link === this.#preempt) {
+      this.preemptPages += 1;
+      if (!this.#requested.has(`${name}:${first}`)) {
+        this.violations.push(`page ${page} of ${name} comes over the preempt channel and was not asked for`);
+      }
     }
-    this.#hostPage.count += 1;
-    this.#hostPage.values[page - first] = value;
-    if (this.#hostPage.count < pages) {
+    link.hostPage ??= { name, first, count: 0, values: [] };
+    const { hostPage } = link;
+    if (hostPage.name !== name || hostPage.first !== first) {
+      this.violations.push(`page ${page} of ${name} amid host page ${hostPage.first} of ${hostPage.name}`);
+    }
+    hostPage.count += 1;
+    hostPage.values[page - first] = value;
+    if (hostPage.count < pages) {
       return;
     }
-    const { values } = this.#hostPage;
-    this.#hostPage = undefined;
+    const { values } = hostPage;
+    link.hostPage = undefined;
     for (let index = 0; index < pages; index += 1) {
       if (content[first + index] >= 0) {
         this.violations.push(`page ${first + index} of ${name} is there already`);
@@ -179,6 +201,7 @@ export class PostcopyDestination {
       this.step(`page ${name}:${first + index}`);
       this.onPage(name, first + index);
     }
+    this.#confirm();
   }
 
   command(number: number, payload: Uint8Array): void {
@@ -235,22 +258,41 @@ export class PostcopyDestination {
     if (this.isListening && !this.answersLoaded) {
       this.violations.push('the stream ended while devices load');
     }
-    if (this.#hostPage !== undefined) {
+    if (this.#link?.hostPage !== undefined) {
       this.violations.push('the stream ended within a host page');
     }
     this.hasEnded = true;
     this.step('end');
-    this.say(shut(0));
+    this.#confirm();
   }
+
+  /** As QEMU, not before what was asked for is there, if there is a channel on which it can still come. */
+  #confirm(): void {
+    if (this.hasEnded && (this.#preempt === undefined || this.#outstanding.size === 0)) {
+      this.#preempt?.end();
+      this.say(shut(0));
+    }
+  }
+}
+
+interface HostPage {
+  readonly name: string;
+  readonly first: number;
+  count: number;
+  readonly values: number[];
 }
 
 /** One connection: a parser that takes bytes as they come, and the channel that the source writes to. */
 class Link {
   readonly channel: ByteChannel;
+  /** The host page that is being collected: first page, and how many of it are there. */
+  hostPage: HostPage | undefined;
   readonly #destination: PostcopyDestination;
   readonly #cut: Cut;
   readonly #steps: Generator<number, void, Uint8Array>;
   #need: number;
+  /** Block of the last record. */
+  #blockName = '';
   #held = Buffer.alloc(0);
   #reader: ChannelReader | undefined;
   #answers: Uint8Array[] = [];
@@ -258,17 +300,17 @@ class Link {
   #broken: Error | undefined;
   #written = 0;
 
-  constructor(destination: PostcopyDestination, cut: Cut, isRecovery: boolean) {
+  constructor(destination: PostcopyDestination, cut: Cut, kind: 'main' | 'recovery' | 'preempt') {
     this.#destination = destination;
     this.#cut = cut;
-    this.#steps = this.#parse(isRecovery);
+    this.#steps = kind === 'preempt' ? this.#records() : this.#parse(kind === 'recovery');
     this.#need = this.#steps.next().value as number;
     let isPaused = false;
     this.channel = {
       peer: 'test:destination',
       closed: new Promise<void>(() => {}),
       write: (bytes, done) => {
-        if (destination.isDeaf) {
+        if (destination.isDeaf && kind !== 'preempt') {
           destination.unread += bytes.length;
         } else {
           setImmediate(() => done(this.#write(bytes)));
@@ -323,6 +365,11 @@ class Link {
     }
   }
 
+  /** Ends our direction. */
+  end(): void {
+    setImmediate(() => this.#reader?.ended());
+  }
+
   break(error: Error): void {
     if (this.#broken === undefined) {
       this.#broken = error;
@@ -364,8 +411,24 @@ class Link {
     yield* this.#elements(destination);
   }
 
+  /** Page records up to EOS, which on a preempt channel never comes. */
+  *#records(): Generator<number, void, Uint8Array> {
+    for (;;) {
+      const head = be64(yield 8, 0);
+      const flags = head % PAGE;
+      if (flags === RecordFlag.EOS) {
+        return;
+      }
+      if ((flags & RecordFlag.CONTINUE) === 0) {
+        const [length] = yield 1;
+        this.#blockName = latin1(yield length, 0, length);
+      }
+      const [value] = yield (flags & RecordFlag.ZERO) !== 0 ? 1 : PAGE;
+      this.#destination.page(this.#blockName, head - flags, value, this);
+    }
+  }
+
   *#elements(destination: PostcopyDestination): Generator<number, void, Uint8Array> {
-    let name = '';
     for (;;) {
       const [type] = yield 1;
       switch (type) {
@@ -391,19 +454,7 @@ class Link {
         case ElementType.SECTION_PART:
         case ElementType.SECTION_END: {
           yield 4;
-          for (;;) {
-            const head = be64(yield 8, 0);
-            const flags = head % PAGE;
-            if (flags === RecordFlag.EOS) {
-              break;
-            }
-            if ((flags & RecordFlag.CONTINUE) === 0) {
-              const [length] = yield 1;
-              name = latin1(yield length, 0, length);
-            }
-            const [value] = yield (flags & RecordFlag.ZERO) !== 0 ? 1 : PAGE;
-            destination.page(name, head - flags, value);
-          }
+          yield* this.#records();
           yield 5;
           break;
         }

@@ -18,6 +18,7 @@ interface ServeOptions extends MigrationVerbOptions {
   readonly lazy?: boolean;
   readonly finishAfter?: number;
   readonly recover?: boolean;
+  readonly preempt?: boolean;
   readonly retry: number;
   readonly demand: boolean;
 }
@@ -31,6 +32,7 @@ export const serve: Verb<ServeOptions> = {
       .option('--lazy', 'send only what the guest asks for, until SIGUSR2 says to finish')
       .option('--finish-after <seconds>', 'with --lazy: finish then by itself', parseInteger(0, 31_536_000))
       .option('--recover', 'the guest runs there already and waits, since its server is gone (postcopy-paused)')
+      .option('--preempt', 'requested pages over a second connection: QEMU 8.0 or later with postcopy-preempt on')
       .option(
         '--retry <seconds>',
         'wait this long for a destination that does not listen yet',
@@ -54,6 +56,11 @@ export const serve: Verb<ServeOptions> = {
         hint: 'serve goes to tcp:, unix: or fd:',
       });
     }
+    if (kind === 'fd' && options.preempt === true) {
+      throw new RamferryError('usage', 'NOT_A_DESTINATION', `${uri} is one connection, and --preempt needs two.`, {
+        value: uri,
+      });
+    }
     const list = demandPath(file);
     const known = options.demand ? readDemandFile(list, { progress }) : [];
     const migration = new Migration({
@@ -66,6 +73,7 @@ export const serve: Verb<ServeOptions> = {
         isLazy: options.lazy === true,
         firstPages: known,
         recovers: options.recover === true,
+        preempt: options.preempt === true,
       },
       retryMs: options.retry * MS,
       onProgress: (report) => progress.update(progressOf(report)),

@@ -241,3 +241,10 @@ test('a destination that is not there, and one that dies, leave the guest runnin
   assert.ok(guest.counters().pagesWritten > before);
   await guest.shutdown();
 });
+
+test('a guest of ours is not sent with a preempt channel, which no destination of ours has', async () => {
+  const guest = busyGuest();
+  const { ended } = migration(guest, socketUri(), { postcopy: { prefetchPages: 0, preempt: true } });
+  await assert.rejects(ended, { code: 'POSTCOPY_OBSTACLE', message: /ramferry-workload has no destination/ });
+  await guest.shutdown();
+});

@@ -1,5 +1,6 @@
 // Opens what a migration's URI names, as the sink of the engine.
 
+import type { ByteChannel } from '../channel/channel.js';
 import { openChannel } from '../channel/open-channel-node.js';
 import { openPositionedFile } from '../channel/positioned-file-node.js';
 import { parseUri } from '../channel/uri.js';
@@ -19,7 +20,9 @@ export async function openSink(start: SourceStart, signal: AbortSignal, trace: T
   const { uri, returnPath, retryMs, mappedRam, postcopy } = start;
   if (postcopy !== undefined) {
     const retryPauseMs = POSTCOPY_RETRY_PAUSE_MS;
-    return new PostcopySink(await openChannel(uri, { direction: 'both', retryMs, retryPauseMs, signal }), { trace });
+    const channel = await openChannel(uri, { direction: 'both', retryMs, retryPauseMs, signal });
+    const openPreempt = (): Promise<ByteChannel> => openChannel(uri, { direction: 'both', signal });
+    return new PostcopySink(channel, { trace, ...(postcopy.preempt === true && { openPreempt }) });
   }
   if (mappedRam === undefined) {
     const channel = await openChannel(uri, { direction: returnPath ? 'both' : 'write', retryMs, signal });

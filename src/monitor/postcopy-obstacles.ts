@@ -3,6 +3,7 @@
 // old pages goes on writing there, and its guest never sees it. In a guest whose file says so, or whose command line.
 
 import type { DeviceSection } from '../format/stream/device-sections.js';
+import { WORKLOAD_MACHINE } from '../guest/workload/machine.js';
 import { RamferryError } from '../memory/errors.js';
 import { optionArguments } from '../qemu/command-line.js';
 
@@ -16,6 +17,18 @@ export const refusePinnedDevices = (devices: readonly DeviceSection[], file: str
       `The guest in ${file} has a device of its host (section ${device.section}, "${device.name}"), which pins its memory: it ` +
         'would not see what postcopy brings.',
       { file, offset: device.offset, value: device.name, hint: `load it before it runs: ramferry send ${file} URI` },
+    );
+  }
+};
+
+/** @throws RamferryError `POSTCOPY_OBSTACLE` if the guest can only go to a destination that has no preempt channel: ours */
+export const refusePreempt = (machine: string): void => {
+  if (machine === WORKLOAD_MACHINE) {
+    throw new RamferryError(
+      'usage',
+      'POSTCOPY_OBSTACLE',
+      `A guest of machine ${machine} has no destination with a preempt channel; that takes a QEMU.`,
+      { value: machine, hint: 'leave preempt out: requested pages overtake the others in the one connection, too' },
     );
   }
 };

@@ -16,6 +16,8 @@ export type MappedRamOptions = Pick<PositionedFileOptions, 'channels' | 'directI
 export interface PostcopyStart extends Omit<PostcopyOptions, 'onDemand'> {
   /** Switch before the first page. */
   readonly atOnce?: boolean;
+  /** Send what is asked for over a connection of its own; the destination needs QEMU's `postcopy-preempt` on. */
+  readonly preempt?: boolean;
 }
 
 /** Who keeps the guest's pages as they are during a background snapshot. */

@@ -8,6 +8,7 @@ import { createTrace } from '../source/trace.js';
 import { attachGuest } from './guests.js';
 import { openProtector } from './open-protector.js';
 import { openSink } from './open-sink.js';
+import { refusePreempt } from './postcopy-obstacles.js';
 import { rehearsePostcopy } from './rehearsal.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
 
@@ -73,6 +74,9 @@ try {
   // One that runs there already has to get its memory.
   const guest = await attachGuest(start.guest, start.postcopy !== undefined && start.postcopy.recovers !== true);
   const protector = start.backgroundSnapshot && openProtector(guest, start.backgroundSnapshot, post);
+  if (start.postcopy?.preempt === true) {
+    refusePreempt(guest.machine);
+  }
   if (start.postcopy !== undefined) {
     // Before the destination starts to wait.
     await rehearsePostcopy(guest);

@@ -2,7 +2,8 @@
 // reads requests and, on a new connection, asks what has arrived.
 //
 //   engine ── pages, package ──▶ channel ──▶ destination
-//   engine ◀── PageRequests ──── return path ◀──┘      the queue is full ─▶ the return path is not read for a while
+//   engine ── requested pages ─▶ preempt channel ─▶ ┤    a second connection to it, where it has QEMU's postcopy-preempt
+//   engine ◀── PageRequests ──── return path ◀──────┘    the queue is full ─▶ the return path is not read for a while
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { ByteChannel } from '../channel/channel.js';
@@ -24,6 +25,7 @@ import { type Clock, systemClock } from './clock.js';
 import type { SourceGuest } from './guest.js';
 import type { PageRequests } from './page-requests.js';
 import type { PageBatch } from './page-sink.js';
+import { RecordWriter, URGENT_SLOTS } from './record-writer.js';
 import { StreamSink } from './stream-sink.js';
 import type { Trace } from './trace.js';
 
@@ -33,19 +35,35 @@ const MAX_WRITES_IN_POSTCOPY = 1;
 /** A destination that owes an answer, or does not take what is written, and does nothing at all for this long is given up. */
 const STALL_MS = 60_000;
 
+/** An idle destination answers a PING at once. QEMU before 8.0 never does before it has a preempt channel. */
+const PREEMPT_STALL_MS = 10_000;
+
 export interface PostcopySinkOptions {
   readonly trace?: Trace;
   readonly clock?: Clock;
   /** Default 60 s. */
   readonly stallMs?: number;
+  /**
+   * Makes another connection to the destination: the preempt channel, for the pages that are asked for (QEMU's capability
+   * `postcopy-preempt`, since 8.0). Default: there is none.
+   */
+  readonly openPreempt?: (() => Promise<ByteChannel>) | undefined;
 }
 
 export class PostcopySink extends StreamSink {
   /** Whether the destination has digested the package: until then it must not see the end of the stream (7.9 item 6). */
   isLoaded = false;
+  /** Whether the pages of the next batch were asked for, and may go over the preempt channel (PC-15). */
+  isUrgent = false;
   readonly #clock: Clock;
   readonly #stallMs: number;
+  readonly #openPreempt: (() => Promise<ByteChannel>) | undefined;
+  #preempt: RecordWriter | undefined;
+  /** Whether there is something to send over the preempt channel. */
+  #isAsked: () => boolean = () => false;
+  #pongs = 0;
   #requests: PageRequests | undefined;
+  #hasEnded = false;
   #isPartOpen = false;
   #isPaused = false;
   #lastSign = 0;
@@ -53,10 +71,14 @@ export class PostcopySink extends StreamSink {
   readonly #awaited = new Map<string, Uint8Array>();
   #isAcknowledged = false;
 
-  constructor(channel: ByteChannel, { trace = {}, clock = systemClock, stallMs = STALL_MS }: PostcopySinkOptions = {}) {
+  constructor(
+    channel: ByteChannel,
+    { trace = {}, clock = systemClock, stallMs = STALL_MS, openPreempt }: PostcopySinkOptions = {},
+  ) {
     super(channel, { returnPath: true, isAdvised: true, trace });
     this.#clock = clock;
     this.#stallMs = stallMs;
+    this.#openPreempt = openPreempt;
   }
 
   /** The other end, for messages. */
@@ -67,6 +89,7 @@ export class PostcopySink extends StreamSink {
   protected override returnPathHandler(): ReturnType<StreamSink['returnPathHandler']> {
     return {
       pong: (value) => {
+        this.#pongs += 1;
         this.isLoaded ||= value === PostcopyPing.DEVICES_LOADED;
         this.wake();
       },
@@ -88,9 +111,10 @@ export class PostcopySink extends StreamSink {
     };
   }
 
-  /** From now on pages may be asked for; what waits is in `requests`. */
-  accept(requests: PageRequests): void {
+  /** From now on pages may be asked for; what waits is in `requests`, and `isAsked` says if there is something to answer. */
+  accept(requests: PageRequests, isAsked: () => boolean): void {
     this.#requests = requests;
+    this.#isAsked = isAsked;
     this.maxWrites = MAX_WRITES_IN_POSTCOPY;
   }
 
@@ -113,6 +137,89 @@ export class PostcopySink extends StreamSink {
       this.#isPaused = false;
       this.channel.resume();
     }
+  }
+
+  /** Whether there is a preempt channel. */
+  get isPreempting(): boolean {
+    return this.#preempt !== undefined;
+  }
+
+  /**
+   * Opens the preempt channel, if there shall be one, while the guest still runs here. Not before the first PONG: QEMU takes
+   * whichever connection it accepts first for the main one. A destination that wants no second one drops it, at the latest
+   * when it has answered two PINGs: one may still be answered in the same turn of its event loop.
+   */
+  async openPreempt(): Promise<void> {
+    if (this.#openPreempt === undefined) {
+      return;
+    }
+    const hint = 'QEMU before 8.0 expects the preempt channel earlier, and is not supported with it';
+    const ponged = (count: number): Promise<void> =>
+      this.#unlessStalled(
+        super.until(() => this.#pongs >= count),
+        Math.min(PREEMPT_STALL_MS, this.#stallMs),
+        hint,
+      );
+    await ponged(1);
+    await this.#connectPreempt(this.#openPreempt);
+    for (const count of [this.#pongs + 1, this.#pongs + 2]) {
+      this.append(ping(PostcopyPing.RETURN_PATH));
+      this.writer.writeSlot();
+      await ponged(count);
+    }
+  }
+
+  async #connectPreempt(open: () => Promise<ByteChannel>): Promise<void> {
+    const channel = await open().catch((error) => {
+      throw this.#noPreempt(error);
+    });
+    const isCurrent = (): boolean => this.#preempt?.channel === channel;
+    this.#preempt = new RecordWriter(channel, URGENT_SLOTS, (byteCount, error) => {
+      if (isCurrent() && error !== undefined) {
+        this.#preemptClosed(error);
+      } else if (isCurrent()) {
+        this.transferred += byteCount;
+        this.wake();
+      }
+    });
+    this.#preempt.mayGather = this.writer.mayGather;
+    const buffer = new Uint8Array(1);
+    channel.read({
+      buffer: () => buffer,
+      received: () => {
+        if (isCurrent()) {
+          this.fail(this.#refused('PREEMPT_CHANNEL', 'says something on the preempt channel', buffer[0]));
+        }
+      },
+      ended: () => isCurrent() && this.#preemptClosed(),
+      failed: (error) => isCurrent() && this.#preemptClosed(error),
+    });
+  }
+
+  /** Behind the end of the stream the destination closes it: nothing is asked for any more. */
+  #preemptClosed(error?: Error): void {
+    if (this.#hasEnded) {
+      this.#dropPreempt();
+      this.wake();
+    } else {
+      this.fail(this.#noPreempt(error));
+    }
+  }
+
+  #dropPreempt(): void {
+    const preempt = this.#preempt;
+    this.#preempt = undefined;
+    preempt?.channel.destroy();
+  }
+
+  #noPreempt(cause: Error | undefined): RamferryError {
+    const { peer } = this;
+    return new RamferryError('failed', 'PREEMPT_CHANNEL', `The destination ${peer} has no preempt channel for us.`, {
+      file: peer,
+      cause,
+      // Once its guest runs, it had one.
+      ...(!this.isLoaded && { hint: 'it needs the capability postcopy-preempt, set before migrate-incoming' }),
+    });
   }
 
   /**
@@ -143,7 +250,7 @@ export class PostcopySink extends StreamSink {
   override beginIteration(last: boolean): void {
     if (this.#requests === undefined) {
       super.beginIteration(last);
-    } else if (!this.#isPartOpen) {
+    } else if (!this.#isPartOpen && !this.#hasEnded) {
       this.#isPartOpen = true;
       this.append(ramPart(ElementType.SECTION_PART, this.ramSectionId));
     }
@@ -155,12 +262,21 @@ export class PostcopySink extends StreamSink {
     }
   }
 
+  protected override get pageWriter(): RecordWriter {
+    return (this.isUrgent ? this.#preempt : undefined) ?? this.writer;
+  }
+
   override writePages(batch: PageBatch): number {
     const zeroPages = super.writePages(batch);
     if (this.#requests !== undefined) {
-      this.writeSlot();
+      this.pageWriter.writeSlot();
     }
     return zeroPages;
+  }
+
+  /** Whether pages that nobody has asked for can be written now. */
+  get hasRoom(): boolean {
+    return super.ready && !this.#hasEnded;
   }
 
   /** After the switch never without a wait: what the destination asks for is read in it. */
@@ -169,7 +285,9 @@ export class PostcopySink extends StreamSink {
   }
 
   override async whenReady(): Promise<void> {
-    await this.until(() => super.ready);
+    await this.until(() =>
+      this.#preempt === undefined ? super.ready : this.#preempt.writes === 0 && (super.ready || this.#isAsked()),
+    );
     await this.#clock.yield();
   }
 
@@ -182,15 +300,27 @@ export class PostcopySink extends StreamSink {
       this.append(ramBodyEnd(this.ramSectionId));
       this.append(Uint8Array.of(ElementType.EOF));
       this.#isPartOpen = false;
+      this.#hasEnded = true;
     }
-    await super.finish();
+    try {
+      await super.finish();
+    } finally {
+      this.#dropPreempt();
+    }
+  }
+
+  override abort(reason: Error): void {
+    super.abort(reason);
+    this.#dropPreempt();
   }
 
   /**
    * The handshake of a recovery, on a new connection (spec/qemu-wire-format.md 5.8): every block's received bitmap, then, once
-   * `haveReceived` has made of them what is to be sent, the order to go on. The destination repeats its requests (RC-7).
+   * `haveReceived` has made of them what is to be sent, the preempt channel, which `open` makes as well, and the order to go on.
+   * The destination repeats its requests (RC-7).
    */
   async recover(
+    open: (() => Promise<ByteChannel>) | undefined,
     channel: ByteChannel | undefined,
     { ramSectionId, blocks }: SourceGuest,
     haveReceived: () => void,
@@ -199,6 +329,7 @@ export class PostcopySink extends StreamSink {
     // The guest runs there, or it could not have paused.
     this.isLoaded = true;
     this.#isPartOpen = false;
+    this.#hasEnded = false;
     this.#isPaused = false;
     this.#isAcknowledged = false;
     this.#awaited.clear();
@@ -215,6 +346,9 @@ export class PostcopySink extends StreamSink {
     }
     await this.until(() => this.#awaited.size === 0);
     haveReceived();
+    if (this.#openPreempt !== undefined) {
+      await this.#connectPreempt(open ?? this.#openPreempt);
+    }
     this.append(postcopyResume());
     await this.until(() => this.#isAcknowledged);
   }
@@ -247,15 +381,16 @@ export class PostcopySink extends StreamSink {
     this.wake();
   }
 
-  async #unlessStalled(waiting: Promise<void>): Promise<void> {
+  async #unlessStalled(waiting: Promise<void>, stallMs = this.#stallMs, hint?: string): Promise<void> {
     this.#lastSign = this.#clock.now();
     const watch = setInterval(() => {
-      if (this.#clock.now() - this.#lastSign >= this.#stallMs) {
+      if (this.#clock.now() - this.#lastSign >= stallMs) {
         const { peer } = this;
-        const message = `The destination ${peer} has neither said nor read anything for ${this.#stallMs / 1000} s.`;
-        this.abort(new RamferryError('failed', 'PEER_STALLED', message, { file: peer, value: this.#stallMs }));
+        const message = `The destination ${peer} has neither said nor read anything for ${stallMs / 1000} s.`;
+        const details = { file: peer, value: stallMs, ...(hint !== undefined && { hint }) };
+        this.abort(new RamferryError('failed', 'PEER_STALLED', message, details));
       }
-    }, this.#stallMs / 4);
+    }, stallMs / 4);
     try {
       await waiting;
     } finally {

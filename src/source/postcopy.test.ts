@@ -26,6 +26,8 @@ interface Setting {
   readonly cut?: Cut;
   readonly stallMs?: number;
   readonly guest?: ScriptedGuest;
+  /** Send what is asked for over a second connection. */
+  readonly preempt?: boolean;
 }
 
 /** A guest, its destination and the engine between them; the switch is ordered at once unless a test waits. */
@@ -36,6 +38,7 @@ const setUp = ({
   parameters,
   cut,
   stallMs,
+  preempt = false,
   ...given
 }: Setting = {}) => {
   const guest = given.guest ?? new ScriptedGuest(pages, 2 ** 22, hostPageSize);
@@ -45,7 +48,10 @@ const setUp = ({
   const status: { changed: () => unknown } = { changed: () => {} };
   const source = new MigrationSource({
     guest,
-    sink: new PostcopySink(destination.connect(cut), stallMs === undefined ? {} : { stallMs }),
+    sink: new PostcopySink(destination.connect(cut), {
+      ...(stallMs !== undefined && { stallMs }),
+      ...(preempt && { openPreempt: async () => destination.connectPreempt() }),
+    }),
     parameters: { ...defaultParameters, ...parameters },
     postcopy: { prefetchPages: 4, ...postcopy },
     onStatus: (value) => {
@@ -118,7 +124,7 @@ for (const isSwitched of [false, true]) {
   });
 }
 
-// PC-1, PC-2, PC-3, PC-5, PC-6, PC-12, PC-19, G-1
+// PC-1, PC-2, PC-3, PC-5, PC-6, PC-12, PC-15, PC-19, G-1
 test('switched at any moment, under stores and requests: stale pages are discarded, each missing page comes once', async () => {
   await fc.assert(
     fc.asyncProperty(
@@ -126,12 +132,14 @@ test('switched at any moment, under stores and requests: stale pages are discard
       // Batches of 16 pages while the guest asks: the largest host pages take several.
       fc.constantFrom(1, 2, 8, 64),
       fc.nat(12),
+      fc.boolean(),
       fc.infiniteStream(fc.nat(2 ** 30)),
-      async (sizes, hostPages, turns, random) => {
+      async (sizes, hostPages, turns, preempt, random) => {
         const next = (below: number): number => random.next().value! % below;
         const setting = { pages: sizes.map((size) => size * Math.max(8, hostPages)), hostPageSize: hostPages * PAGE };
         const { guest, blocks, destination, source } = setUp({
           ...setting,
+          preempt,
           postcopy: { prefetchPages: next(20) },
           parameters: { maxBandwidth: 4_000_000, downtimeLimit: 0 },
         });
@@ -236,6 +244,77 @@ test('what is asked for comes at once while the background is held back, and ask
   assert.equal(report.ram['postcopy-requests'], 200);
   assert.equal(report.ramferry.postcopy?.demands, 100);
   assert.ok(report.ramferry.postcopy!.serviceMs!.p50 <= report.ramferry.postcopy!.serviceMs!.max);
+});
+
+// PC-8, PC-15: what the main connection is busy with does not matter
+test('with a preempt channel, a page comes although nothing else does, alone; what is behind it follows elsewhere', async () => {
+  const { guest, destination, source, reached } = setUp({
+    pages: [400],
+    preempt: true,
+    postcopy: { isLazy: true, prefetchPages: 8 },
+  });
+  fill(guest);
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-active');
+  const arrived: number[] = [];
+  destination.onPage = (_name, page) => arrived.push(page);
+  const settled = async (): Promise<void> => {
+    for (let turn = 0; turn < 20; turn += 1) {
+      await nextTurn();
+    }
+  };
+  destination.request('block0', 100);
+  await settled();
+  assert.deepEqual(
+    [arrived.toSorted((a, b) => a - b), destination.preemptPages],
+    [[...Array(9)].map((_, i) => 100 + i), 1],
+  );
+  destination.isDeaf = true;
+  const last = [300, 200, 320, 310];
+  for (const page of last) {
+    destination.request('block0', page);
+    await settled();
+  }
+  assert.deepEqual(arrived.slice(9), last);
+  assert.equal(destination.preemptPages, 5);
+  assert.deepEqual(destination.violations, []);
+  source.fail(new Error('the test is over'));
+  await running;
+});
+
+// spec/qemu-wire-format.md 7.7: the destination confirms when it has got what it asked for
+test('with a preempt channel, a page that was left out because it is zero is sent behind the end', async () => {
+  class AlmostEmptyGuest extends ScriptedGuest {
+    contentBitmap(block: RamBlock): number {
+      const address = this.blocks.bitmaps.allocate(block.usedPages);
+      this.blocks.bitmaps.kernels.setRange(address, 3, 1);
+      return address;
+    }
+  }
+  const { destination, source } = setUp({ guest: new AlmostEmptyGuest([40]), preempt: true });
+  const end = destination.end.bind(destination);
+  destination.end = () => {
+    destination.request('block0', 7);
+    destination.request('block0', 30);
+    end();
+  };
+  source.startPostcopy();
+  completed(await source.run());
+  assert.deepEqual(destination.violations, []);
+  assert.deepEqual([destination.hasEnded, destination.preemptPages], [true, 2]);
+});
+
+// PC-11
+test('a destination that wants no preempt channel leaves the guest at the source, and is named', async () => {
+  const { guest, destination, source } = setUp({ preempt: true });
+  destination.acceptsPreempt = false;
+  source.startPostcopy();
+  const { status } = await source.run();
+  assert.equal(status, 'failed');
+  assert.match(source.error!.message, /^The destination test:destination has no preempt channel for us\.$/);
+  assert.match((source.error as RamferryError).hint!, /postcopy-preempt/);
+  assert.deepEqual([guest.running, destination.isListening], [true, false]);
 });
 
 // PC-9: each leaves the migration paused with a sentence, and the guest at the destination
@@ -346,32 +425,39 @@ test('a lazy source sends what is asked for and the first pages, until it shall 
   assertArrived(guest, destination);
 });
 
-test('a lazy source sends a host page to its end, however long that takes', async () => {
-  // Two batches and more.
-  const hostPages = 1024;
-  const { guest, destination, source, reached } = setUp({
-    pages: [2 * hostPages],
-    hostPageSize: hostPages * PAGE,
-    postcopy: { isLazy: true, prefetchPages: 0 },
+// PC-6
+for (const [preempt, how] of [
+  [false, ''],
+  [true, ', on the preempt channel'],
+] as const) {
+  test(`a lazy source sends a host page to its end, however long that takes${how}`, async () => {
+    // Two batches and more.
+    const hostPages = 1024;
+    const { guest, destination, source, reached } = setUp({
+      pages: [2 * hostPages],
+      hostPageSize: hostPages * PAGE,
+      preempt,
+      postcopy: { isLazy: true, prefetchPages: 0 },
+    });
+    fill(guest);
+    const running = source.run();
+    source.startPostcopy();
+    await reached('postcopy-active');
+    // A run of the loop takes 50 ms.
+    destination.onRecord = () => {
+      for (const until = performance.now() + 0.3; performance.now() < until; ) {}
+    };
+    destination.request('block0', hostPages, hostPages * PAGE);
+    for (let turn = 0; destination.placed('block0').content[hostPages]! < 0; turn += 1) {
+      assert.ok(turn < 10_000);
+      await nextTurn();
+    }
+    destination.onRecord = () => {};
+    source.finishPostcopy();
+    completed(await running);
+    assertArrived(guest, destination);
   });
-  fill(guest);
-  const running = source.run();
-  source.startPostcopy();
-  await reached('postcopy-active');
-  // A run of the loop takes 50 ms.
-  destination.onRecord = () => {
-    for (const until = performance.now() + 0.3; performance.now() < until; ) {}
-  };
-  destination.request('block0', hostPages, hostPages * PAGE);
-  for (let turn = 0; destination.placed('block0').content[hostPages]! < 0; turn += 1) {
-    assert.ok(turn < 10_000);
-    await nextTurn();
-  }
-  destination.onRecord = () => {};
-  source.finishPostcopy();
-  completed(await running);
-  assertArrived(guest, destination);
-});
+}
 
 // PC-18 comes after it: not even what is asked for may leave, since the guest would run.
 test('a held guest gets the pages that its devices need, alone, and no other before it is released', async () => {
@@ -627,7 +713,11 @@ const recoverThrough = async (cuts: readonly Cut[], setting: Setting = {}): Prom
       source.fail(new Error('given up'));
       return running;
     }
-    source.recoverPostcopy(async () => destination.connect(cut));
+    let connections = 0;
+    source.recoverPostcopy(async () => {
+      connections += 1;
+      return connections === 1 ? destination.connect(cut) : destination.connectPreempt();
+    });
     await reached('postcopy-recover-setup').catch(() => {});
     await nextTurn();
   }
@@ -641,7 +731,7 @@ const recoverThrough = async (cuts: readonly Cut[], setting: Setting = {}): Prom
   return report;
 };
 
-// RC-1, RC-2, RC-3, RC-4, RC-5, RC-6, RC-7, RC-9, RC-11
+// RC-1, RC-2, RC-3, RC-4, RC-5, RC-6, RC-7, RC-9, RC-11, PC-15
 test('links that break at any byte, in either direction, during recovery too: everything arrives once', async () => {
   const cut = fc.oneof(
     fc.record({ toDestination: fc.integer({ min: 1, max: 120 * PAGE }) }),
@@ -653,8 +743,10 @@ test('links that break at any byte, in either direction, during recovery too: ev
     fc.asyncProperty(
       fc.array(cut, { minLength: 1, maxLength: 5 }),
       fc.constantFrom(1, 4, 64),
-      async (cuts, hostPages) => {
-        const setting = { pages: hostPages === 64 ? [128, 64] : [100, 40, 8], hostPageSize: hostPages * PAGE };
+      fc.boolean(),
+      async (cuts, hostPages, preempt) => {
+        const pages = hostPages === 64 ? [128, 64] : [100, 40, 8];
+        const setting = { pages, hostPageSize: hostPages * PAGE, preempt };
         const report = await recoverThrough([{ toDestination: 500 + 60 * PAGE }, ...cuts], setting);
         recoveries += report.ramferry.postcopy!.recoveries;
       },

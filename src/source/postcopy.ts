@@ -4,6 +4,7 @@
 //
 //   switch: stop │ last sync, host pages, discards │ package │ ◀ downtime ends
 //   then:   host page in flight ▸ requested page and what is likely asked for next ▸ first pages ▸ everything else
+//         with a preempt channel, the requested page goes there, and the rest in this order over the main one meanwhile
 //   link breaks: paused ▸ new connection ▸ received bitmaps ▸ what is missing is sent
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
@@ -71,6 +72,12 @@ const PAGES_OTHERWISE = 128;
 /** For so long after a request the next one is likely near. */
 const ASKED_MS = 10;
 
+interface PageRange {
+  readonly block: RamBlock;
+  readonly page: number;
+  readonly end: number;
+}
+
 export class Postcopy {
   readonly #guest: SourceGuest;
   readonly #sink: PostcopySink;
@@ -93,7 +100,8 @@ export class Postcopy {
   /** What comes along with the last request: places in `#firstPages`, and how many pages. */
   #following = { place: 0, end: 0, pages: 0 };
   /** Rest of a host page of which a part was sent: nothing may come in between (PC-6). */
-  #unfinished: { readonly block: RamBlock; readonly page: number; readonly end: number } | undefined;
+  #unfinished: PageRange | undefined;
+  #behind: PageRange | undefined;
   #demands = 0;
   #demandedPages = 0;
   #prefetchedPages = 0;
@@ -208,7 +216,7 @@ export class Postcopy {
       try {
         await step();
         await this.#sendAll(engine);
-        await this.#sink.finish();
+        await this.#finish(engine);
         return;
       } catch (error) {
         engine.throwIfStopped();
@@ -221,6 +229,7 @@ export class Postcopy {
   /** Up to the point of no return: whatever fails in here leaves the guest to the source. Returns the step behind it. */
   async #switchOver(engine: PostcopyEngine): Promise<() => Promise<void>> {
     const { send } = engine;
+    await this.#sink.openPreempt();
     const marks = [this.#clock.now()];
     await this.#guest.stop();
     marks.push(this.#clock.now());
@@ -250,7 +259,7 @@ export class Postcopy {
 
   #begin(): void {
     this.#begun = true;
-    this.#sink.accept(this.#requests);
+    this.#sink.accept(this.#requests, () => this.#unfinished === undefined && this.#isAsked);
   }
 
   /** The link is gone. Resolves with the way to the next one, once there is an order to take it. */
@@ -283,8 +292,9 @@ export class Postcopy {
     this.#current = undefined;
     this.#serving = undefined;
     this.#following.end = 0;
+    this.#behind = undefined;
     this.#unfinished = undefined;
-    await this.#sink.recover(channel, this.#guest, () => {
+    await this.#sink.recover(open, channel, this.#guest, () => {
       for (const block of this.#blocks) {
         engine.send.replaceByMissing(block);
         this.#noteContent(block);
@@ -320,10 +330,24 @@ export class Postcopy {
       if (isIdle && send.remaining === 0 && this.#sink.isLoaded) {
         return;
       }
-      if (isIdle) {
-        await this.#sink.nextMessage();
+      await (isIdle ? this.#sink.nextMessage() : this.#sink.whenReady());
+    }
+  }
+
+  /**
+   * The end of the stream, and the destination's confirmation. With a preempt channel it waits for what it has asked for before
+   * it confirms (spec/qemu-wire-format.md 5.9), which may be a page that was left out because it is zero.
+   */
+  async #finish(engine: PostcopyEngine): Promise<void> {
+    const finished = this.#sink.finish();
+    finished.catch(() => {});
+    while (this.#sink.isPreempting) {
+      await engine.sendFor();
+      if (!this.#isAsked) {
+        await Promise.race([finished, this.#sink.activity()]);
       }
     }
+    await finished;
   }
 
   /** Whether no page may leave: what is asked for from now on, the guest asks for. */
@@ -339,7 +363,11 @@ export class Postcopy {
   /** Whether there are pages to send that nobody has asked for. */
   #mayPush(send: SendBitmap): boolean {
     const isFollowing = this.#following.place < this.#following.end;
-    const isPushing = !this.#isLazy || isFollowing || this.#nextFirstPage < this.#firstPages.ranges.length;
+    const isPushing =
+      !this.#isLazy ||
+      isFollowing ||
+      this.#behind !== undefined ||
+      this.#nextFirstPage < this.#firstPages.ranges.length;
     return send.remaining > 0 && !this.#isHeld && isPushing;
   }
 
@@ -355,20 +383,37 @@ export class Postcopy {
       this.#times.add(this.#clock.now() - this.#serving.at);
       this.#serving = undefined;
     }
-    const urgentLimit = (extent: Extent): number => this.#sink.batchLimit(extent);
-    const mayPush = !isLimited && !this.#isHeld;
-    const found =
-      !this.#isWithheld &&
-      (this.#nextUnfinished(send, urgentLimit) ||
-        (mayPush && this.#nextFollowing(send, limit)) ||
-        this.#nextRequested(send, urgentLimit) ||
-        (mayPush && this.#nextPushed(send, limit)));
-    if (found) {
+    const found = !this.#isWithheld && this.#find(send, limit, !isLimited && !this.#isHeld);
+    // What is begun over the preempt channel, `#current` finishes.
+    if (found && !this.#isOnPreempt) {
       this.#noteUnfinished(send);
     }
     // There may be room for requests again.
     this.#sink.readRequests();
     return found;
+  }
+
+  #find(send: SendBitmap, limit: (extent: Extent) => number, mayPush: boolean): boolean {
+    const urgentLimit = (extent: Extent): number => this.#sink.batchLimit(extent);
+    const { isPreempting } = this.#sink;
+    this.#sink.isUrgent = false;
+    if (this.#nextUnfinished(send, urgentLimit) || (mayPush && !isPreempting && this.#nextFollowing(send, limit))) {
+      return true;
+    }
+    this.#sink.isUrgent = true;
+    if (this.#nextRequested(send, urgentLimit)) {
+      return true;
+    }
+    this.#sink.isUrgent = false;
+    const hasRoom = mayPush && (!isPreempting || this.#sink.hasRoom);
+    return (
+      hasRoom && (this.#nextBehind(send, limit) || this.#nextFollowing(send, limit) || this.#nextPushed(send, limit))
+    );
+  }
+
+  /** Whether the last batch goes over the preempt channel. */
+  get #isOnPreempt(): boolean {
+    return this.#sink.isUrgent && this.#sink.isPreempting;
   }
 
   #nextUnfinished(send: SendBitmap, limit: (extent: Extent) => number): boolean {
@@ -387,11 +432,11 @@ export class Postcopy {
       }
       const { block, firstPage, pageCount } = this.#current;
       const end = firstPage + pageCount;
-      const prefetchPages = this.#isHeld ? 0 : this.#options.prefetchPages;
-      if (
-        this.#isMissing(this.#current) &&
-        send.nextIn(block, firstPage, this.#hostPageEnd(block, end + prefetchPages), limit)
-      ) {
+      const prefetchEnd = this.#hostPageEnd(block, end + (this.#isHeld ? 0 : this.#options.prefetchPages));
+      // PC-15
+      const lastEnd = this.#isOnPreempt ? end : prefetchEnd;
+      if (this.#isMissing(this.#current) && send.nextIn(block, firstPage, lastEnd, limit)) {
+        this.#behind = lastEnd < prefetchEnd ? { block, page: end, end: prefetchEnd } : undefined;
         const { count, pages } = send.batch;
         const asked = pages[count - 1] < end ? count : pages.subarray(0, count).findIndex((page) => page >= end);
         this.#demandedPages += asked;
@@ -400,6 +445,17 @@ export class Postcopy {
       }
       this.#current = undefined;
     }
+  }
+
+  /** What is behind the last requested page, and was not sent with it because that went over the preempt channel. */
+  #nextBehind(send: SendBitmap, limit: (extent: Extent) => number): boolean {
+    const { block, page, end } = this.#behind ?? {};
+    if (block !== undefined && send.nextIn(block, page!, end!, limit)) {
+      this.#prefetchedPages += send.batch.count;
+      return true;
+    }
+    this.#behind = undefined;
+    return false;
   }
 
   #isMissing({ block, firstPage, pageCount }: PageRequest): boolean {

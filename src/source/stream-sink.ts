@@ -1,8 +1,7 @@
-// QEMU's migration stream as a sink: pages become records in staging slots of their own segment, written by a kernel,
-// and each full slot is one write to the channel (spec/node-performance.md section 3: one write per MiB is what C does too).
+// QEMU's migration stream as a sink: the elements around the pages' records, and what the destination answers.
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
-import type { ByteChannel, WriteDone } from '../channel/channel.js';
+import type { ByteChannel } from '../channel/channel.js';
 import { withFile } from '../format/invalid.js';
 import { Command, ElementType } from '../format/stream/constants.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
@@ -10,17 +9,13 @@ import { postcopyAdvise } from '../format/stream/postcopy-commands.js';
 import { type ReturnPathHandler, ReturnPathReader } from '../format/stream/return-path.js';
 import { command, ping, ramBodyEnd, ramPart, ramStart, streamEnd, streamHeader } from '../format/stream/write.js';
 import { RamferryError } from '../memory/errors.js';
-import type { Extent, RamBlock } from '../memory/ram-block.js';
-import { type Segment, SLOT_COUNT } from '../memory/segment.js';
+import type { Extent } from '../memory/ram-block.js';
 import type { SourceGuest } from './guest.js';
 import type { PageBatch, PageSink } from './page-sink.js';
-import { CopiedRecords, GatheredRecords, type RecordSlot } from './record-slot.js';
+import { MAIN_SLOTS, RecordWriter } from './record-writer.js';
 import type { Trace } from './trace.js';
 
-/**
- * Writes under way at most. Four MiB keep a socket busy; more would only sit in front of a rate limit or a cancel.
- * Below SLOT_COUNT, so that the slot taken next is always one whose write has ended (writes end in order).
- */
+/** Writes under way at most. Four MiB keep a socket busy; more would only sit in front of a rate limit or a cancel. */
 const MAX_WRITES = 4;
 
 /** Several times the longest message (516 bytes). */
@@ -38,27 +33,20 @@ export class StreamSink implements PageSink {
   transferred = 0;
   queued = 0;
 
-  /** Postcopy's goes on over another one when it breaks. */
-  protected channel: ByteChannel;
+  /** Postcopy's goes on over another one when its connection breaks. */
+  protected writer: RecordWriter;
   /** Writes under way at most. */
   protected maxWrites = MAX_WRITES;
   protected ramSectionId = 0;
   readonly #options: StreamSinkOptions;
   readonly #trace: Trace;
-  /** Slot to use next, by segment. */
-  readonly #nextSlot = new Map<Segment, number>();
-  /** Whether pages may be written from where they lie, which the guest decides. */
-  #mayGather = false;
-  #slot: RecordSlot | undefined;
-  #writes = 0;
-  #lastBlock: RamBlock | undefined;
   #error: Error | undefined;
   #shut: number | undefined;
   /** Whoever waits for a write to end, for the destination's answer, or for the end of it all. */
   #waiters: (() => void)[] = [];
 
   constructor(channel: ByteChannel, options: StreamSinkOptions) {
-    this.channel = channel;
+    this.writer = this.#writerTo(channel);
     this.#options = options;
     this.#trace = options.trace ?? {};
     if (options.returnPath) {
@@ -73,17 +61,36 @@ export class StreamSink implements PageSink {
 
   /** Goes on over a new connection, as if nothing had been written; the destination says what has arrived. */
   protected reconnect(channel: ByteChannel): void {
-    this.channel = channel;
-    this.#slot = undefined;
-    this.#writes = 0;
-    this.#lastBlock = undefined;
+    const { mayGather } = this.writer;
+    this.writer = this.#writerTo(channel);
+    this.writer.mayGather = mayGather;
     this.#error = undefined;
     this.#shut = undefined;
     this.#readReturnPath();
   }
 
+  protected get channel(): ByteChannel {
+    return this.writer.channel;
+  }
+
+  #writerTo(channel: ByteChannel): RecordWriter {
+    const writer = new RecordWriter(channel, MAIN_SLOTS, (byteCount, error) => {
+      if (writer !== this.writer) {
+        return;
+      }
+      if (error !== undefined) {
+        this.#trace.migration_completion_file_err?.();
+        this.fail(error);
+        return;
+      }
+      this.transferred += byteCount;
+      this.wake();
+    });
+    return writer;
+  }
+
   get ready(): boolean {
-    return this.#error === undefined && this.#writes < this.maxWrites;
+    return this.#error === undefined && this.writer.writes < this.maxWrites;
   }
 
   /** Whether the destination has said its last word. */
@@ -98,7 +105,7 @@ export class StreamSink implements PageSink {
   start(guest: SourceGuest): void {
     const { machine, uuid, targetPageBits, ramSectionId, earlySections } = guest;
     this.ramSectionId = ramSectionId;
-    this.#mayGather = guest.extentAt === undefined;
+    this.writer.mayGather = guest.extentAt === undefined;
     this.append(streamHeader({ machine, uuid, targetPageBits, capabilities: [] }));
     if (this.#options.returnPath) {
       this.append(command(Command.OPEN_RETURN_PATH));
@@ -118,16 +125,13 @@ export class StreamSink implements PageSink {
     }
   }
 
+  /** Takes the pages of the next batch. */
+  protected get pageWriter(): RecordWriter {
+    return this.writer;
+  }
+
   batchLimit(extent: Extent): number {
-    if (this.#slot !== undefined && this.#slot.segment !== extent.segment) {
-      this.writeSlot();
-    }
-    const { room } = (this.#slot ??= this.#openSlot(extent.segment));
-    if (room > 0) {
-      return room;
-    }
-    this.writeSlot();
-    return this.batchLimit(extent);
+    return this.pageWriter.batchLimit(extent);
   }
 
   beginIteration(last: boolean): void {
@@ -136,40 +140,22 @@ export class StreamSink implements PageSink {
   }
 
   writePages(batch: PageBatch): number {
-    const { block, pages, count } = batch;
-    const slot = this.#slot as RecordSlot;
-    const { segment } = slot;
-    segment.words.set(pages.subarray(0, count), segment.listSlot(0) / 4);
-    let nameBytes = 0;
-    if (block !== this.#lastBlock) {
-      nameBytes = this.#placeName(segment, block.name);
-      this.#lastBlock = block;
-    }
-    const before = slot.byteCount;
-    const zeroPages = slot.add(batch, nameBytes);
-    this.queued += slot.byteCount - before;
+    const { pageWriter } = this;
+    const before = pageWriter.queued;
+    const zeroPages = pageWriter.add(batch);
+    this.queued += pageWriter.queued - before;
     return zeroPages;
-  }
-
-  /** Puts the block id where the kernel of this segment finds it; returns its length with the length byte. */
-  #placeName(segment: Segment, name: string): number {
-    const at = segment.listSlot(1);
-    segment.bytes[at] = name.length;
-    for (let index = 0; index < name.length; index += 1) {
-      segment.bytes[at + 1 + index] = name.charCodeAt(index);
-    }
-    return name.length + 1;
   }
 
   endIteration(): void {
     this.append(ramBodyEnd(this.ramSectionId));
-    this.writeSlot();
+    this.writer.writeSlot();
     this.#trace.savevm_section_end?.('ram', this.ramSectionId, 0);
   }
 
   async flush(): Promise<void> {
-    this.writeSlot();
-    await this.until(() => this.#writes === 0 && this.#error === undefined);
+    this.writer.writeSlot();
+    await this.until(() => this.writer.writes === 0 && this.#error === undefined);
   }
 
   writeDevices(devices: DeviceTail): void {
@@ -192,50 +178,10 @@ export class StreamSink implements PageSink {
     this.channel.destroy();
   }
 
-  /** Bytes that are not page records: into the open slot where they fit, else written on their own. */
+  /** Bytes that are not page records. */
   protected append(bytes: Uint8Array): void {
     this.queued += bytes.length;
-    if (this.#slot?.append(bytes) === true) {
-      return;
-    }
-    this.writeSlot();
-    this.#write(bytes.length, (done) => this.channel.write(bytes, done));
-  }
-
-  #openSlot(segment: Segment): RecordSlot {
-    const index = this.#nextSlot.get(segment) ?? 0;
-    this.#nextSlot.set(segment, (index + 1) % SLOT_COUNT);
-    const base = this.#mayGather ? this.channel.addressOf?.(segment.bytes) : undefined;
-    return base === undefined ? new CopiedRecords(segment, index) : new GatheredRecords(segment, index, base);
-  }
-
-  protected writeSlot(): void {
-    const slot = this.#slot;
-    this.#slot = undefined;
-    if (slot !== undefined) {
-      this.#write(slot.byteCount, (done) => slot.write(this.channel, done));
-    }
-  }
-
-  #write(byteCount: number, write: (done: WriteDone) => void): void {
-    if (this.#error !== undefined || byteCount === 0) {
-      return;
-    }
-    const { channel } = this;
-    this.#writes += 1;
-    write((error) => {
-      if (channel !== this.channel) {
-        return;
-      }
-      this.#writes -= 1;
-      if (error !== undefined) {
-        this.#trace.migration_completion_file_err?.();
-        this.fail(error);
-        return;
-      }
-      this.transferred += byteCount;
-      this.wake();
-    });
+    this.writer.append(bytes);
   }
 
   #readReturnPath(): void {
@@ -355,6 +301,7 @@ export class StreamSink implements PageSink {
   /** The first error is the one reported (PL-5). */
   protected fail(error: Error): void {
     this.#error ??= error;
+    this.writer.isBroken = true;
     this.wake();
   }
 }

@@ -171,6 +171,65 @@ for (const release of releases) {
   });
 }
 
+const PREEMPT = { capabilities: { 'postcopy-ram': true, 'postcopy-preempt': true } };
+
+// spec/qemu-wire-format.md 5.9, 7.7: pages that are left out because they are zero are answered behind the end, too
+interopTest('serve --preempt: requested pages come over a second connection, until QEMU has all of it', async (lab) => {
+  const { file } = await corpusStream(lab, 'busy', '10');
+  for (const options of [[], ['--lazy', '--finish-after', '2', '--prefetch', '0']]) {
+    const destination = await corpusDestination(lab, 'busy', '10');
+    const uri = socketUri(lab);
+    const serving = serve(lab, file, uri, '--no-demand', '--preempt', ...options);
+    await destination.migrateIncoming(uri, PREEMPT);
+    await destination.waitSerial(/^HB/m);
+    const { status, ramferry } = document(await serving.exited);
+    await destination.waitMigration();
+    assert.equal(status, 'completed');
+    assert.ok(ramferry.postcopy.demands > 0);
+    assert.equal(await destination.verifyAll(), 0);
+    await destination.qemu.quit();
+  }
+});
+
+// RC-6
+interopTest('serve --preempt --recover: a new server opens a new preempt channel, twice', async (lab) => {
+  const { file } = await corpusStream(lab, 'busy', '10');
+  const destination = await corpusDestination(lab, 'busy', '10');
+  let uri = socketUri(lab);
+  const options = ['--no-demand', '--preempt', '--max-bandwidth', '40M'];
+  let serving = serve(lab, file, uri, ...options);
+  await destination.migrateIncoming(uri, PREEMPT);
+  for (let kills = 0; kills < 2; kills += 1) {
+    await destination.waitMigration(['postcopy-active']);
+    await delay(400);
+    serving.kill('SIGKILL');
+    await serving.exited;
+    uri = await recoverable(lab, destination);
+    serving = serve(lab, file, uri, '--recover', ...options.slice(0, kills === 0 ? 4 : 2));
+    await destination.waitMigration(['postcopy-active', 'completed']);
+  }
+  document(await serving.exited);
+  await destination.waitMigration();
+  assert.equal(await destination.verifyAll(), 0);
+});
+
+for (const [release, options, sentence] of [
+  ['10', POSTCOPY, /has no preempt channel for us.*postcopy-preempt/s],
+  ['7.2', PREEMPT, /neither said nor read anything for 10 s.*before 8\.0/s],
+] as const) {
+  const what = options === PREEMPT ? 'with another kind of preempt channel' : 'without one';
+  interopTest(`serve --preempt: a QEMU ${release} ${what} is told apart before its guest runs`, async (lab) => {
+    const { file } = await corpusStream(lab, 'tiny', release);
+    const destination = await corpusDestination(lab, 'tiny', release);
+    const uri = socketUri(lab);
+    const serving = serve(lab, file, uri, '--no-demand', '--preempt');
+    await destination.migrateIncoming(uri, options);
+    const { status, stdout } = await serving.exited;
+    assert.equal(status, 1);
+    assert.match(stdout, sentence);
+  });
+}
+
 /** Stands between a server and QEMU; takes the link down after so many bytes, counted from `after` on. */
 const cutter = async (
   lab: Lab,
