@@ -13,6 +13,7 @@ import {
   shut,
 } from '../src/format/stream/return-path.js';
 import type { RamBlock } from '../src/memory/ram-block.js';
+import { GatheringChannel, gather } from './source-kit.js';
 
 const PAGE = 4096;
 
@@ -45,6 +46,8 @@ export class PostcopyDestination {
   answersInRecovery: 'all' | 'bitmaps' | 'nothing' = 'all';
   /** Take no more of what the source writes over the main connection: how much of it waits then is `unread`. */
   isDeaf = false;
+  /** Read pages where they lie, as late as a system may. */
+  isGathering = false;
   /** Take a second connection as the preempt channel. */
   acceptsPreempt = true;
   /** Pages that came over it. */
@@ -315,6 +318,10 @@ class Link {
         } else {
           setImmediate(() => done(this.#write(bytes)));
         }
+      },
+      addressOf: () => (destination.isGathering ? GatheringChannel.base : undefined),
+      writeVector: (vector, done) => {
+        setImmediate(() => this.channel.write(gather(vector), done));
       },
       read: (reader) => {
         this.#reader = reader;

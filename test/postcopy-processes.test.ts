@@ -18,8 +18,10 @@ import {
   WorkloadGuest,
   type WorkloadOptions,
 } from '../src/guest/workload/workload-guest-node.js';
+import { canReleaseMemory } from '../src/memory/release-memory-node.js';
 import { receiveWorkload } from '../src/monitor/incoming-workload.js';
 import { Migration, type MigrationOptions } from '../src/monitor/migration.js';
+import { residentPages } from './residency.js';
 
 const MIB = 2 ** 20;
 const STEPS_AFTER = 2000;
@@ -207,3 +209,37 @@ for (const { kind, skip } of kinds) {
     await guest.shutdown();
   });
 }
+
+// PC-16, RC-8
+test("release-ram: the memory of the source is the system's again, and the guest has all of it", {
+  skip: !canReleaseMemory(),
+}, async () => {
+  const guest = WorkloadGuest.create({ memoryBytes: 48 * MIB, workingSetBytes: 32 * MIB });
+  const uri = socketUri();
+  const destination = new Destination({ uri, writers: 2, barrier: 'unconditional', postcopy: 'load-barrier' });
+  const [ram] = guest.blocks.blocks.filter(({ name }) => name === 'pc.ram');
+  try {
+    await guest.start();
+    await destination.next('listening');
+    const before = residentPages(ram!)!;
+    const migration = new Migration({
+      guest: { kind: 'workload', shared: guest.share() },
+      blocks: guest.blocks,
+      uri,
+      postcopy: { prefetchPages: 8, releaseRam: true },
+      parameters: { maxBandwidth: 40 * MIB },
+      onProgress: ({ ram: { transferred } }) => transferred > 4 * MIB && migration.startPostcopy(),
+    });
+    assert.throws(() => migration.recoverPostcopy(uri), { code: 'RELEASE_RAM' });
+    const { report, error } = await migration.ended;
+    assert.equal(error, undefined);
+    assert.ok(report.ram['postcopy-bytes'] > 0);
+    destination.post({ type: 'judge' });
+    assert.equal((await destination.next('judged')).judgement.bad, 0);
+    const after = residentPages(ram!)!;
+    assert.ok(before > (24 * MIB) / 4096 && after < before / 20, `${before} pages before, ${after} after`);
+  } finally {
+    destination.end();
+    await guest.shutdown();
+  }
+});

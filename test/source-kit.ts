@@ -300,6 +300,21 @@ export class MemoryChannel implements ByteChannel {
   }
 }
 
+/** What a system call would read of a vector at this moment. */
+export const gather = ({ memory, base, entries, byteCount }: WriteVector): Uint8Array => {
+  const words = new BigUint64Array(entries.slice().buffer);
+  const pieces: Uint8Array[] = [];
+  for (let index = 0; index < words.length; index += 2) {
+    const offset = Number(words[index]) - base;
+    pieces.push(memory.slice(offset, offset + Number(words[index + 1])));
+  }
+  const bytes = Buffer.concat(pieces);
+  if (bytes.length !== byteCount) {
+    throw new Error(`the pieces have ${bytes.length} bytes, the vector says ${byteCount}`);
+  }
+  return bytes;
+};
+
 /** A channel that takes pieces of memory as well, and reads them as late as it may. */
 export class GatheringChannel extends MemoryChannel {
   static readonly base = 2 ** 40 - 4096;
@@ -309,20 +324,8 @@ export class GatheringChannel extends MemoryChannel {
     return GatheringChannel.base;
   }
 
-  writeVector({ memory, base, entries, byteCount }: WriteVector, done: WriteDone): void {
+  writeVector(vector: WriteVector, done: WriteDone): void {
     this.vectors += 1;
-    setImmediate(() => {
-      const words = new BigUint64Array(entries.slice().buffer);
-      const pieces: Uint8Array[] = [];
-      for (let index = 0; index < words.length; index += 2) {
-        const offset = Number(words[index]) - base;
-        pieces.push(memory.slice(offset, offset + Number(words[index + 1])));
-      }
-      const bytes = Buffer.concat(pieces);
-      if (bytes.length !== byteCount) {
-        throw new Error(`the pieces have ${bytes.length} bytes, the vector says ${byteCount}`);
-      }
-      this.write(bytes, done);
-    });
+    setImmediate(() => this.write(gather(vector), done));
   }
 }

@@ -15,6 +15,9 @@ const madvise: SystemFunction = (...values) => {
   return systemMadvise(...values);
 };
 
+/** Whether the system can be called, so that memory goes back to it. */
+export const canReleaseMemory = (): boolean => systemFunction('int madvise(void *, size_t, int)') !== undefined;
+
 /** Takes pages of the block away, so that the next access finds none there. Only where the system can be called. */
 export const discardMemory = (block: RamBlock, firstPage: number, pageCount: number): void => {
   block.forEachRange(firstPage, pageCount, ({ segment, address, firstPage: extentPage }, page, count) => {

@@ -248,3 +248,16 @@ test('a guest of ours is not sent with a preempt channel, which no destination o
   await assert.rejects(ended, { code: 'POSTCOPY_OBSTACLE', message: /ramferry-workload has no destination/ });
   await guest.shutdown();
 });
+
+// RC-8
+for (const [other, value] of [
+  [{ recovers: true }, 'a resumed postcopy'],
+  [{ preempt: true }, 'postcopy-preempt'],
+] as const) {
+  test(`release-ram and ${value} exclude each other`, async () => {
+    const guest = busyGuest();
+    const postcopy = { prefetchPages: 0, releaseRam: true, ...other };
+    assert.throws(() => migration(guest, socketUri(), { postcopy }), { code: 'CAPABILITY_CONFLICT', value });
+    await guest.shutdown();
+  });
+}

@@ -6,7 +6,7 @@ import { liftProtection } from '../dirty-log/write-protect-store-barrier.js';
 import { RamferryError } from '../memory/errors.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { changeParameters, defaultParameters, type MigrationParameters } from '../source/parameters.js';
-import type { GuestPage } from '../source/postcopy.js';
+import { type GuestPage, RELEASED } from '../source/postcopy.js';
 import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
@@ -70,6 +70,7 @@ export class Migration {
   readonly ended: Promise<MigrationEnd>;
   readonly #worker: Worker;
   readonly #hasPostcopy: boolean;
+  readonly #releasesRam: boolean;
   #status: MigrationStatus = 'none';
   #over = false;
   #userfaultfd: number | undefined;
@@ -77,6 +78,7 @@ export class Migration {
   /** @throws RamferryError `CAPABILITY_CONFLICT` if options exclude each other */
   constructor(options: MigrationOptions) {
     this.#hasPostcopy = options.postcopy !== undefined;
+    this.#releasesRam = options.postcopy?.releaseRam === true;
     checkCapabilities(options);
     const start: SourceStart = {
       guest: options.guest,
@@ -131,9 +133,12 @@ export class Migration {
 
   /**
    * Goes on with a paused postcopy over a new connection to `uri`.
-   * @throws RamferryError `usage`, if it is not paused
+   * @throws RamferryError `usage`, if it is not paused, or was started with `releaseRam`
    */
   recoverPostcopy(uri: string): void {
+    if (this.#releasesRam) {
+      throw new RamferryError('usage', 'RELEASE_RAM', RELEASED);
+    }
     if (this.#status !== 'postcopy-paused') {
       throw new RamferryError(
         'usage',

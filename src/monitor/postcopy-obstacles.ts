@@ -5,7 +5,9 @@
 import type { DeviceSection } from '../format/stream/device-sections.js';
 import { WORKLOAD_MACHINE } from '../guest/workload/machine.js';
 import { RamferryError } from '../memory/errors.js';
+import { canReleaseMemory } from '../memory/release-memory-node.js';
 import { optionArguments } from '../qemu/command-line.js';
+import type { SourceGuest } from '../source/guest.js';
 
 /** @throws RamferryError `POSTCOPY_OBSTACLE` if the saved guest has a device whose memory is pinned */
 export const refusePinnedDevices = (devices: readonly DeviceSection[], file: string): void => {
@@ -30,6 +32,19 @@ export const refusePreempt = (machine: string): void => {
       `A guest of machine ${machine} has no destination with a preempt channel; that takes a QEMU.`,
       { value: machine, hint: 'leave preempt out: requested pages overtake the others in the one connection, too' },
     );
+  }
+};
+
+/** @throws RamferryError `RELEASE_RAM` if the guest's memory cannot be given back to the system */
+export const refuseRelease = (guest: SourceGuest): void => {
+  const why =
+    guest.extentAt !== undefined
+      ? 'the memory of a saved guest is in its file, and takes nothing here'
+      : canReleaseMemory()
+        ? undefined
+        : 'the system cannot be called here, which takes Linux and the optional dependency koffi';
+  if (why !== undefined) {
+    throw new RamferryError('usage', 'RELEASE_RAM', `release-ram cannot give memory back: ${why}.`);
   }
 };
 

@@ -13,11 +13,13 @@ import type { GuestDescription } from './guests.js';
 export type MappedRamOptions = Pick<PositionedFileOptions, 'channels' | 'directIo'>;
 
 /** Postcopy, as the engine's thread is told of it. */
-export interface PostcopyStart extends Omit<PostcopyOptions, 'onDemand'> {
+export interface PostcopyStart extends Omit<PostcopyOptions, 'onDemand' | 'releaseWith'> {
   /** Switch before the first page. */
   readonly atOnce?: boolean;
   /** Send what is asked for over a connection of its own; the destination needs QEMU's `postcopy-preempt` on. */
   readonly preempt?: boolean;
+  /** Give the guest's memory here back to the system as it is sent (QEMU's `release-ram`); a recovery is refused then. */
+  readonly releaseRam?: boolean;
 }
 
 /** Who keeps the guest's pages as they are during a background snapshot. */

@@ -2,13 +2,14 @@
 
 import { parentPort, workerData } from 'node:worker_threads';
 import { openChannel } from '../channel/open-channel-node.js';
+import { discardMemory } from '../memory/release-memory-node.js';
 import { MigrationSource } from '../source/migration-source.js';
 import type { GuestPage } from '../source/postcopy.js';
 import { createTrace } from '../source/trace.js';
 import { attachGuest } from './guests.js';
 import { openProtector } from './open-protector.js';
 import { openSink } from './open-sink.js';
-import { refusePreempt } from './postcopy-obstacles.js';
+import { refusePreempt, refuseRelease } from './postcopy-obstacles.js';
 import { rehearsePostcopy } from './rehearsal.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
 
@@ -77,6 +78,10 @@ try {
   if (start.postcopy?.preempt === true) {
     refusePreempt(guest.machine);
   }
+  const releases = start.postcopy?.releaseRam === true;
+  if (releases) {
+    refuseRelease(guest);
+  }
   if (start.postcopy !== undefined) {
     // Before the destination starts to wait.
     await rehearsePostcopy(guest);
@@ -86,7 +91,7 @@ try {
     guest,
     sink,
     parameters: start.parameters,
-    postcopy: start.postcopy && { ...start.postcopy, onDemand },
+    postcopy: start.postcopy && { ...start.postcopy, onDemand, ...(releases && { releaseWith: discardMemory }) },
     ...(protector !== undefined && { snapshotWith: protector }),
     trace,
     onStatus: (status) => post({ type: 'status', status }),

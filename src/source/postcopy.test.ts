@@ -317,6 +317,55 @@ test('a destination that wants no preempt channel leaves the guest at the source
   assert.deepEqual([guest.running, destination.isListening], [true, false]);
 });
 
+// PC-16, PC-11
+test('with release-ram, pages go back to the system once it has taken them, and not before the switch', async () => {
+  const { guest, blocks, destination, source } = setUp({
+    pages: [300, 6000, 70],
+    parameters: { maxBandwidth: 2000 * PAGE, downtimeLimit: 0 },
+    postcopy: {
+      releaseWith: (block, firstPage, pageCount) => {
+        assert.ok(destination.isRunning);
+        block.forEachRange(firstPage, pageCount, ({ segment, address, firstPage: first }, page, count) => {
+          const start = address + (page - first) * PAGE;
+          segment.bytes.fill(0, start, start + count * PAGE);
+        });
+      },
+    },
+  });
+  destination.isGathering = true;
+  fill(guest);
+  destination.onRecord = (page) => page === 290 && source.startPostcopy();
+  destination.onListen = () => {
+    for (let page = 5; page < 6000; page += 97) {
+      destination.request('block1', page);
+    }
+  };
+  completed(await source.run());
+  assert.deepEqual(destination.violations, []);
+  for (const block of blocks) {
+    for (let page = 0; page < block.usedPages; page += 1) {
+      assert.equal(destination.value(block.name, page), (page % 255) + 1, `${block.name} page ${page}`);
+      assert.equal(guest.load(block, page), 0, `${block.name} page ${page} is still here`);
+    }
+  }
+});
+
+// RC-8
+test('with release-ram a broken link cannot be mended', async () => {
+  const { guest, destination, source, reached } = setUp({
+    cut: { toDestination: 40 * PAGE },
+    postcopy: { releaseWith: () => {} },
+  });
+  fill(guest);
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-paused');
+  assert.throws(() => source.recoverPostcopy(async () => destination.connect()), { code: 'RELEASE_RAM' });
+  assert.equal(source.state.value, 'postcopy-paused');
+  source.fail(new Error('given up'));
+  assert.equal((await running).status, 'failed');
+});
+
 // PC-9: each leaves the migration paused with a sentence, and the guest at the destination
 for (const [what, bytes, code] of [
   ['an unknown block', requestPages(0, PAGE, 'elsewhere'), 'PAGE_REQUEST'],

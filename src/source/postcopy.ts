@@ -19,6 +19,7 @@ import { type PageRequest, PageRequests } from './page-requests.js';
 import type { PageSink } from './page-sink.js';
 import { PostcopySink } from './postcopy-sink.js';
 import type { SendBitmap } from './send-bitmap.js';
+import { type ReleasePages, SentPagesRelease } from './sent-pages-release.js';
 import { ServiceTimes } from './service-times.js';
 import type { DowntimeBreakdown, PostcopyReport } from './statistics.js';
 import type { MigrationStatus } from './status.js';
@@ -41,6 +42,8 @@ export interface PostcopyOptions {
   readonly isHeld?: boolean;
   /** The destination has loaded the devices; running the guest is the next thing it does. */
   readonly onLoaded?: () => void;
+  /** Give the source's memory back as it is sent (`release-ram`); a link that breaks cannot be mended then. */
+  readonly releaseWith?: ReleasePages | undefined;
   /** A page was asked for that had not been sent. */
   readonly onDemand?: (page: GuestPage) => void;
 }
@@ -72,6 +75,10 @@ const PAGES_OTHERWISE = 128;
 /** For so long after a request the next one is likely near. */
 const ASKED_MS = 10;
 
+/** RC-8 */
+export const RELEASED =
+  'With release-ram a postcopy cannot be recovered: pages that were on the line when it broke are nowhere any more.';
+
 interface PageRange {
   readonly block: RamBlock;
   readonly page: number;
@@ -86,6 +93,9 @@ export class Postcopy {
   readonly #requests: PageRequests;
   readonly #firstPages: FirstPages;
   readonly #times = new ServiceTimes();
+  readonly #release: SentPagesRelease | undefined;
+  /** Whether the send bitmap's batch is the last one sent, and its pages are still here. */
+  #isBatchHere = false;
   #isOrdered = false;
   #begun = false;
   #isLazy: boolean;
@@ -124,6 +134,8 @@ export class Postcopy {
     this.#isLazy = options.isLazy ?? false;
     this.#isHeld = options.isHeld ?? false;
     this.#requests = new PageRequests(this.#blocks, sink.peer);
+    const { releaseWith } = options;
+    this.#release = releaseWith && new SentPagesRelease(this.#blocks, guest.blocks.bitmaps.kernels, releaseWith);
     this.#firstPages = new FirstPages(options.firstPages ?? [], this.#blocks, options.prefetchPages);
   }
 
@@ -188,8 +200,14 @@ export class Postcopy {
     }
   }
 
-  /** Goes on over a new connection; false if it is not paused (RC-8). */
+  /**
+   * Goes on over a new connection; false if it is not paused (RC-8).
+   * @throws RamferryError `usage`, if pages that did not arrive may have been released
+   */
   recover(open: () => Promise<ByteChannel>): boolean {
+    if (this.#release !== undefined) {
+      throw new RamferryError('usage', 'RELEASE_RAM', RELEASED);
+    }
     const reconnect = this.#reconnect;
     this.#reconnect = undefined;
     reconnect?.(open);
@@ -217,6 +235,7 @@ export class Postcopy {
         await step();
         await this.#sendAll(engine);
         await this.#finish(engine);
+        while (this.#release?.sweep() === true) {}
         return;
       } catch (error) {
         engine.throwIfStopped();
@@ -330,7 +349,8 @@ export class Postcopy {
       if (isIdle && send.remaining === 0 && this.#sink.isLoaded) {
         return;
       }
-      await (isIdle ? this.#sink.nextMessage() : this.#sink.whenReady());
+      const isSweeping = !this.#isAsked && this.#sink.hasRoom && this.#release?.sweep() === true;
+      await (isIdle && !isSweeping ? this.#sink.nextMessage() : this.#sink.whenReady());
     }
   }
 
@@ -383,11 +403,16 @@ export class Postcopy {
       this.#times.add(this.#clock.now() - this.#serving.at);
       this.#serving = undefined;
     }
+    // PC-16
+    if (this.#isBatchHere && this.#sink.hasRoom) {
+      this.#release?.batch(send.batch);
+    }
     const found = !this.#isWithheld && this.#find(send, limit, !isLimited && !this.#isHeld);
     // What is begun over the preempt channel, `#current` finishes.
     if (found && !this.#isOnPreempt) {
       this.#noteUnfinished(send);
     }
+    this.#isBatchHere = found;
     // There may be room for requests again.
     this.#sink.readRequests();
     return found;
