@@ -99,6 +99,12 @@ export class PostcopyDestination {
     return preempt.channel;
   }
 
+  /** As QEMU does at its end, whatever is still asked for. */
+  closePreempt(): void {
+    this.#preempt?.end();
+    this.#preempt = undefined;
+  }
+
   /** A guest thread that needs a page. */
   request(blockName: string, page: number, hostPageSize = PAGE): void {
     this.#outstanding.add(`${blockName}:${page}`);
@@ -400,6 +406,9 @@ class Link {
       this.#need = (this.#steps.next(piece).value as number | undefined) ?? 0;
     }
     this.#held = this.#held.subarray(at);
+    if (this.#need === 0 && this.#held.length > 0) {
+      this.#destination.violations.push(`${this.#held.length} bytes behind the end`);
+    }
     if (bytes.length >= left) {
       this.break(new Error('the test cut the link'));
       return this.#broken;

@@ -173,6 +173,12 @@ export class PostcopySink extends StreamSink {
     const channel = await open().catch((error) => {
       throw this.#noPreempt(error);
     });
+    try {
+      this.throwIfBroken();
+    } catch (error) {
+      channel.destroy();
+      throw error;
+    }
     const isCurrent = (): boolean => this.#preempt?.channel === channel;
     this.#preempt = new RecordWriter(channel, URGENT_SLOTS, (byteCount, error) => {
       if (isCurrent() && error !== undefined) {
@@ -272,6 +278,11 @@ export class PostcopySink extends StreamSink {
       this.pageWriter.writeSlot();
     }
     return zeroPages;
+  }
+
+  /** Whether a page that is asked for can still be sent: behind the end of the stream only over the preempt channel. */
+  get mayAnswer(): boolean {
+    return this.#preempt !== undefined || !this.#hasEnded;
   }
 
   /** Whether pages that nobody has asked for can be written now. */

@@ -284,26 +284,39 @@ test('with a preempt channel, a page comes although nothing else does, alone; wh
 });
 
 // spec/qemu-wire-format.md 7.7: the destination confirms when it has got what it asked for
-test('with a preempt channel, a page that was left out because it is zero is sent behind the end', async () => {
-  class AlmostEmptyGuest extends ScriptedGuest {
-    contentBitmap(block: RamBlock): number {
-      const address = this.blocks.bitmaps.allocate(block.usedPages);
-      this.blocks.bitmaps.kernels.setRange(address, 3, 1);
-      return address;
+for (const [end, pagesBehind] of [
+  ['until the destination has what it asked for', 2],
+  ['but not over the main one when it closes it', 1],
+] as const) {
+  test(`zero pages that were left out are sent behind the end over the preempt channel, ${end}`, async () => {
+    class AlmostEmptyGuest extends ScriptedGuest {
+      contentBitmap(block: RamBlock): number {
+        const address = this.blocks.bitmaps.allocate(block.usedPages);
+        this.blocks.bitmaps.kernels.setRange(address, 3, 1);
+        return address;
+      }
     }
-  }
-  const { destination, source } = setUp({ guest: new AlmostEmptyGuest([40]), preempt: true });
-  const end = destination.end.bind(destination);
-  destination.end = () => {
-    destination.request('block0', 7);
-    destination.request('block0', 30);
-    end();
-  };
-  source.startPostcopy();
-  completed(await source.run());
-  assert.deepEqual(destination.violations, []);
-  assert.deepEqual([destination.hasEnded, destination.preemptPages], [true, 2]);
-});
+    const { destination, source } = setUp({ guest: new AlmostEmptyGuest([40]), preempt: true });
+    const endStream = destination.end.bind(destination);
+    destination.end = () => {
+      destination.request('block0', 7);
+      destination.request('block0', 30);
+      endStream();
+    };
+    destination.onPage = () => {
+      if (destination.hasEnded && pagesBehind === 1) {
+        destination.closePreempt();
+      }
+    };
+    source.startPostcopy();
+    completed(await source.run());
+    for (let turn = 0; turn < 5; turn += 1) {
+      await nextTurn();
+    }
+    assert.deepEqual(destination.violations, []);
+    assert.deepEqual([destination.hasEnded, destination.preemptPages], [true, pagesBehind]);
+  });
+}
 
 // PC-11
 test('a destination that wants no preempt channel leaves the guest at the source, and is named', async () => {

@@ -426,7 +426,7 @@ export class Postcopy {
       return true;
     }
     this.#sink.isUrgent = true;
-    if (this.#nextRequested(send, urgentLimit)) {
+    if (this.#sink.mayAnswer && this.#nextRequested(send, urgentLimit)) {
       return true;
     }
     this.#sink.isUrgent = false;
