@@ -3,8 +3,8 @@
 //
 //   source: guest, balloon, engine ──unix──▶ destination, which checks what arrived
 //
-// Both processes are new for each migration, so that every guest is in the same state. Free memory is full of garbage, as in a
-// guest that has run for long: pages that were never touched would cost a plain migration next to nothing.
+// The source's process is new for each migration, so that every guest is in the same state. Free memory is full of garbage, as
+// in a guest that has run for long: pages that were never touched would cost a plain migration next to nothing.
 //
 //   idle      has 128 MiB in use
 //   build     has a quarter of its memory in its file cache, and two compilers of 4 to 17 MiB that come and go, 60 MB/s in all
@@ -35,7 +35,7 @@ interface Link {
   readonly runs: number;
 }
 
-const UNLIMITED: Link = { name: 'unlimited', maxBandwidth: 0, runs: 3 };
+const UNLIMITED: Link = { name: 'unlimited', maxBandwidth: 0, runs: 5 };
 const LINKS: readonly Link[] = [
   UNLIMITED,
   { name: '10 Gbit/s', maxBandwidth: 1.25e9, runs: 1 },
@@ -84,16 +84,23 @@ type Side = 'plain' | 'hinted' | 'zeroing';
 
 const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1]!;
 
-const migrate = async (options: WorkloadOptions, order: HintMigration): Promise<HintMigrationResult> => {
+/** Where the guests go. */
+type Destination = NodeChild<unknown>;
+
+const migrate = async (
+  destination: Destination,
+  options: WorkloadOptions,
+  order: HintMigration,
+): Promise<HintMigrationResult> => {
   const source = new NodeChild<unknown>('hints-source', [JSON.stringify(options)]);
-  const destination = new NodeChild<unknown>('hints-destination', [order.uri]);
   try {
     await Promise.all([source.next(), destination.next()]);
+    await destination.ask(order.uri);
     const result = (await source.ask(order)) as HintMigrationResult;
     await destination.next();
     return result;
   } finally {
-    await Promise.all([source.close(), destination.close()]);
+    await source.close();
   }
 };
 
@@ -113,13 +120,21 @@ const FIGURES: readonly (Pick<Benchmark, 'unit' | 'better'> & {
   },
 ];
 
-async function* benchmarks(kind: Kind, link: Link, memoryBytes: number, folder: string): AsyncGenerator<Benchmark> {
+interface Place {
+  readonly destination: Destination;
+  readonly memoryBytes: number;
+  readonly uri: string;
+}
+
+async function* benchmarks(kind: Kind, link: Link, place: Place): AsyncGenerator<Benchmark> {
+  const { destination, memoryBytes, uri } = place;
   const results: Readonly<Record<Side, HintMigrationResult[]>> = { plain: [], hinted: [], zeroing: [] };
   const measure = async (side: Side): Promise<number> => {
     const result = await migrate(
+      destination,
       { memoryBytes, garbage: true, freePageHints: true, initOnAlloc: side === 'zeroing', ...kind.options },
       {
-        uri: `unix:${join(folder, 'socket')}`,
+        uri,
         maxBandwidth: link.maxBandwidth,
         downtimeLimit: kind.downtimeLimit,
         hinted: side !== 'plain',
@@ -169,13 +184,16 @@ async function* run(): AsyncGenerator<Benchmark> {
     throw new Error(`The hint benchmarks need ${memoryNeeded(SIZES.at(-1)!) / GIB} GiB of free memory`);
   }
   const folder = mkdtempSync(join(tmpdir(), 'ramferry-bench-'));
+  const destination: Destination = new NodeChild('hints-destination', [`${memoryBytes}`]);
   try {
+    const place = { destination, memoryBytes, uri: `unix:${join(folder, 'socket')}` };
     for (const kind of KINDS) {
       for (const link of kind.links) {
-        yield* benchmarks(kind, link, memoryBytes, folder);
+        yield* benchmarks(kind, link, place);
       }
     }
   } finally {
+    await destination.close();
     rmSync(folder, { recursive: true, force: true });
   }
 }

@@ -26,6 +26,8 @@ export async function openSink(start: SourceStart, signal: AbortSignal, trace: T
   }
   if (mappedRam === undefined) {
     const channel = await openChannel(uri, { direction: returnPath ? 'both' : 'write', retryMs, signal });
+    // The first question loads the library of system calls (10 ms): now, and not when the first pages are to be sent.
+    channel.addressOf?.(new Uint8Array(1));
     return new StreamSink(channel, { returnPath, trace });
   }
   const endpoint = parseUri(uri);
