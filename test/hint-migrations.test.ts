@@ -1,6 +1,6 @@
 // Whole migrations of guests that report free pages and are short of memory at the same time: what was reported is taken
 // back, rewritten and reported again, while the engine copies. Every time, all pages that are in use must arrive as they
-// were. 20 migrations, with RAMFERRY_SLOW=1 a thousand (a quarter of an hour).
+// were. 20 migrations, with RAMFERRY_SLOW=1 a thousand (eight minutes).
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
