@@ -1,5 +1,5 @@
 // How free page hints get from the balloon device's thread to the engine's (spec/algorithms.md section 3): shared words, of
-// which each is stored by one thread only, and a bounded ring of ranges. There is no lock.
+// which each is stored by one thread only, and a bounded ring of ranges. There is no lock (FH-25).
 //
 //   guest driver          device's thread (HintReceiver)            engine's thread (BalloonHints)
 //      │◀─ configuration: command id ◀───────────────────────────────── request: REQUESTED = id, show id
