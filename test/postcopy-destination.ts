@@ -406,7 +406,8 @@ class Link {
       this.#need = (this.#steps.next(piece).value as number | undefined) ?? 0;
     }
     this.#held = this.#held.subarray(at);
-    if (this.#need === 0 && this.#held.length > 0) {
+    // Without a switch the VM description follows.
+    if (this.#need === 0 && this.#held.length > 0 && this.#destination.isListening) {
       this.#destination.violations.push(`${this.#held.length} bytes behind the end`);
     }
     if (bytes.length >= left) {

@@ -230,9 +230,9 @@ export class PostcopySink extends StreamSink {
 
   /**
    * Says which pages of a block are stale or were never sent: runs of the set bits of its send bitmap, and nothing else
-   * (PC-1, PC-2).
+   * (PC-1, PC-2). Returns whether there are any.
    */
-  discard(block: RamBlock, { bitmaps: { kernels } }: RamBlockList): void {
+  discard(block: RamBlock, { bitmaps: { kernels } }: RamBlockList): boolean {
     const { send } = block.bitmaps;
     const discards = new DiscardWriter(block.name);
     for (let page = 0; page < block.usedPages; ) {
@@ -242,7 +242,9 @@ export class PostcopySink extends StreamSink {
         discards.add(first * GUEST_PAGE_SIZE, (page - first) * GUEST_PAGE_SIZE);
       }
     }
-    this.append(discards.finish());
+    const commands = discards.finish();
+    this.append(commands);
+    return commands.length > 0;
   }
 
   /** All that makes the destination's guest run; nothing brings it back from there. */

@@ -283,6 +283,21 @@ test('with a preempt channel, a page comes although nothing else does, alone; wh
   await running;
 });
 
+// spec/qemu-wire-format.md 5.2
+test('a guest without content has a page discarded all the same: QEMU would wait for ever', async () => {
+  class EmptyGuest extends ScriptedGuest {
+    contentBitmap(block: RamBlock): number {
+      return this.blocks.bitmaps.allocate(block.usedPages);
+    }
+  }
+  const guest = new EmptyGuest([40, 8]);
+  const { destination, source } = setUp({ guest });
+  source.startPostcopy();
+  completed(await source.run());
+  assert.equal(destination.steps.filter((step) => step.startsWith('discard ')).length, 1);
+  assertArrived(guest, destination);
+});
+
 // spec/qemu-wire-format.md 7.7: the destination confirms when it has got what it asked for
 for (const [end, pagesBehind] of [
   ['until the destination has what it asked for', 2],

@@ -254,10 +254,19 @@ export class Postcopy {
     marks.push(this.#clock.now());
     engine.syncLast();
     marks.push(this.#clock.now());
+    let isAnyDiscarded = false;
     for (const block of this.#blocks) {
       this.#forgetReceived(block);
       this.#noteContent(block);
       send.roundToHostPages(block);
+      isAnyDiscarded = this.#sink.discard(block, this.#guest.blocks) || isAnyDiscarded;
+    }
+    if (!isAnyDiscarded) {
+      // QEMU 10 waits for ever where there was none (spec/qemu-wire-format.md 5.2): a page that has come comes again.
+      const block = this.#blocks.find(({ discardManager }) => discardManager === undefined) ?? this.#blocks[0];
+      const pageCount = block.hostPageSize / GUEST_PAGE_SIZE;
+      send.include(block, 0, pageCount);
+      this.#guest.blocks.bitmaps.kernels.setRange(block.bitmaps.received, 0, pageCount);
       this.#sink.discard(block, this.#guest.blocks);
     }
     send.rewind();

@@ -390,7 +390,9 @@ interopTest(
 
 interopTest('negative control: without any discard before the package QEMU hangs', async (lab) => {
   class DiscardlessSink extends PostcopySink {
-    override discard(): void {}
+    override discard(): boolean {
+      return true;
+    }
   }
   const { destination, source, ended } = await serveWrongly(lab, 'busy', {
     sink: (...given) => new DiscardlessSink(...given),
