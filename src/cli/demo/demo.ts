@@ -183,8 +183,9 @@ function verdict(
     iterationTable(report),
     plain === undefined ? totalsTable(report) : comparisonTable(plain, report),
     downtimeTable(report),
-    `verifier of the guest   ${there.bad === 0 ? 'good' : 'BAD'}: ${formatCount(there.pagesChecked)} pages checked, ${there.bad} bad; it went on for ${formatCount(STEPS_AFTER)} steps a thread`,
-    `digest of used memory   ${different.length === 0 ? 'equal' : `DIFFERENT in ${different.join(', ')}`}: sha256 ${there.digests['pc.ram']?.slice(0, 16)}… of pc.ram, here and there`,
+    `after the switchover    ${formatCount(STEPS_AFTER)} steps of each thread, here and there`,
+    `verifier of the guest   ${there.bad === 0 ? 'good' : 'BAD'}: ${formatCount(there.pagesChecked)} pages checked, ${there.bad} bad`,
+    `digest of used memory   ${different.length === 0 ? 'equal' : `DIFFERENT in ${different.join(', ')}`}: sha256 ${there.digests['pc.ram']?.slice(0, 16)}… of pc.ram`,
     '',
   ].join('\n');
   const { ramferry, ...figures } = report;

@@ -170,8 +170,9 @@ const restoreTable = (report: RestoreReport): string =>
       ['saved while it ran', `${formatBytes(report.fileBytes)} in ${formatDuration(report.saveMs)}`],
       [
         'restored at once',
-        `runs after ${formatDuration(report.runMs)}, all of its memory after ${formatDuration(report.completeMs)}; waited for ${formatCount(report.requests)} pages`,
+        `runs after ${formatDuration(report.runMs)}, waits for ${formatCount(report.requests)} pages`,
       ],
+      ['  all of its memory', `after ${formatDuration(report.completeMs)}`],
       ['restored after a full load', `runs after ${formatDuration(report.fullLoadMs)}`],
       [
         'verifier of the guest',
