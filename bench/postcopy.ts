@@ -2,8 +2,11 @@
 // soon the guest runs, how soon it says something, how quickly all of it is there. One run gives all figures of one side.
 
 import { mkdtempSync, rmSync } from 'node:fs';
+import net from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { PostcopyPing } from '../src/format/stream/postcopy-commands.js';
+import { pong, shut } from '../src/format/stream/return-path.js';
 import { Lab, type LabGuest } from '../test/interop/lab.js';
 import { Ramferry } from '../test/interop/ramferry.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
@@ -73,6 +76,35 @@ class Restores {
     }
     const { ramferry } = JSON.parse(stdout) as { ramferry: { postcopy: { serviceMs: { p50: number; p99: number } } } };
     return { ...restore, serviceMs: ramferry.postcopy.serviceMs };
+  }
+
+  /** GB/s into a peer that only reads: what the server could do. */
+  async byReader(): Promise<number> {
+    const path = this.#lab.path(`reader-${this.#count++}`);
+    const moments = { first: 0, last: 0, bytes: 0 };
+    const listener = net.createServer((socket) => {
+      moments.first = performance.now();
+      socket.write(pong(PostcopyPing.DEVICES_LOADED));
+      const watch = setInterval(() => {
+        // All content, and then nothing more: the server waits for the last word.
+        if (moments.bytes >= this.#normalBytes && performance.now() - moments.last > 100) {
+          clearInterval(watch);
+          socket.end(shut(0));
+        }
+      }, 20);
+      socket.on('data', ({ length }) => {
+        moments.bytes += length;
+        moments.last = performance.now();
+      });
+    });
+    listener.listen(path);
+    const serving = Ramferry.start(this.#lab, 'serve', this.#file, `unix:${path}`, '--json', '--no-demand');
+    const { status, stderr } = await serving.exited;
+    listener.close();
+    if (status !== 0) {
+      throw new Error(stderr);
+    }
+    return this.#normalBytes / (moments.last - moments.first) / 1e6;
   }
 
   #destination(): Promise<LabGuest> {
@@ -150,6 +182,14 @@ async function* benchmarks(lab: Lab, folder: string): AsyncGenerator<Benchmark> 
       const peer = { name: 'QEMU, mapped-ram', measure: replay(done.peer) };
       yield { name: `${name}, ${size}`, unit, better, ours: replay(done.ours), peer, ...RUNS };
     }
+    yield {
+      name: `all of it, to a peer that only reads, ${size}`,
+      unit: 'GB/s',
+      better: 'higher',
+      ours: () => restores.byReader(),
+      peer: { missing: 'QEMU serves no files' },
+      ...{ runs: 3, warmUpRuns: 1 },
+    };
     for (const quantile of ['p50', 'p99'] as const) {
       let index = 0;
       yield {
