@@ -3,6 +3,7 @@
 //
 //   then                  7 ▸ 8 ▸ 300 ▸ 90 ▸ 91 ▸ …
 //   now, 300 is asked for    300 and what is behind it ▸ 90 ▸ 91 ▸ …      up to FOLLOWING_PAGES
+//   now, 50 is asked for     50 and more of what is behind it              as much; not if only what is asked for may leave
 
 import type { RamBlock } from '../memory/ram-block.js';
 
@@ -11,8 +12,7 @@ export interface GuestPage {
   readonly page: number;
 }
 
-/** Pages that each of them stands for: those that came along with it. */
-export interface FirstPageRange {
+export interface PageRange {
   readonly block: RamBlock;
   readonly firstPage: number;
   readonly endPage: number;
@@ -25,7 +25,7 @@ export interface FirstPageRange {
 export const FOLLOWING_PAGES = 256;
 
 /** Ranges that are looked at for them: what several guests asked for overlaps. */
-export const FOLLOWING_RANGES = 256;
+const FOLLOWING_RANGES = 256;
 
 /**
  * A hole of this size between two ranges belongs to the first: nobody asked for it because the background came by, which goes
@@ -34,7 +34,8 @@ export const FOLLOWING_RANGES = 256;
 const HOLE_PAGES = 64;
 
 export class FirstPages {
-  readonly ranges: readonly FirstPageRange[];
+  /** In the order in which they were asked for, each with the pages that came along. */
+  readonly ranges: readonly PageRange[];
   /** Places in `ranges`, by ascending page. */
   readonly #sorted = new Map<RamBlock, number[]>();
 
@@ -60,8 +61,8 @@ export class FirstPages {
     this.ranges = known.map(({ block, page }, place) => ({ block, firstPage: page, endPage: ends[place] }));
   }
 
-  /** Place of the range that a page is in; the length of the list, if it is in none. */
-  placeOf(block: RamBlock, page: number): number {
+  /** What was asked for from a page on; nothing if it is not in the list. */
+  following(block: RamBlock, page: number): readonly PageRange[] {
     const places = this.#sorted.get(block) ?? [];
     let [low, high] = [0, places.length];
     while (low < high) {
@@ -69,6 +70,7 @@ export class FirstPages {
       [low, high] = this.ranges[places[middle]].firstPage <= page ? [middle + 1, high] : [low, middle];
     }
     const place = places[low - 1];
-    return place !== undefined && page < this.ranges[place].endPage ? place : this.ranges.length;
+    const isKnown = place !== undefined && page < this.ranges[place].endPage;
+    return isKnown ? this.ranges.slice(place, place + FOLLOWING_RANGES) : [];
   }
 }

@@ -608,6 +608,45 @@ test('a page asked for as last time brings what was asked for next then, up to a
   }
 });
 
+// PC-8, PC-18
+test('a page that nobody asked for last time brings more of its kind, unless only what is asked for may leave', async () => {
+  const firstPages = [{ blockName: 'block1', page: 0 }];
+  for (const [isLazy, maxPostcopyBandwidth, least, most] of [
+    [false, 0, 256, 256],
+    [false, 20 * PAGE, 0, 20],
+    [true, 0, 0, 0],
+  ] as const) {
+    const { guest, destination, source, reached } = setUp({
+      pages: [1200, 8],
+      postcopy: { isLazy, prefetchPages: 0, firstPages },
+      parameters: { maxPostcopyBandwidth },
+    });
+    fill(guest);
+    const pages: string[] = [];
+    destination.onPage = (name, page) => pages.push(`${name}:${page}`);
+    destination.onListen = () => {
+      destination.request('block0', 700);
+      destination.request('block1', 5);
+    };
+    const running = source.run();
+    source.startPostcopy();
+    await reached('postcopy-active');
+    while (!pages.includes('block1:5')) {
+      await nextTurn();
+    }
+    const between = pages.slice(pages.indexOf('block0:700') + 1, pages.indexOf('block1:5'));
+    assert.ok(between.length >= least && between.length <= most, `${between.length}`);
+    assert.deepEqual(
+      between,
+      Array.from({ length: between.length }, (_, index) => `block0:${701 + index}`),
+    );
+    source.setParameters({ maxPostcopyBandwidth: 0 });
+    source.finishPostcopy();
+    completed(await running);
+    assertArrived(guest, destination);
+  }
+});
+
 test('pages known to be zero are sent to who waits for one, and to nobody else', async () => {
   class HalfEmptyGuest extends ScriptedGuest {
     contentBitmap(block: RamBlock): number {

@@ -13,7 +13,7 @@ import { RamferryError } from '../memory/errors.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
 import type { Clock } from './clock.js';
 import { excludeDiscarded } from './discarded-pages.js';
-import { FirstPages, FOLLOWING_PAGES, FOLLOWING_RANGES, type GuestPage } from './first-pages.js';
+import { FirstPages, FOLLOWING_PAGES, type GuestPage, type PageRange } from './first-pages.js';
 import type { SourceGuest } from './guest.js';
 import { type PageRequest, PageRequests } from './page-requests.js';
 import type { PageSink } from './page-sink.js';
@@ -72,18 +72,15 @@ export interface PostcopyEngine {
 const PAGES_WHILE_ASKED = 16;
 const PAGES_OTHERWISE = 128;
 
+/** Where more is looked for behind a page that is asked for and not in the list. */
+const UNKNOWN_PAGES = 1024;
+
 /** For so long after a request the next one is likely near. */
 const ASKED_MS = 10;
 
 /** RC-8 */
 export const RELEASED =
   'With release-ram a postcopy cannot be recovered: pages that were on the line when it broke are nowhere any more.';
-
-interface PageRange {
-  readonly block: RamBlock;
-  readonly page: number;
-  readonly end: number;
-}
 
 export class Postcopy {
   readonly #guest: SourceGuest;
@@ -107,8 +104,8 @@ export class Postcopy {
   #wasUrgent = false;
   #lastRequestAt = Number.NEGATIVE_INFINITY;
   #nextFirstPage = 0;
-  /** What comes along with the last request: places in `#firstPages`, and how many pages. */
-  #following = { place: 0, end: 0, pages: 0 };
+  /** What comes along with the last request, and how many pages of it still may. */
+  #following = { ranges: [] as readonly PageRange[], next: 0, pages: 0 };
   /** Rest of a host page of which a part was sent: nothing may come in between (PC-6). */
   #unfinished: PageRange | undefined;
   #behind: PageRange | undefined;
@@ -319,7 +316,7 @@ export class Postcopy {
     this.#requests.clear();
     this.#current = undefined;
     this.#serving = undefined;
-    this.#following.end = 0;
+    this.#following.ranges = [];
     this.#behind = undefined;
     this.#unfinished = undefined;
     await this.#sink.recover(open, channel, this.#guest, () => {
@@ -391,7 +388,7 @@ export class Postcopy {
 
   /** Whether there are pages to send that nobody has asked for. */
   #mayPush(send: SendBitmap): boolean {
-    const isFollowing = this.#following.place < this.#following.end;
+    const isFollowing = this.#following.next < this.#following.ranges.length;
     const isPushing =
       !this.#isLazy ||
       isFollowing ||
@@ -453,7 +450,7 @@ export class Postcopy {
   #nextUnfinished(send: SendBitmap, limit: (extent: Extent) => number): boolean {
     const unfinished = this.#unfinished;
     this.#unfinished = undefined;
-    return unfinished !== undefined && send.nextIn(unfinished.block, unfinished.page, unfinished.end, limit);
+    return unfinished !== undefined && send.nextIn(unfinished.block, unfinished.firstPage, unfinished.endPage, limit);
   }
 
   #nextRequested(send: SendBitmap, limit: (extent: Extent) => number): boolean {
@@ -470,7 +467,7 @@ export class Postcopy {
       // PC-15
       const lastEnd = this.#isOnPreempt ? end : prefetchEnd;
       if (this.#isMissing(this.#current) && send.nextIn(block, firstPage, lastEnd, limit)) {
-        this.#behind = lastEnd < prefetchEnd ? { block, page: end, end: prefetchEnd } : undefined;
+        this.#behind = lastEnd < prefetchEnd ? { block, firstPage: end, endPage: prefetchEnd } : undefined;
         const { count, pages } = send.batch;
         const asked = pages[count - 1] < end ? count : pages.subarray(0, count).findIndex((page) => page >= end);
         this.#demandedPages += asked;
@@ -483,13 +480,25 @@ export class Postcopy {
 
   /** What is behind the last requested page, and was not sent with it because that went over the preempt channel. */
   #nextBehind(send: SendBitmap, limit: (extent: Extent) => number): boolean {
-    const { block, page, end } = this.#behind ?? {};
-    if (block !== undefined && send.nextIn(block, page!, end!, limit)) {
+    const behind = this.#behind;
+    if (behind !== undefined && send.nextIn(behind.block, behind.firstPage, behind.endPage, limit)) {
       this.#prefetchedPages += send.batch.count;
       return true;
     }
     this.#behind = undefined;
     return false;
+  }
+
+  /**
+   * What likely is asked for next. Nobody asked for a page that is not in the list because the background brought it in time, and
+   * now the guest is quicker: nothing is known of its order, but there are more of the kind. Where all of 300 MB is used
+   * at random, the guest gets on as quickly with this as without it, and asks 0.4 times as often.
+   */
+  #likelyAfter({ block, firstPage }: PageRequest): readonly PageRange[] {
+    const following = this.#firstPages.following(block, firstPage);
+    // Without a list, its own order makes one.
+    const isKnown = following.length > 0 || this.#firstPages.ranges.length === 0;
+    return isKnown || this.#isLazy ? following : [{ block, firstPage, endPage: firstPage + UNKNOWN_PAGES }];
   }
 
   #isMissing({ block, firstPage, pageCount }: PageRequest): boolean {
@@ -506,9 +515,8 @@ export class Postcopy {
         this.#demands += 1;
         this.#serving = request;
         this.#options.onDemand?.({ blockName: block.name, page: firstPage });
-        const place = this.#firstPages.placeOf(block, firstPage);
-        const end = Math.min(this.#firstPages.ranges.length, place + FOLLOWING_RANGES);
-        this.#following = { place, end, pages: FOLLOWING_PAGES };
+        const ranges = this.#isHeld ? [] : this.#likelyAfter(request);
+        this.#following = { ranges, next: 0, pages: FOLLOWING_PAGES };
         return request;
       }
     }
@@ -535,24 +543,25 @@ export class Postcopy {
   /** What followed last time on the page that was asked for: as one answer to its request, but within the limit. */
   #nextFollowing(send: SendBitmap, limit: (extent: Extent) => number): boolean {
     const following = this.#following;
-    if (following.place >= following.end || (this.#current !== undefined && this.#isMissing(this.#current))) {
+    if (following.next >= following.ranges.length || (this.#current !== undefined && this.#isMissing(this.#current))) {
       return false;
     }
     this.#wasUrgent = false;
-    for (; following.place < following.end && following.pages > 0; following.place += 1) {
-      if (this.#nextFirst(send, following.place, limit)) {
+    for (; following.next < following.ranges.length && following.pages > 0; following.next += 1) {
+      if (this.#nextOf(following.ranges[following.next], send, limit)) {
         following.pages -= send.batch.count;
         this.#prefetchedPages += send.batch.count;
         return true;
       }
     }
-    following.place = following.end;
+    following.ranges = [];
     return false;
   }
 
   #nextPushed(send: SendBitmap, limit: (extent: Extent) => number): boolean {
-    for (; this.#nextFirstPage < this.#firstPages.ranges.length; this.#nextFirstPage += 1) {
-      if (this.#nextFirst(send, this.#nextFirstPage, limit)) {
+    const { ranges } = this.#firstPages;
+    for (; this.#nextFirstPage < ranges.length; this.#nextFirstPage += 1) {
+      if (this.#nextOf(ranges[this.#nextFirstPage], send, limit)) {
         return true;
       }
     }
@@ -560,8 +569,7 @@ export class Postcopy {
     return !this.#isLazy && send.next(limit, isAsked ? PAGES_WHILE_ASKED : PAGES_OTHERWISE);
   }
 
-  #nextFirst(send: SendBitmap, place: number, limit: (extent: Extent) => number): boolean {
-    const { block, firstPage, endPage } = this.#firstPages.ranges[place];
+  #nextOf({ block, firstPage, endPage }: PageRange, send: SendBitmap, limit: (extent: Extent) => number): boolean {
     const first = firstPage - (firstPage % hostPagePages(block));
     return send.nextIn(block, first, this.#hostPageEnd(block, endPage), limit);
   }
@@ -572,10 +580,10 @@ export class Postcopy {
   }
 
   #noteUnfinished({ batch: { block, pages, count } }: SendBitmap): void {
-    const page = pages[count - 1] + 1;
-    const end = this.#hostPageEnd(block, page);
-    if (page < end) {
-      this.#unfinished = { block, page, end };
+    const firstPage = pages[count - 1] + 1;
+    const endPage = this.#hostPageEnd(block, firstPage);
+    if (firstPage < endPage) {
+      this.#unfinished = { block, firstPage, endPage };
     }
   }
 

@@ -51,11 +51,28 @@ const saveGuest = async (
   return { file, memory, workload };
 };
 
-/** What the guest's verifier says once it has been over all of its memory. */
-const verified = (lab: Lab, qemu: QemuProcess, workload: string, serial: string, release: QemuRelease = '10') => {
-  lab.onClose(() => qemu.kill());
-  return new LabGuest(qemu, release, serial, workload).verifyAll();
+/** Ready to be mapped, until the lab closes. */
+const prepare = async (lab: Lab, ...given: Parameters<typeof MapRestore.prepare>): Promise<MapRestore> => {
+  const restore = await MapRestore.prepare(...given);
+  lab.onClose(() => restore.close());
+  return restore;
 };
+
+/** Ends with the lab at the latest. */
+const endingWith = (lab: Lab, qemu: QemuProcess): QemuProcess => {
+  lab.onClose(async () => {
+    qemu.kill();
+    await qemu.exited;
+  });
+  return qemu;
+};
+
+const start = async (lab: Lab, restore: MapRestore, ...given: Parameters<MapRestore['start']>): Promise<QemuProcess> =>
+  endingWith(lab, (await restore.start(...given)).qemu);
+
+/** What the guest's verifier says once it has been over all of its memory. */
+const verified = (qemu: QemuProcess, workload: string, serial: string, release: QemuRelease = '10'): Promise<number> =>
+  new LabGuest(qemu, release, serial, workload).verifyAll();
 
 /** Low memory has ROM and video memory over it. */
 const RAM_FROM = 2 * MIB;
@@ -99,15 +116,14 @@ interopTest('a guest runs from a mapped file; the file stays as it was', async (
   const before = fs.statSync(file, { bigint: true });
   const serial = lab.path('serial');
   const command = await labCommand(lab, memory, { serial });
-  const restore = await MapRestore.prepare(file, command);
-  lab.onClose(() => restore.close());
+  const restore = await prepare(lab, file, command);
   assert.deepEqual(
     [restore.mapped, restore.source, restore.obstacles, restore.stalePages],
     [['pc.ram'], 'file', [], 0],
   );
   assert.ok(restore.streamBytes < MIB, `${restore.streamBytes}`);
-  const { qemu } = await restore.start(command);
-  assert.equal(await verified(lab, qemu, workload, serial), 0);
+  const qemu = await start(lab, restore, command);
+  assert.equal(await verified(qemu, workload, serial), 0);
   const { mtimeNs, blocks } = fs.statSync(file, { bigint: true });
   assert.deepEqual([mtimeNs, blocks], [before.mtimeNs, before.blocks]);
 });
@@ -125,32 +141,29 @@ interopTest('stale bytes under clear bits: seen without preparation, gone with h
   const stream = await writeRestoreStream(snapshot, saved.file, new Set(['pc.ram']));
   close();
   const mapping = { name: 'pc.ram', usedLength: ram.usedLength, path: saved.file, offset: ram.mapped!.pagesOffset };
-  const unprepared = await QemuProcess.start(withMappedRam(command, [mapping]), { lend: [stream] });
-  lab.onClose(() => unprepared.kill());
+  const unprepared = endingWith(lab, await QemuProcess.start(withMappedRam(command, [mapping]), { lend: [stream] }));
+  fs.closeSync(stream);
   await runIncoming(unprepared, 'fd:4', { leavePaused: true });
   assert.ok((await differingPages(lab, unprepared, saved)) > planted * 0.9);
   await unprepared.quit();
-  fs.closeSync(stream);
 
   const sources: [RamSource, 'copy' | 'punch'][] = [
     ['copy', 'copy'],
     ['punched', 'punch'],
   ];
   for (const [source, stale] of sources) {
-    const restore = await MapRestore.prepare(saved.file, command, { stale });
+    const restore = await prepare(lab, saved.file, command, { stale });
     assert.deepEqual([restore.source, restore.stalePages], [source, planted]);
-    const paused = await restore.start(command, { leavePaused: true });
-    assert.equal(await differingPages(lab, paused.qemu, saved), 0);
-    await paused.qemu.quit();
+    const paused = await start(lab, restore, command, { leavePaused: true });
+    assert.equal(await differingPages(lab, paused, saved), 0);
+    await paused.quit();
     const serial = lab.path(`serial-${source}`);
-    const running = await restore.start(await labCommand(lab, saved.memory, { serial }));
-    assert.equal(await verified(lab, running.qemu, saved.workload, serial), 0);
-    await running.qemu.quit();
-    restore.close();
+    const running = await start(lab, restore, await labCommand(lab, saved.memory, { serial }));
+    assert.equal(await verified(running, saved.workload, serial), 0);
+    await running.quit();
   }
-  const again = await MapRestore.prepare(saved.file, command);
+  const again = await prepare(lab, saved.file, command);
   assert.deepEqual([again.source, again.stalePages], ['file', 0]);
-  again.close();
 });
 
 liveInteropTest('a live save of QEMU that leaves stale bytes behind is cloned right', async (lab, context) => {
@@ -158,22 +171,20 @@ liveInteropTest('a live save of QEMU that leaves stale bytes behind is cloned ri
   let saved: SavedGuest | undefined;
   // How many a save leaves is chance: 10 and 2,062 were seen (spec/qemu-lab.md G1).
   for (let attempt = 0; attempt < 5 && !(restore && restore.stalePages > 0); attempt += 1) {
-    restore?.close();
     saved = await saveGuest(lab, { file: lab.path(`live-${attempt}`), workload: 'churn:60:20,build:80', live: true });
-    restore = await MapRestore.prepare(saved.file, await labCommand(lab, saved.memory));
+    restore = await prepare(lab, saved.file, await labCommand(lab, saved.memory));
   }
   const { file, memory, workload } = saved!;
   context.diagnostic(`${restore!.stalePages} stale pages`);
   assert.ok(restore!.stalePages > 0);
   assert.equal(restore!.source, 'punched');
   const stopped = [...(await labCommand(lab, memory, { serial: lab.path('paused') })), '-S'];
-  const paused = await restore!.start(stopped, { leavePaused: true });
-  assert.equal(await differingPages(lab, paused.qemu, saved!), 0);
-  await paused.qemu.quit();
+  const paused = await start(lab, restore!, stopped, { leavePaused: true });
+  assert.equal(await differingPages(lab, paused, saved!), 0);
+  await paused.quit();
   const serial = lab.path('serial');
-  const { qemu } = await restore!.start(await labCommand(lab, memory, { serial }));
-  assert.equal(await verified(lab, qemu, workload, serial), 0);
-  restore!.close();
+  const qemu = await start(lab, restore!, await labCommand(lab, memory, { serial }));
+  assert.equal(await verified(qemu, workload, serial), 0);
   const document = JSON.parse((await Ramferry.run(lab, 'verify', file, '--json')).stdout) as { valid: boolean };
   assert.equal(document.valid, true);
 });
@@ -197,6 +208,16 @@ interface CloneDocument {
   readonly error?: { readonly code: string; readonly message: string; readonly hint?: string };
 }
 
+/** A verb that ends with the lab at the latest, and what it started with it. Temporary files go into the lab's folder. */
+const startCommand = (lab: Lab, ...args: readonly string[]): RunningCommand => {
+  const command = new RunningCommand(args, { XDG_RUNTIME_DIR: runtimeFolder(lab), TMPDIR: runtimeFolder(lab) });
+  lab.onClose(async () => {
+    command.child.kill('SIGKILL');
+    await command.ended;
+  });
+  return command;
+};
+
 interface RunningClones {
   readonly command: RunningCommand;
   /** By clone. */
@@ -205,16 +226,9 @@ interface RunningClones {
   readonly folder: string;
 }
 
-/** `ramferry clone`, and resolves once it says that all run. Temporary files go into the lab's folder. */
+/** `ramferry clone`, and resolves once it says that all run. */
 const startClones = async (lab: Lab, args: readonly string[], template: readonly string[]): Promise<RunningClones> => {
-  const command = new RunningCommand(['clone', '--json', ...args, '--', ...template], {
-    XDG_RUNTIME_DIR: runtimeFolder(lab),
-    TMPDIR: runtimeFolder(lab),
-  });
-  lab.onClose(async () => {
-    command.child.kill('SIGKILL');
-    await command.ended;
-  });
+  const command = startCommand(lab, 'clone', '--json', ...args, '--', ...template);
   const table = await poll(
     async () => {
       if (command.child.exitCode !== null) {
@@ -355,7 +369,7 @@ interopTest('clones end with --stop, and with whatever ends ramferry', async (la
     await gone(lab, clones);
   }
   const [one, other] = [await start(), await start()];
-  const stopping = new RunningCommand(['clone', file, '--stop', '--json'], { XDG_RUNTIME_DIR: runtimeFolder(lab) });
+  const stopping = startCommand(lab, 'clone', file, '--stop', '--json');
   assert.deepEqual(JSON.parse((await stopping.ended).stdout), { file, stopped: 2 });
   await endedDocument(one);
   await gone(lab, one);
@@ -367,7 +381,7 @@ interopTest('a file that guests run from does not change under them', async (lab
   const { file, memory } = await saveGuest(lab);
   const clones = await startClones(lab, [file, '-n', '2'], await labCommand(lab, memory));
   // Readers are welcome.
-  const reader = new RunningCommand(['convert', file, lab.path('elsewhere'), '--to', 'stream', '--quiet']);
+  const reader = startCommand(lab, 'convert', file, lab.path('elsewhere'), '--to', 'stream', '--quiet');
   assert.equal((await reader.ended).status, 0);
   assert.equal(clones.command.child.exitCode, null);
   await fs.promises.truncate(file, 0);
@@ -384,10 +398,7 @@ interopTest('what cannot be cloned says why, and leaves nothing', async (lab) =>
     command: readonly string[],
     status: number,
   ): Promise<NonNullable<CloneDocument['error']>> => {
-    const running = new RunningCommand(['clone', '--json', ...args, '--', ...command], {
-      XDG_RUNTIME_DIR: runtimeFolder(lab),
-      TMPDIR: runtimeFolder(lab),
-    });
+    const running = startCommand(lab, 'clone', '--json', ...args, '--', ...command);
     const ended = await running.ended;
     assert.equal(ended.status, status, ended.stdout);
     assert.deepEqual(fs.readdirSync(runtimeFolder(lab)), []);
@@ -426,12 +437,11 @@ interopTest('memory in several objects of the command line: each is mapped at it
   await source.qemu.quit();
   const serial = lab.path('serial');
   const command = [...(await labCommand(lab, 256, { serial })), ...nodes];
-  const restore = await MapRestore.prepare(file, command);
-  lab.onClose(() => restore.close());
+  const restore = await prepare(lab, file, command);
   assert.deepEqual([restore.mapped, restore.obstacles], [['n0', 'n1'], []]);
   assert.ok(restore.streamBytes < MIB, `${restore.streamBytes}`);
-  const { qemu } = await restore.start(command);
-  assert.equal(await verified(lab, qemu, workload, serial), 0);
+  const qemu = await start(lab, restore, command);
+  assert.equal(await verified(qemu, workload, serial), 0);
 });
 
 interopTest('QEMU 7.2 maps a copy: it cannot map a part of a file', async (lab) => {
@@ -445,9 +455,8 @@ interopTest('QEMU 7.2 maps a copy: it cannot map a part of a file', async (lab) 
   assert.equal((await Ramferry.run(lab, 'convert', lab.path('guest.mig'), file, '--to', 'mapped-ram')).status, 0);
   const serial = lab.path('serial');
   const command = await labCommand(lab, 256, { serial, release: '7.2' });
-  const restore = await MapRestore.prepare(file, command);
-  lab.onClose(() => restore.close());
+  const restore = await prepare(lab, file, command);
   assert.equal(restore.source, 'copy');
-  const { qemu } = await restore.start(command);
-  assert.equal(await verified(lab, qemu, workload, serial, '7.2'), 0);
+  const qemu = await start(lab, restore, command);
+  assert.equal(await verified(qemu, workload, serial, '7.2'), 0);
 });

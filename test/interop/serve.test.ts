@@ -123,24 +123,31 @@ interopTest('serve: every block of a machine with many devices and virtio-mem', 
   }
 });
 
-interopTest('serve: what a guest asked for is remembered, and the next one asks for half as much', async (lab) => {
-  const { file: corpus } = await corpusStream(lab, 'busy', '10');
-  const file = lab.path('guest.mig');
-  copyFileSync(corpus, file);
-  const demands: number[] = [];
-  for (let run = 0; run < 2; run += 1) {
-    const destination = await corpusDestination(lab, 'busy', '10');
-    const serving = await startServing(lab, file, destination, '--lazy');
-    await destination.waitSerial(/^HB 2\d/m);
-    serving.kill('SIGUSR2');
-    demands.push(document(await serving.exited).ramferry.postcopy.demands);
-    await destination.waitMigration();
-    assert.equal(await destination.verifyAll(), 0);
-    await destination.qemu.quit();
+// Lazily, and until it has been over all of its memory: else how much a guest asks for says how quick it is.
+interopTest(
+  'serve: what a guest asked for is remembered, and the next one asks for half as much',
+  async (lab, context) => {
+    const { file: corpus } = await corpusStream(lab, 'busy', '10');
+    const file = lab.path('guest.mig');
+    copyFileSync(corpus, file);
+    const run = async (): Promise<number> => {
+      const destination = await corpusDestination(lab, 'busy', '10');
+      const serving = await startServing(lab, file, destination, '--lazy');
+      assert.equal(await destination.verifyAll(), 0);
+      serving.kill('SIGUSR2');
+      const { demands } = document(await serving.exited).ramferry.postcopy;
+      await destination.waitMigration();
+      assert.equal(destination.bad(), 0);
+      await destination.qemu.quit();
+      return demands;
+    };
+    const first = await run();
     assert.ok(existsSync(`${file}.demand`));
-  }
-  assert.ok(demands[1]! <= demands[0]! / 2, `demands: ${demands.join(', then ')}`);
-});
+    const second = await run();
+    context.diagnostic(`demands: ${first}, then ${second}`);
+    assert.ok(second > 0 && second <= first / 2, `demands: ${first}, then ${second}`);
+  },
+);
 
 /** The destination's own word that its link is gone, and a fresh address for the next server. */
 const recoverable = async (lab: Lab, destination: LabGuest): Promise<string> => {
@@ -241,8 +248,10 @@ const cutter = async (
   cut.after?.then(() => {
     isCounting = true;
   });
+  const ends: net.Socket[] = [];
   const listener = net.createServer((client) => {
     const qemu = net.connect(target);
+    ends.push(client, qemu);
     const end = (): void => {
       client.destroy();
       qemu.destroy();
@@ -270,6 +279,9 @@ const cutter = async (
   listener.listen(path);
   lab.onClose(() => {
     listener.close();
+    for (const end of ends) {
+      end.destroy();
+    }
   });
   return `unix:${path}`;
 };
@@ -345,13 +357,12 @@ const serveWrongly = async (
     guest?: (...given: ConstructorParameters<typeof SnapshotGuest>) => SnapshotGuest;
     sink?: (...given: ConstructorParameters<typeof PostcopySink>) => PostcopySink;
   },
-): Promise<{ destination: LabGuest; source: MigrationSource; ended: Promise<unknown> }> => {
+): Promise<{ destination: LabGuest; ended: Promise<unknown> }> => {
   const { file } = await corpusStream(lab, kind, '10');
   const destination = await corpusDestination(lab, kind, '10');
   const uri = socketUri(lab);
   await destination.migrateIncoming(uri, POSTCOPY);
   const { snapshot, close } = await openSnapshotFile(file);
-  lab.onClose(close);
   const channel = await openChannel(uri, { direction: 'both', retryMs: 5000 });
   const source = new MigrationSource({
     guest: make.guest?.(snapshot, file) ?? new SnapshotGuest(snapshot, file),
@@ -360,7 +371,13 @@ const serveWrongly = async (
     postcopy: { prefetchPages: 0 },
   });
   source.startPostcopy();
-  return { destination, source, ended: source.run() };
+  const ended = source.run();
+  lab.onClose(async () => {
+    source.fail(new Error('the test has seen enough'));
+    await ended;
+    close();
+  });
+  return { destination, ended };
 };
 
 interopTest(
@@ -394,13 +411,10 @@ interopTest('negative control: without any discard before the package QEMU hangs
       return true;
     }
   }
-  const { destination, source, ended } = await serveWrongly(lab, 'busy', {
+  const { destination } = await serveWrongly(lab, 'busy', {
     sink: (...given) => new DiscardlessSink(...given),
   });
   await delay(1500);
   await assert.rejects(destination.qmp.execute('query-status', undefined, { timeoutMs: 1500 }));
   assert.doesNotMatch(destination.serial(), /HB/);
-  destination.qemu.kill();
-  source.fail(new Error('the test has seen enough'));
-  await ended;
 });
