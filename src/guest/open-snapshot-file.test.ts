@@ -74,10 +74,12 @@ test('4096 blocks, as many as there may be, are opened in no time', async () => 
     fs.writeSync(descriptor, bytes, 0, bytes.length, position);
   }
   fs.closeSync(descriptor);
-  const start = performance.now();
+  const before = process.cpuUsage();
   const { snapshot, close } = await openSnapshotFile(file);
   assert.equal(snapshot.setup.blocks.length, 4096);
-  assert.ok(performance.now() - start < 1500);
+  // Of this process, whatever else the machine does: 0.4 s here, most of it the kernel's.
+  const { user, system } = process.cpuUsage(before);
+  assert.ok(user + system < 1_500_000, `${user} and ${system} µs`);
   close();
 });
 

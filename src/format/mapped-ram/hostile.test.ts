@@ -105,7 +105,7 @@ for (const [what, code, spoil] of cases) {
         return true;
       },
     );
-    assert.ok(performance.now() - start < 500);
+    assert.ok(performance.now() - start < 1000);
   });
 }
 
@@ -133,7 +133,7 @@ test('a huge sparse file: bitmaps within the limit, or refused before anything i
       code: 'INDEX_TOO_LARGE',
     },
   );
-  assert.ok(performance.now() - start < 500);
+  assert.ok(performance.now() - start < 1000);
 });
 
 test('cut anywhere it is incomplete, at the offset where it ends', () => {
