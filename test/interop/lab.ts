@@ -189,8 +189,15 @@ export class LabGuest {
     await this.qmp.execute('cont');
   }
 
+  /** What `query-status` says; a QEMU that has just said that its migration is over gets out of `finish-migrate` first. */
   async status(): Promise<string> {
-    return (await this.qmp.execute('query-status')).status;
+    for (let tries = 0; ; tries += 1) {
+      const { status } = await this.qmp.execute('query-status');
+      if (status !== 'finish-migrate' || tries === 100) {
+        return status;
+      }
+      await delay(20);
+    }
   }
 
   /** Starts a migration out of this QEMU; events are on, bandwidth is unlimited unless said otherwise. */
