@@ -22,11 +22,10 @@ import type { MigrationReport } from '../src/source/statistics.js';
 import { type Cut, type Link, link } from './linked-channels.js';
 import { randomChoices } from './random.js';
 import { PAGE, ScriptedGuest } from './source-kit.js';
+import { nextTurn, until } from './until.js';
 
 const CUTS = process.env['RAMFERRY_SLOW'] === '1' ? 200 : 40;
 const SEGMENT_BYTES = 2 ** 18;
-
-const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** A guest thread at the destination, which the test moves. */
 class GuestThread extends LoadBarrierReader {
@@ -143,9 +142,7 @@ const setUp = ({
         if (givesUp && connections > cuts.length) {
           throw error;
         }
-        while (source.state.value !== 'postcopy-paused') {
-          await nextTurn();
-        }
+        await until(() => source.state.value === 'postcopy-paused');
         current = connect();
         if (replaces) {
           source.fail(new Error('the source died'));
@@ -254,15 +251,11 @@ test('a page that a thread waits for comes first, and is asked for once', async 
   };
   const running = run();
   source.startPostcopy();
-  while (!arriving.isRunning) {
-    await nextTurn();
-  }
+  await until(() => arriving.isRunning);
   const [first, second] = arriving.threads;
   assert.equal(first!.touch(arriving.block('block1'), 7), false);
   assert.equal(second!.touch(arriving.block('block1'), 7), false);
-  while (placed.length === 0) {
-    await nextTurn();
-  }
+  await until(() => placed.length > 0);
   assert.deepEqual(placed, ['block1:7']);
   assert.equal(first!.touch(arriving.block('block1'), 7), true);
   source.finishPostcopy();
@@ -287,9 +280,7 @@ test('links that break at any byte, in either direction, during recovery too: ev
     fill(guest, 2);
     const running = run();
     source.startPostcopy();
-    while (!source.state.ended && !destination.report().status.match(/completed|failed/)) {
-      await nextTurn();
-    }
+    await until(() => source.state.ended || /completed|failed/.test(destination.report().status));
     const { status, ramferry } = destination.report();
     if (status === 'failed') {
       // Before the devices had come: the guest is at the source, which does not know whether it may go on.
@@ -333,9 +324,7 @@ test('what threads wait for is asked for again after the recovery, in the order 
   fill(guest);
   const running = run();
   source.startPostcopy();
-  while (!arriving.isRunning) {
-    await nextTurn();
-  }
+  await until(() => arriving.isRunning);
   current().break();
   const [one, two, three] = arriving.threads;
   one!.touch(arriving.block('block1'), 30);
@@ -368,14 +357,10 @@ test('a page that comes a second time does not undo what the guest stored to it'
   fill(guest);
   const running = run();
   source.startPostcopy();
-  while (!arriving.isRunning) {
-    await nextTurn();
-  }
+  await until(() => arriving.isRunning);
   const [block] = arriving.blocks.blocks;
   arriving.threads[0]!.touch(block!, 9);
-  while (!arriving.isReceived(block!, 9)) {
-    await nextTurn();
-  }
+  await until(() => arriving.isReceived(block!, 9));
   block!.write(9 * PAGE, Uint8Array.of(200));
   // A source that is told less than is true sends it again.
   const { receivedBitmap } = arriving.target;
@@ -409,9 +394,7 @@ test('discarded ranges are never sent or waited for, also after a recovery', asy
   const { source, run, link: current } = setUp({ guest, arriving, cuts: [{}], postcopy: { isLazy: true } });
   const running = run();
   source.startPostcopy();
-  while (!arriving.isRunning) {
-    await nextTurn();
-  }
+  await until(() => arriving.isRunning);
   const vmem = arriving.block('vmem');
   assert.equal(arriving.threads[0]!.touch(vmem, 3), true);
   assert.equal(arriving.threads[0]!.touch(vmem, 64), false);
@@ -461,13 +444,9 @@ test('given up: who waits for a page ends, and nothing runs on with memory that 
   fill(guest);
   const running = run();
   source.startPostcopy();
-  while (!arriving.isRunning) {
-    await nextTurn();
-  }
+  await until(() => arriving.isRunning);
   current().break();
-  while (destination.report().status !== 'failed') {
-    await nextTurn();
-  }
+  await until(() => destination.report().status === 'failed');
   const isLost = { code: 'GUEST_MEMORY_LOST' };
   assert.throws(() => arriving.threads[0]!.beforeAccess(arriving.block('block0'), 3), isLost);
   source.fail(new Error('the test is over'));
@@ -487,17 +466,11 @@ test('garbage on the line is a broken link: the guest runs on, and the next conn
   fill(guest);
   const running = run();
   source.startPostcopy();
-  while (!arriving.isRunning) {
-    await nextTurn();
-  }
+  await until(() => arriving.isRunning);
   arriving.threads[0]!.touch(arriving.block('block0'), 100);
-  while (!arriving.isReceived(arriving.block('block0'), 100)) {
-    await nextTurn();
-  }
+  await until(() => arriving.isReceived(arriving.block('block0'), 100));
   current().inject(new Uint8Array(64).fill(0xee));
-  while (destination.report().ramferry.postcopy!.recoveries === 0) {
-    await nextTurn();
-  }
+  await until(() => destination.report().ramferry.postcopy!.recoveries > 0);
   source.finishPostcopy();
   completed(await running);
   assertArrived(guest, arriving);
@@ -520,13 +493,9 @@ test('a source that is gone is replaced by another one that has the memory', asy
   fill(guest);
   const running = run();
   source.startPostcopy();
-  while (!arriving.isRunning) {
-    await nextTurn();
-  }
+  await until(() => arriving.isRunning);
   arriving.threads[0]!.touch(arriving.block('block0'), 3);
-  while (!arriving.isReceived(arriving.block('block0'), 3)) {
-    await nextTurn();
-  }
+  await until(() => arriving.isReceived(arriving.block('block0'), 3));
   arriving.threads[1]!.touch(arriving.block('block1'), 5);
   current().break();
   assert.equal((await running)[0].status, 'failed');

@@ -82,9 +82,15 @@ export class ServeRestore implements GuestSource {
     try {
       const running = runIncoming(qemu, uri, { capabilities: ['postcopy-ram'], leavePaused });
       running.catch(() => {});
-      const loaded = this.#migrate(guest, uri);
+      let onLoaded = (): void => {};
+      const devicesLoaded = new Promise<void>((resolve) => {
+        onLoaded = resolve;
+      });
+      const loaded = this.#migrate(guest, uri, onLoaded);
       loaded.catch(() => {});
-      const resumeMs = await Promise.race([running, failureOf(loaded, qemu)]);
+      // One that is to stay paused says nothing before it has all of its memory, which it gets once all others run.
+      const paused = leavePaused ? [devicesLoaded.then(() => performance.now() - acceptedAt)] : [];
+      const resumeMs = await Promise.race([running, ...paused, failureOf(loaded, qemu)]);
       return { qemu, startedAt, acceptedAt, resumeMs, runsAt: performance.now(), loaded };
     } catch (error) {
       qemu.kill();
@@ -94,7 +100,7 @@ export class ServeRestore implements GuestSource {
   }
 
   /** Resolves when all memory is there. */
-  async #migrate(guest: SnapshotGuest, uri: string): Promise<void> {
+  async #migrate(guest: SnapshotGuest, uri: string, onLoaded: () => void): Promise<void> {
     const options = { direction: 'both', retryMs: LISTEN_MS, retryPauseMs: LISTEN_PAUSE_MS } as const;
     const onDemand = (page: GuestPage): void => {
       this.demandCount += 1;
@@ -107,7 +113,7 @@ export class ServeRestore implements GuestSource {
       sink: new PostcopySink(await openChannel(uri, options), {}),
       parameters: defaultParameters,
       // What nobody asks for would only keep the others from starting; `loadRest` is for that.
-      postcopy: { isLazy: true, prefetchPages: PREFETCH_PAGES, firstPages: this.#firstPages, onDemand },
+      postcopy: { isLazy: true, prefetchPages: PREFETCH_PAGES, firstPages: this.#firstPages, onDemand, onLoaded },
       // Its QEMU is here and ours: there is nobody else who could go on with it.
       onStatus: (status) => status === 'postcopy-paused' && source.fail(connectionLost(uri)),
     });

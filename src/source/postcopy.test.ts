@@ -6,6 +6,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { type Cut, PostcopyDestination } from '../../test/postcopy-destination.js';
 import { PAGE, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
+import { nextTurn, until } from '../../test/until.js';
 import { pong, receivedBitmap, requestPages, shut } from '../format/stream/return-path.js';
 import { RamferryError } from '../memory/errors.js';
 import type { RamBlock } from '../memory/ram-block.js';
@@ -15,8 +16,6 @@ import type { PostcopyOptions } from './postcopy.js';
 import { PostcopySink } from './postcopy-sink.js';
 import type { MigrationReport } from './statistics.js';
 import type { MigrationStatus } from './status.js';
-
-const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 interface Setting {
   readonly pages?: readonly number[];
@@ -429,9 +428,7 @@ test('before the package a broken link gives the guest back, after it never', as
     fill(guest);
     const running = source.run();
     source.startPostcopy();
-    while (!source.state.ended && source.state.value !== 'postcopy-paused') {
-      await nextTurn();
-    }
+    await until(() => source.state.ended || source.state.value === 'postcopy-paused');
     const isLost = statuses.includes('postcopy-active');
     before += isLost ? 0 : 1;
     source.fail(new Error('given up'));
@@ -456,9 +453,7 @@ test('the stream does not end before the devices are loaded', async () => {
   destination.answersLoaded = false;
   const running = source.run();
   source.startPostcopy();
-  while (destination.steps.filter((step) => step.startsWith('page')).length < 80) {
-    await nextTurn();
-  }
+  await until(() => destination.steps.filter((step) => step.startsWith('page')).length >= 80);
   for (let turn = 0; turn < 20; turn += 1) {
     await nextTurn();
   }
@@ -488,9 +483,7 @@ test('a lazy source sends what is asked for and the first pages, until it shall 
   source.startPostcopy();
   await reached('postcopy-active');
   destination.request('block1', 3);
-  while (destination.placed('block1').content[4]! < 0) {
-    await nextTurn();
-  }
+  await until(() => destination.placed('block1').content[4]! >= 0);
   for (let turn = 0; turn < 20; turn += 1) {
     await nextTurn();
   }
@@ -590,9 +583,7 @@ test('a page asked for as last time brings what was asked for next then, up to a
     const running = source.run();
     source.startPostcopy();
     await reached('postcopy-active');
-    while (!pages.includes('block1:5')) {
-      await nextTurn();
-    }
+    await until(() => pages.includes('block1:5'));
     const between = pages.slice(pages.indexOf('block0:900') + 1, pages.indexOf('block1:5'));
     const [least, most] = maxPostcopyBandwidth > 0 ? [0, 20] : [256, 258];
     assert.ok(between.length >= least && between.length <= most, `${between.length}`);
@@ -631,9 +622,7 @@ test('a page that nobody asked for last time brings more of its kind, unless onl
     const running = source.run();
     source.startPostcopy();
     await reached('postcopy-active');
-    while (!pages.includes('block1:5')) {
-      await nextTurn();
-    }
+    await until(() => pages.includes('block1:5'));
     const between = pages.slice(pages.indexOf('block0:700') + 1, pages.indexOf('block1:5'));
     assert.ok(between.length >= least && between.length <= most, `${between.length}`);
     assert.deepEqual(
@@ -818,9 +807,7 @@ const recoverThrough = async (cuts: readonly Cut[], setting: Setting = {}): Prom
   const running = source.run();
   source.startPostcopy();
   for (const cut of [...cuts.slice(1), {}]) {
-    while (!source.state.ended && source.state.value !== 'postcopy-paused') {
-      await nextTurn();
-    }
+    await until(() => source.state.ended || source.state.value === 'postcopy-paused');
     if (source.state.ended) {
       break;
     }
@@ -881,9 +868,7 @@ test('only a paused postcopy is recovered; without a link to take it is paused a
   await reached('postcopy-active');
   await nextTurn();
   destination.request('block0', 5);
-  while (destination.placed('block0').content[5]! < 0) {
-    await nextTurn();
-  }
+  await until(() => destination.placed('block0').content[5]! >= 0);
   // What is still noted after the stop is not looked at.
   guest.mark(guest.blocks.find('block0')!, 5, 1);
   destination.request('block0', 7);
