@@ -1,5 +1,5 @@
 // Group `postcopy`: a saved guest restored by `ramferry serve`, against QEMU's own load of the same mapped-ram file: how
-// soon the guest runs, how soon it says something, how quickly all of it is there. One run gives all figures of one side.
+// soon the guest runs, how soon it says something, how quickly all of it is there.
 
 import { mkdtempSync, rmSync } from 'node:fs';
 import net from 'node:net';
@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { PostcopyPing } from '../src/format/stream/postcopy-commands.js';
 import { pong, shut } from '../src/format/stream/return-path.js';
-import { Lab, type LabGuest } from '../test/interop/lab.js';
+import { type GuestOptions, Lab, type LabGuest, type QemuRelease } from '../test/interop/lab.js';
 import { Ramferry } from '../test/interop/ramferry.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
 import type { Benchmark, BenchmarkGroup } from './harness.js';
@@ -20,10 +20,17 @@ const HEARTBEAT_MS = 20;
 /** Leaves to Linux what it needs. */
 const churnMegabytes = (megabytes: number): number => Math.floor(megabytes * 0.92) - 90;
 
-/** What one restore shows; milliseconds from `migrate-incoming`. */
-interface Restore {
+/** Loads of all memory, which takes seconds. */
+const WHOLE_RUNS = { runs: 5, warmUpRuns: 1 };
+
+/** What the start of one restore shows; milliseconds from `migrate-incoming`. */
+interface Start {
   readonly resumeMs: number;
   readonly firstOutputMs: number;
+}
+
+/** A restore that is over. */
+interface Whole {
   /** Bytes of guest memory with content by the time until `completed`. */
   readonly gigabytesPerSecond: number;
   readonly serviceMs?: { readonly p50: number; readonly p99: number };
@@ -34,108 +41,145 @@ const epochMs = (): number => performance.timeOrigin + performance.now();
 class Restores {
   readonly #lab: Lab;
   readonly #file: string;
-  readonly #guest: { readonly memory: number; readonly workload: string; readonly heartbeatMs: number };
-  /** Of the saved guest. */
-  readonly #normalBytes: number;
+  readonly #guest: GuestOptions;
+  /** Of the saved guest: what its pages with content come to. */
+  readonly #contentBytes: number;
   #count = 0;
+  #isVerified = false;
 
-  private constructor(lab: Lab, file: string, megabytes: number, workload: string, normalBytes: number) {
+  private constructor(lab: Lab, file: string, guest: GuestOptions, contentBytes: number) {
     this.#lab = lab;
     this.#file = file;
-    this.#guest = { memory: megabytes, workload, heartbeatMs: HEARTBEAT_MS };
-    this.#normalBytes = normalBytes;
+    this.#guest = guest;
+    this.#contentBytes = contentBytes;
   }
 
-  static async create(lab: Lab, folder: string, megabytes: number): Promise<Restores> {
-    const workload = `churn:${churnMegabytes(megabytes)}:20`;
-    const guest = await lab.startGuest({ memory: megabytes, workload, heartbeatMs: HEARTBEAT_MS });
+  /** Of a guest that `release` has saved: mapped-ram, or a stream where it has none. */
+  static async create(lab: Lab, folder: string, memory: number, release: QemuRelease = '10'): Promise<Restores> {
+    const options = { memory, release, workload: `churn:${churnMegabytes(memory)}:20`, heartbeatMs: HEARTBEAT_MS };
+    const guest = await lab.startGuest(options);
     await guest.waitReady();
-    const file = join(folder, `${megabytes}.mapped`);
-    const { ram } = await guest.saveStream(file, { capabilities: { 'mapped-ram': true } });
+    const file = join(folder, `${memory}-${release}`);
+    await guest.saveStream(file, release === '10' ? { capabilities: { 'mapped-ram': true } } : {});
     await guest.qemu.quit();
-    return new Restores(lab, file, megabytes, workload, ram!['normal-bytes']);
+    const { stdout } = await Ramferry.run(lab, 'inspect', file, '--json');
+    const { ram } = JSON.parse(stdout) as { ram: { presentPages: number; pageSize: number } };
+    return new Restores(lab, file, options, ram.presentPages * ram.pageSize);
   }
 
-  async byQemu(): Promise<Restore> {
-    const guest = await this.#destination();
-    return this.#measure(guest, `file:${this.#file}`, 'mapped-ram', () => guest.bad());
+  remove(): void {
+    rmSync(this.#file);
   }
 
-  async byServe(): Promise<Restore> {
+  async startByQemu(): Promise<Start> {
     const guest = await this.#destination();
-    const uri = `unix:${this.#lab.path(`serve-${this.#count++}`)}`;
-    const serving = Ramferry.start(this.#lab, 'serve', this.#file, uri, '--json', '--retry', '60', '--no-demand');
-    // It has opened the file and waits for the guest to listen.
-    await delay(700);
-    // All of it takes the guest a quarter of a minute at 4 GiB: in the warm-up only.
-    const check = this.#count === 1 ? () => guest.verifyAll() : () => guest.bad();
-    const restore = await this.#measure(guest, uri, 'postcopy-ram', check);
+    const start = await this.#start(guest, `file:${this.#file}`, 'mapped-ram');
+    await this.#end(guest);
+    return start;
+  }
+
+  async loadByQemu(): Promise<Whole> {
+    const guest = await this.#destination();
+    const whole = await this.#load(guest, `file:${this.#file}`, 'mapped-ram');
+    await this.#end(guest);
+    return whole;
+  }
+
+  async startByServe(): Promise<Start> {
+    const guest = await this.#destination();
+    const { uri, serving } = await this.#serve();
+    const start = await this.#start(guest, uri, 'postcopy-ram');
+    serving.kill('SIGKILL');
+    await serving.exited;
+    await this.#end(guest);
+    return start;
+  }
+
+  async loadByServe(): Promise<Whole> {
+    const guest = await this.#destination();
+    const { uri, serving } = await this.#serve();
+    const whole = await this.#load(guest, uri, 'postcopy-ram');
     const { stdout, status, stderr } = await serving.exited;
     if (status !== 0) {
       throw new Error(stderr + stdout);
     }
     const { ramferry } = JSON.parse(stdout) as { ramferry: { postcopy: { serviceMs: { p50: number; p99: number } } } };
-    return { ...restore, serviceMs: ramferry.postcopy.serviceMs };
+    // All of it takes the guest a quarter of a minute at 4 GiB: once.
+    if ((this.#isVerified ? guest.bad() : await guest.verifyAll()) > 0) {
+      throw new Error(`the guest's memory is not what it was: ${guest.serial().slice(-300)}`);
+    }
+    this.#isVerified = true;
+    await this.#end(guest);
+    return { ...whole, serviceMs: ramferry.postcopy.serviceMs };
+  }
+
+  async #serve(): Promise<{ readonly uri: string; readonly serving: Ramferry }> {
+    const uri = `unix:${this.#lab.path(`serve-${this.#count++}`)}`;
+    const serving = Ramferry.start(this.#lab, 'serve', this.#file, uri, '--json', '--retry', '60', '--no-demand');
+    // It has opened the file and waits for the guest to listen.
+    await delay(700);
+    return { uri, serving };
   }
 
   /** GB/s into a peer that only reads: what the server could do. */
   async byReader(): Promise<number> {
     const path = this.#lab.path(`reader-${this.#count++}`);
-    const moments = { first: 0, last: 0, bytes: 0 };
+    let [first, last, bytes] = [0, 0, 0];
     const listener = net.createServer((socket) => {
-      moments.first = performance.now();
+      first = performance.now();
       socket.write(pong(PostcopyPing.DEVICES_LOADED));
-      const watch = setInterval(() => {
-        // All content, and then nothing more: the server waits for the last word.
-        if (moments.bytes >= this.#normalBytes && performance.now() - moments.last > 100) {
-          clearInterval(watch);
-          socket.end(shut(0));
+      let tail: Buffer = Buffer.alloc(0);
+      socket.on('data', (chunk: Buffer) => {
+        bytes += chunk.length;
+        tail = (chunk.length < 6 ? Buffer.concat([tail, chunk]) : chunk).subarray(-6);
+        // A section's footer and the end of the stream.
+        if (bytes >= this.#contentBytes && tail[0] === 0x7e && tail[5] === 0) {
+          last = performance.now();
+          socket.write(shut(0));
         }
-      }, 20);
-      socket.on('data', ({ length }) => {
-        moments.bytes += length;
-        moments.last = performance.now();
       });
     });
     listener.listen(path);
     const serving = Ramferry.start(this.#lab, 'serve', this.#file, `unix:${path}`, '--json', '--no-demand');
-    const { status, stderr } = await serving.exited;
+    const { status, stderr, stdout } = await serving.exited;
     listener.close();
     if (status !== 0) {
-      throw new Error(stderr);
+      throw new Error(stderr + stdout);
     }
-    return this.#normalBytes / (moments.last - moments.first) / 1e6;
+    return this.#contentBytes / (last - first) / 1e6;
   }
 
   #destination(): Promise<LabGuest> {
     return this.#lab.startGuest({ ...this.#guest, incoming: 'defer' });
   }
 
-  async #measure(
-    guest: LabGuest,
-    uri: string,
-    capability: string,
-    check: () => Promise<number> | number,
-  ): Promise<Restore> {
+  async #start(guest: LabGuest, uri: string, capability: string): Promise<Start> {
+    const resumed = guest.qmp.waitEvent('RESUME');
+    const start = await this.#incoming(guest, uri, capability);
+    const [resume, output] = await Promise.all([resumed, this.#firstOutput(guest)]);
+    return { resumeMs: resume.timestampMs - start, firstOutputMs: output - start };
+  }
+
+  async #load(guest: LabGuest, uri: string, capability: string): Promise<Whole> {
+    const completed = guest.qmp.waitEvent('MIGRATION', { where: ({ data }) => data['status'] === 'completed' });
+    const start = await this.#incoming(guest, uri, capability);
+    const { timestampMs } = await completed;
+    return { gigabytesPerSecond: this.#contentBytes / (timestampMs - start) / 1e6 };
+  }
+
+  /** When it was ordered, on the clock of QEMU's events. */
+  async #incoming(guest: LabGuest, uri: string, capability: string): Promise<number> {
     await guest.qmp.execute('migrate-set-capabilities', {
       capabilities: ['events', capability].map((name) => ({ capability: name, state: true })),
     });
-    const resumed = guest.qmp.waitEvent('RESUME');
-    const completed = guest.qmp.waitEvent('MIGRATION', { where: ({ data }) => data['status'] === 'completed' });
     const start = epochMs();
     await guest.qmp.execute('migrate-incoming', { uri });
-    const firstOutput = this.#firstOutput(guest);
-    const [resume, complete, output] = await Promise.all([resumed, completed, firstOutput]);
-    if ((await check()) > 0) {
-      throw new Error(`the guest's memory is not what it was: ${guest.serial().slice(-300)}`);
-    }
+    return start;
+  }
+
+  async #end(guest: LabGuest): Promise<void> {
     guest.qemu.kill();
     await guest.qemu.exited;
-    return {
-      resumeMs: resume.timestampMs - start,
-      firstOutputMs: output - start,
-      gigabytesPerSecond: this.#normalBytes / (complete.timestampMs - start) / 1e6,
-    };
   }
 
   async #firstOutput(guest: LabGuest): Promise<number> {
@@ -149,39 +193,44 @@ class Restores {
 async function* benchmarks(lab: Lab, folder: string): AsyncGenerator<Benchmark> {
   for (const megabytes of [1024, 4096]) {
     const restores = await Restores.create(lab, folder, megabytes);
-    const done = { ours: [] as Restore[], peer: [] as Restore[] };
+    const starts = { ours: [] as Start[], peer: [] as Start[] };
+    const wholes: Whole[] = [];
     const size = `${megabytes / 1024} GiB guest`;
+    const peerName = 'QEMU, mapped-ram';
+    // One run gives several figures.
+    const noted = async <Figures>(run: Promise<Figures>, list: Figures[]): Promise<Figures> => {
+      const figures = await run;
+      list.push(figures);
+      return figures;
+    };
+    const replay = <Figures>(list: readonly Figures[], figure: (figures: Figures) => number) => {
+      let index = 0;
+      return () => figure(list[index++]!);
+    };
     yield {
       name: `migrate-incoming to RESUME, ${size}`,
       unit: 'ms',
       better: 'lower',
-      ours: async () => {
-        const restore = await restores.byServe();
-        done.ours.push(restore);
-        return restore.resumeMs;
-      },
-      peer: {
-        name: 'QEMU, mapped-ram',
-        measure: async () => {
-          const restore = await restores.byQemu();
-          done.peer.push(restore);
-          return restore.resumeMs;
-        },
-      },
+      ours: async () => (await noted(restores.startByServe(), starts.ours)).resumeMs,
+      peer: { name: peerName, measure: async () => (await noted(restores.startByQemu(), starts.peer)).resumeMs },
       ...RUNS,
     };
-    const rest: readonly (readonly [string, string, 'lower' | 'higher', (restore: Restore) => number])[] = [
-      ['migrate-incoming to first output', 'ms', 'lower', ({ firstOutputMs }) => firstOutputMs],
-      ['all of it loaded', 'GB/s', 'higher', ({ gigabytesPerSecond }) => gigabytesPerSecond],
-    ];
-    for (const [name, unit, better, figure] of rest) {
-      const replay = (restored: readonly Restore[]) => {
-        let index = 0;
-        return () => figure(restored[index++]!);
-      };
-      const peer = { name: 'QEMU, mapped-ram', measure: replay(done.peer) };
-      yield { name: `${name}, ${size}`, unit, better, ours: replay(done.ours), peer, ...RUNS };
-    }
+    yield {
+      name: `migrate-incoming to first output, ${size}`,
+      unit: 'ms',
+      better: 'lower',
+      ours: replay(starts.ours, ({ firstOutputMs }) => firstOutputMs),
+      peer: { name: peerName, measure: replay(starts.peer, ({ firstOutputMs }) => firstOutputMs) },
+      ...RUNS,
+    };
+    yield {
+      name: `all of it loaded, ${size}`,
+      unit: 'GB/s',
+      better: 'higher',
+      ours: async () => (await noted(restores.loadByServe(), wholes)).gigabytesPerSecond,
+      peer: { name: peerName, measure: async () => (await restores.loadByQemu()).gigabytesPerSecond },
+      ...WHOLE_RUNS,
+    };
     yield {
       name: `all of it, to a peer that only reads, ${size}`,
       unit: 'GB/s',
@@ -191,16 +240,26 @@ async function* benchmarks(lab: Lab, folder: string): AsyncGenerator<Benchmark> 
       ...{ runs: 3, warmUpRuns: 1 },
     };
     for (const quantile of ['p50', 'p99'] as const) {
-      let index = 0;
       yield {
         name: `a page asked for, ${quantile}, ${size}`,
         unit: 'ms',
         better: 'lower',
-        ours: () => done.ours[index++]!.serviceMs![quantile],
+        ours: replay(wholes, ({ serviceMs }) => serviceMs![quantile]),
         peer: { missing: 'QEMU loads all before the guest runs' },
-        ...RUNS,
+        ...WHOLE_RUNS,
       };
     }
+    restores.remove();
+    const older = await Restores.create(lab, folder, megabytes, '7.2');
+    yield {
+      name: `migrate-incoming to RESUME, QEMU 7.2, ${size}`,
+      unit: 'ms',
+      better: 'lower',
+      ours: async () => (await older.startByServe()).resumeMs,
+      peer: { missing: 'it has no mapped-ram' },
+      ...RUNS,
+    };
+    older.remove();
   }
 }
 
