@@ -26,8 +26,6 @@ export interface OpenedContainer extends FileReader {
   readonly startOffset: number;
   /** Set for a libvirt save image. */
   readonly libvirt: LibvirtImage | undefined;
-  /** The stream's bytes are in a temporary file, not in `file`. */
-  readonly isUnpacked: boolean;
 }
 
 /** The file that an operand names, and the byte at which to begin. */
@@ -49,11 +47,11 @@ export const openContainer = async (operand: string, options: UnpackOptions = {}
     const { libvirt, startOffset } = found;
     const fileBytes = reader.sizeBytes;
     if (libvirt === undefined || libvirt.format === 'raw' || libvirt.format === 'sparse') {
-      return { ...reader, file, fileBytes, startOffset, libvirt, isUnpacked: false };
+      return { ...reader, file, fileBytes, startOffset, libvirt };
     }
     const unpacked = await unpack(file, startOffset, libvirt.format, options);
     reader.close();
-    return { ...unpacked, file, fileBytes, startOffset: 0, libvirt, isUnpacked: true };
+    return { ...unpacked, file, fileBytes, startOffset: 0, libvirt };
   } catch (error) {
     reader.close();
     throw error;
