@@ -71,7 +71,7 @@ export const convert: Verb<ConvertOptions> = {
       .addOption(new Option('--to <format>', 'format of the output').choices(FORMATS).makeOptionMandatory())
       .option('--block <name>', 'the RAM block to write; for raw and elf')
       .option('--no-digest', NO_DIGEST_HELP)
-      .addHelpText('after', FORMAT_HELP + INDEX_HELP);
+      .addHelpText('after', `${FORMAT_HELP}${INDEX_HELP}\nFrom a stream to mapped-ram: two bits for each page.`);
   },
   examples: [
     ['guest.save guest.mig --to stream', 'a libvirt save image as what qemu -incoming loads'],

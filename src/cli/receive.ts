@@ -58,7 +58,7 @@ export const receive: Verb<ReceiveOptions> = {
       .addHelpText(
         'after',
         '\nMemory: below 100 MiB plus three times the device state; the digest takes 2 MiB more for each GiB of guest\n' +
-          'memory that is not zero, --to mapped-ram a bit a page.\n' +
+          'memory that is not zero, --to mapped-ram two bits a page.\n' +
           'A stream file holds all that the source sends: a guest that is busy meanwhile makes it larger than its RAM.\n' +
           'A mapped-ram file has one place for each page, and none for zero pages; load it with capability mapped-ram.',
       );
