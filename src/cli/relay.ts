@@ -150,28 +150,19 @@ const documentOf = (end: RelayEnd, uri: string, spool: string): object => {
 
 /** The guest is where it was: what to do about it. */
 const withHint = ({ error, guest, destinations }: RelayEnd): RamferryError => {
-  const { kind, code, message, hint, file, offset, value } = toFailure(error, 'relay');
-  const stays = 'The guest runs on at the origin.';
+  const failure = toFailure(error, 'relay');
+  if (guest === 'unknown') {
+    return failure;
+  }
+  const advice = failure.hint === undefined ? '' : `${failure.hint}; `;
   const quit = destinations.length > 0 ? ' Quit the QEMUs at the destinations: they have nothing of it.' : '';
-  return new RamferryError(kind, code, message, {
-    cause: error,
-    hint: guest === 'unknown' ? hint! : `${hint === undefined ? '' : `${hint}; `}${stays}${quit}`,
-    ...(file !== undefined && { file }),
-    ...(offset !== undefined && { offset }),
-    ...(value !== undefined && { value }),
-  });
+  return failure.with({ hint: `${advice}The guest runs on at the origin.${quit}` });
 };
 
 /** The guest runs there, and lacks pages. */
 const incomplete = ({ destinations }: RelayEnd, spool: string): RamferryError | undefined => {
   const failed = destinations.filter(({ error }) => error !== undefined);
-  const [first] = failed;
-  if (first === undefined) {
-    return undefined;
-  }
-  const { kind, code, message } = first.error!;
-  return new RamferryError(kind, code, message, {
-    cause: first.error,
+  return failed[0]?.error?.with({
     file: spool,
     value: failed.map(({ uri }) => uri).join(' '),
     hint: `The guest waits there for its memory: give it migrate-recover with an address, and use ramferry serve --recover ${spool} with that.`,

@@ -117,13 +117,7 @@ const withAdvice = (error: RamferryError, hasRun: boolean, uri: string): Ramferr
   const hint = hasRun
     ? paused
     : `Look at the destination: it needs the capability postcopy-ram, and migrate-incoming ${uri} after that. ${paused}`;
-  const { kind, code, message, file, offset, value } = error;
-  return new RamferryError(kind, code, message, {
-    hint,
-    ...(file !== undefined && { file }),
-    ...(offset !== undefined && { offset }),
-    ...(value !== undefined && { value }),
-  });
+  return error.with({ hint });
 };
 
 /** What the guest asked for, and how long it waited. */

@@ -17,16 +17,5 @@ export const invalid = (
 export const hex = (value: number | bigint): string => `0x${value.toString(16)}`;
 
 /** The same error with the file's name, if it is one of ours that has none yet. */
-export const withFile = (error: unknown, file: string | undefined): unknown => {
-  if (!(error instanceof RamferryError) || file === undefined || error.file !== undefined) {
-    return error;
-  }
-  const { kind, code, message, offset, value, hint, cause } = error;
-  return new RamferryError(kind, code, message, {
-    file,
-    ...(offset !== undefined && { offset }),
-    ...(value !== undefined && { value }),
-    ...(hint !== undefined && { hint }),
-    ...(cause !== undefined && { cause }),
-  });
-};
+export const withFile = (error: unknown, file: string | undefined): unknown =>
+  error instanceof RamferryError && file !== undefined && error.file === undefined ? error.with({ file }) : error;

@@ -34,6 +34,7 @@ export class RamferryError extends Error {
   readonly offset: number | undefined;
   readonly value: number | bigint | string | undefined;
   readonly hint: string | undefined;
+  readonly #details: ErrorDetails;
 
   constructor(kind: ErrorKind, code: string, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -43,5 +44,11 @@ export class RamferryError extends Error {
     this.offset = details.offset;
     this.value = details.value;
     this.hint = details.hint;
+    this.#details = details;
+  }
+
+  /** The same error for somebody who knows more about it. Its cause is the first error that there was. */
+  with(details: Omit<ErrorDetails, 'cause'>, message = this.message): RamferryError {
+    return new RamferryError(this.kind, this.code, message, { cause: this, ...this.#details, ...details });
   }
 }

@@ -175,9 +175,4 @@ const startError = (error: unknown, index: number, { count, template }: ClonesOp
 
 /** The error of one of them, which says of which. */
 const ofClone = (error: RamferryError, index: number, hint = error.hint): RamferryError =>
-  new RamferryError(error.kind, error.code, `Clone ${index}: ${error.message}`, {
-    cause: error,
-    ...(error.file !== undefined && { file: error.file }),
-    ...(error.value !== undefined && { value: error.value }),
-    ...(hint !== undefined && { hint }),
-  });
+  error.with(hint === undefined ? {} : { hint }, `Clone ${index}: ${error.message}`);

@@ -107,12 +107,7 @@ const notLoaded = (uri: string): RamferryError =>
     },
   );
 
-const notTaken = (error: RamferryError): RamferryError => {
-  const { kind, code, message, file, value } = error;
-  return new RamferryError(kind, code, message, {
-    cause: error,
+const notTaken = (error: RamferryError): RamferryError =>
+  error.with({
     hint: 'look at the destination: it needs the capability postcopy-ram, and the machine and devices of the origin',
-    ...(file !== undefined && { file }),
-    ...(value !== undefined && { value }),
   });
-};
