@@ -29,7 +29,7 @@ export const verbs: readonly VerbEntry[] = [
     operands: '<in> <out>',
     summary: 'writes a memory file in another format',
     example: 'convert guest.mig guest.core --to elf',
-    load: async () => (await import('./convert.js')).convert,
+    load: async () => (await import('./convert/convert.js')).convert,
   },
   {
     name: 'diff',

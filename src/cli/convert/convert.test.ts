@@ -5,12 +5,12 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
-import { type CommandResult, RunningCommand, runCommand } from '../../test/command.js';
-import { patternPage, richStream, StreamBuilder, testDevice } from '../../test/streams.js';
-import { ByteWriter } from '../format/byte-writer.js';
-import { ElementType } from '../format/stream/constants.js';
-import { normalRecord, ramBodyEnd, ramPart, ramStart, zeroRecord } from '../format/stream/write.js';
-import { rawFileName } from './convert.js';
+import { type CommandResult, RunningCommand, runCommand } from '../../../test/command.js';
+import { patternPage, richStream, StreamBuilder, testDevice } from '../../../test/streams.js';
+import { ByteWriter } from '../../format/byte-writer.js';
+import { ElementType } from '../../format/stream/constants.js';
+import { normalRecord, ramBodyEnd, ramPart, ramStart, zeroRecord } from '../../format/stream/write.js';
+import { rawFileName } from './plain-memory.js';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-convert-'));
 after(() => fs.rmSync(folder, { recursive: true }));

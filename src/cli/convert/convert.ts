@@ -1,0 +1,134 @@
+// `ramferry convert IN OUT --to FORMAT`: a memory file in another form.
+//
+//   any memory file ──▶ Snapshot ──┬─▶ guest ─▶ MigrationSource ─┬─▶ StreamSink      stream        migrate-to-file.ts
+//                                  │                             └─▶ MappedRamSink   mapped-ram
+//                                  └─▶ copySparsely ─┬─▶ a file for each RAM block   raw           plain-memory.ts
+//                                                    └─▶ one ELF core                elf
+//   stream ──▶ MappedRamTarget                                                       mapped-ram    place-pages.ts
+//
+// Each way is loaded when it is gone: a gigabyte takes half a second, and loading them all a tenth of that.
+
+import { type Command, Option } from 'commander';
+import { SnapshotIndexer } from '../../format/index.js';
+import { Capability } from '../../format/stream/constants.js';
+import type { OpenedContainer } from '../../guest/open-snapshot-file-node.js';
+import { RamferryError } from '../../memory/errors.js';
+import { NO_DIGEST_HELP } from '../digest-sidecar.js';
+import { formatBytes, formatDuration, formatRate, formatTable } from '../format.js';
+import { plural } from '../inspect-text.js';
+import { INDEX_HELP, indexWholeMemoryFile, openMemoryFile } from '../read-memory-file.js';
+import { terminalColors } from '../terminal.js';
+import type { Verb } from '../verb.js';
+import type { Conversion, Converted, Written } from './conversion.js';
+
+const FORMATS = ['stream', 'mapped-ram', 'raw', 'elf'] as const;
+type Format = (typeof FORMATS)[number];
+
+interface ConvertOptions {
+  readonly to: Format;
+  readonly block?: string;
+  readonly digest: boolean;
+}
+
+const FORMAT_HELP = `
+Formats:
+  stream, mapped-ram  what QEMU loads: machine, RAM and device state, the latter byte for byte
+  raw                 guest memory as it is: a folder with a file for each RAM block, or with --block one file
+  elf                 an ELF core for gdb and the like, by guest-physical address. Which address a page has is not in
+                      the file: it is taken from the machine type, pc or q35, and the size of RAM as QEMU lays it out
+                      without max-ram-below-4g. Only the block pc.ram, or what --block names, is in it; no registers.
+Files in the formats raw and elf are sparse: zero pages take no space.
+Next to a stream or mapped-ram file, OUT.digest says what is in it; verify and send check against that.`;
+
+export const convert: Verb<ConvertOptions> = {
+  configure: (command: Command) => {
+    command
+      .addOption(new Option('--to <format>', 'format of the output').choices(FORMATS).makeOptionMandatory())
+      .option('--block <name>', 'the RAM block to write; for raw and elf')
+      .option('--no-digest', NO_DIGEST_HELP)
+      .addHelpText('after', `${FORMAT_HELP}${INDEX_HELP}\nFrom a stream to mapped-ram: two bits for each page.`);
+  },
+  examples: [
+    ['guest.save guest.mig --to stream', 'a libvirt save image as what qemu -incoming loads'],
+    ['guest.mig guest.mapped --to mapped-ram', 'each page once, and at its place'],
+    ['guest.mig pc.ram --to raw --block pc.ram', "the guest's memory, and nothing else"],
+    ['guest.mig guest.core --to elf', 'then: gdb vmlinux guest.core'],
+  ],
+
+  async run({ operands, options: { to, block, digest }, signal, progress }) {
+    const [input, out] = operands as [string, string];
+    if (block !== undefined && (to === 'stream' || to === 'mapped-ram')) {
+      throw new RamferryError('usage', 'BLOCK_OPTION', `A file in format ${to} has all RAM blocks.`, {
+        value: block,
+        hint: '--block is for raw and elf',
+      });
+    }
+    const start = performance.now();
+    const surroundings = { signal, progress };
+    const container = await openMemoryFile(input, surroundings);
+    const { file } = container;
+    let converted: Converted;
+    if (to === 'mapped-ram' && holdsStream(container)) {
+      const { placePages } = await import('./place-pages.js');
+      try {
+        converted = await placePages(container, out, digest, surroundings);
+      } finally {
+        container.close();
+      }
+    } else {
+      const { snapshot, close } = await indexWholeMemoryFile(container, surroundings);
+      try {
+        const written = await write(to, { snapshot, file, out, block, digests: digest, surroundings });
+        converted = { configuration: snapshot.configuration, setup: snapshot.setup, written };
+      } finally {
+        close();
+      }
+    }
+    const { configuration, setup, written } = converted;
+    const { machine } = configuration;
+    const { totalBytes } = setup;
+    const milliseconds = performance.now() - start;
+    const document = { file, out, format: to, machine, ram: { totalBytes }, ...written, 'total-time': milliseconds };
+    return { document, text: summary(out, to, written, totalBytes, milliseconds) };
+  },
+};
+
+/** Whether pages follow each other in it as records. */
+const holdsStream = ({ readAt, sizeBytes, file, startOffset }: OpenedContainer): boolean => {
+  const indexer = new SnapshotIndexer(readAt, sizeBytes, { file, startOffset });
+  try {
+    indexer.advance();
+  } catch {
+    // Whoever reads it next says so.
+  }
+  return indexer.soFar.configuration?.capabilities.includes(Capability.MAPPED_RAM) === false;
+};
+
+const write = async (format: Format, conversion: Conversion): Promise<Written> => {
+  if (format === 'raw' || format === 'elf') {
+    const { writeElf, writeRaw } = await import('./plain-memory.js');
+    return format === 'elf' ? writeElf(conversion) : writeRaw(conversion);
+  }
+  const { writeMappedRam, writeStream } = await import('./migrate-to-file.js');
+  return format === 'stream' ? writeStream(conversion) : writeMappedRam(conversion);
+};
+
+const summary = (
+  out: string,
+  format: Format,
+  { blocks, ranges, fileBytes }: Written,
+  ramBytes: number,
+  milliseconds: number,
+): string => {
+  const colors = terminalColors(process.stdout);
+  const hexadecimal = (value: number): string => `0x${value.toString(16)}`;
+  const rows = [
+    ['  memory', `${formatBytes(ramBytes)} in the input, ${plural(blocks.length, 'RAM block')} in the output`],
+    ...(ranges ?? []).map(({ address, bytes }) => [
+      '  addresses',
+      `${hexadecimal(address)} to ${hexadecimal(address + bytes - 1)}`,
+    ]),
+    ['  total time', `${formatDuration(milliseconds)}, ${formatRate((ramBytes * 1000) / Math.max(1, milliseconds))}`],
+  ];
+  return `${colors.bold(out)}: ${format}, ${colors.green('complete')}, ${formatBytes(fileBytes)} written\n\n${formatTable(rows, ['left', 'left'])}`;
+};
