@@ -72,3 +72,11 @@ export const startCTwin = (name: string, args: readonly string[]): CTwin | { rea
 export const warmMemory = async (stream: CTwin, bytes: number): Promise<void> => {
   await stream.ask(`warm ${Math.ceil(bytes)}`);
 };
+
+/**
+ * The same for what is measured longer than the host waits, and keeps the memory until the next call; 0 gives it back. For
+ * files: it leaves no room for huge pages.
+ */
+export const keepMemory = async (stream: CTwin, bytes: number): Promise<void> => {
+  await stream.ask(`keep ${Math.ceil(bytes)}`);
+};

@@ -16,7 +16,7 @@ import type { PositionedFileOptions } from '../src/channel/positioned-file-node.
 import { RunningCommand } from '../test/command.js';
 import { Lab, type LabGuest, type MigrateOptions, wake } from '../test/interop/lab.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
-import { type CTwin, startCTwin, warmMemory } from './c-twin.js';
+import { type CTwin, keepMemory, startCTwin, warmMemory } from './c-twin.js';
 import type { Benchmark, BenchmarkGroup, Measure } from './harness.js';
 import type { SaveQuestion } from './mapped-ram-source.js';
 import { NodeChild } from './node-child.js';
@@ -67,6 +67,7 @@ class MappedRamBenchmarks {
   readonly #folders = { tmpfs: scratchFolder('/dev/shm'), disk: scratchFolder(tmpdir()) };
   readonly #stream: string;
   #content!: StreamContent;
+  #isKept = false;
 
   constructor(tool: CTwin, lab: Lab | string, megabytes: number) {
     this.#tool = tool;
@@ -83,8 +84,11 @@ class MappedRamBenchmarks {
     const source = new NodeChild<unknown>('mapped-ram-source', [this.#stream]);
     try {
       await source.next();
-      yield* this.#saves(source, guest);
+      await this.#keepMemory(true);
+      yield* this.#saves(source, guest, 'tmpfs');
       yield this.#digest(source);
+      await this.#keepMemory(false);
+      yield* this.#saves(source, guest, 'disk');
       // Needed below.
       for (const folder of Object.values(this.#folders)) {
         await source.ask({ path: join(folder, 'file'), options: {}, digests: false } satisfies SaveQuestion);
@@ -94,34 +98,38 @@ class MappedRamBenchmarks {
       await guest?.qemu.quit();
     }
     yield* this.#loads();
+    await this.#keepMemory(true);
     yield* this.#verbs();
+    await this.#keepMemory(false);
     for (const folder of Object.values(this.#folders)) {
       rmSync(folder, { recursive: true });
     }
   }
 
-  async *#saves(source: NodeChild<unknown>, guest: LabGuest | undefined): AsyncGenerator<Benchmark> {
-    for (const [place, folder] of Object.entries(this.#folders)) {
-      const path = join(folder, 'saved');
-      // Memory has no page cache to bypass.
-      for (const { name, ours: options, multifd } of place === 'disk' ? modes : modes.slice(0, 2)) {
-        const qemuSave =
-          guest &&
-          (async () => {
-            await wake(guest);
-            return this.#timed(path, async () => {
-              await completed(guest, () => guest.migrate(`file:${path}`, qemuOptions(multifd, options.directIo)));
-              const descriptor = openSync(path, 'r');
-              fsyncSync(descriptor);
-              closeSync(descriptor);
-            });
+  async *#saves(
+    source: NodeChild<unknown>,
+    guest: LabGuest | undefined,
+    place: 'tmpfs' | 'disk',
+  ): AsyncGenerator<Benchmark> {
+    const path = join(this.#folders[place], 'saved');
+    // Memory has no page cache to bypass.
+    for (const { name, ours: options, multifd } of place === 'disk' ? modes : modes.slice(0, 2)) {
+      const qemuSave =
+        guest &&
+        (async () => {
+          await wake(guest);
+          return this.#timed(path, async () => {
+            await completed(guest, () => guest.migrate(`file:${path}`, qemuOptions(multifd, options.directIo)));
+            const descriptor = openSync(path, 'r');
+            fsyncSync(descriptor);
+            closeSync(descriptor);
           });
-        yield this.#benchmark(
-          `save, ${place}, ${name}`,
-          () => this.#timed(path, () => this.#ask(source, { path, options, digests: false })),
-          qemuSave && { name: multifd > 0 ? 'QEMU, multifd' : 'QEMU', measure: qemuSave },
-        );
-      }
+        });
+      yield this.#benchmark(
+        `save, ${place}, ${name}`,
+        () => this.#timed(path, () => this.#ask(source, { path, options, digests: false })),
+        qemuSave && { name: multifd > 0 ? 'QEMU, multifd' : 'QEMU', measure: qemuSave },
+      );
     }
   }
 
@@ -219,9 +227,17 @@ class MappedRamBenchmarks {
     }
   }
 
-  /** GB/s of some work; removes what it wrote. */
+  /** Memory for the files on tmpfs: 1.5 times what they take. */
+  async #keepMemory(isKept: boolean): Promise<void> {
+    this.#isKept = isKept;
+    await keepMemory(this.#tool, isKept ? this.#megabytes * 1.5 * 2 ** 20 : 0);
+  }
+
+  /** GB/s of some work; removes the file that it wrote. */
   async #timed(written: string | undefined, work: () => Promise<unknown>): Promise<number> {
-    await warmMemory(this.#tool, this.#megabytes * 1.1 * 2 ** 20);
+    if (!this.#isKept) {
+      await warmMemory(this.#tool, this.#megabytes * 1.1 * 2 ** 20);
+    }
     const started = performance.now();
     await work();
     const rate = this.#content.normalBytes / (performance.now() - started) / 1e6;

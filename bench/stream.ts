@@ -19,7 +19,7 @@ import { freemem, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Lab, type LabGuest, wake } from '../test/interop/lab.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
-import { type CTwin, startCTwin, warmMemory } from './c-twin.js';
+import { type CTwin, keepMemory, startCTwin, warmMemory } from './c-twin.js';
 import type { Benchmark, BenchmarkGroup, Measure } from './harness.js';
 import { NodeChild } from './node-child.js';
 import { patternContent, qemuContent, type StreamContent } from './stream-content.js';
@@ -74,11 +74,13 @@ class StreamBenchmarks {
       await source.close();
     }
     if (guest !== undefined) {
+      await keepMemory(this.#tool, this.#freshBytes);
       yield this.#benchmark(
         'save into a file',
         () => this.#ourSave(guest),
         () => this.#qemuSave(guest),
       );
+      await keepMemory(this.#tool, 0);
       await guest.qemu.quit();
     }
     await this.#tool.ask(`open ${this.#file}`);
@@ -148,15 +150,15 @@ class StreamBenchmarks {
     }
   }
 
-  #warmMemory(): Promise<void> {
-    return warmMemory(this.#tool, this.#megabytes * 1.1 * 2 ** 20);
+  get #freshBytes(): number {
+    return this.#megabytes * 1.1 * 2 ** 20;
   }
 
   async #ourReceive(): Promise<number> {
     const destination = new NodeChild<unknown>('stream-destination', [`unix:${this.#socket}`]);
     try {
       await destination.next();
-      await this.#warmMemory();
+      await warmMemory(this.#tool, this.#freshBytes);
       const [[nanoseconds], normalBytes] = await Promise.all([
         this.#tool.ask(`send ${this.#socket}`),
         destination.next(),
@@ -171,7 +173,7 @@ class StreamBenchmarks {
     const guest = await lab.startGuest({ memory: this.#megabytes, incoming: 'defer' });
     try {
       await guest.migrateIncoming(`unix:${this.#socket}`);
-      await this.#warmMemory();
+      await warmMemory(this.#tool, this.#freshBytes);
       const [[nanoseconds]] = await Promise.all([this.#tool.ask(`send ${this.#socket}`), guest.waitMigration()]);
       return this.#rate(this.#content.normalBytes, nanoseconds!);
     } finally {

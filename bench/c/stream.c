@@ -7,6 +7,7 @@
 //   send SOCKET     writes the stream: nanoseconds from the first byte until the receiver closed, which it does when it has
 //                   loaded everything; bytes that it took
 //   warm BYTES      takes that much memory, writes to all of it and gives it back: 0
+//   keep BYTES      the same, and keeps the host from taking it back until the next call: 0
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -107,6 +108,33 @@ static void warm(size_t bytes)
     munmap(memory, bytes);
 }
 
+/*
+ * A host takes free memory back in pieces of some size, and none that is in use in part: a page of every 16 stays here. What
+ * becomes free later, file pages above all, joins no larger pieces either.
+ */
+static void keep(size_t bytes)
+{
+    static char *kept;
+    static size_t kept_bytes;
+    char *memory = NULL;
+    if (bytes > 0) {
+        memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        check(memory == MAP_FAILED ? -1 : 0, "mmap");
+        madvise(memory, bytes, MADV_NOHUGEPAGE);
+        for (size_t at = 0; at < bytes; at += 4096) {
+            memory[at] = 1;
+        }
+        for (size_t at = 4096; at + 15 * 4096 <= bytes; at += 16 * 4096) {
+            madvise(memory + at, 15 * 4096, MADV_DONTNEED);
+        }
+    }
+    if (kept != NULL) {
+        munmap(kept, kept_bytes);
+    }
+    kept = memory;
+    kept_bytes = bytes;
+}
+
 static uint64_t send_stream(const char *path, uint64_t *bytes)
 {
     struct sockaddr_un address;
@@ -159,6 +187,9 @@ int main(void)
             printf("%llu %llu\n", (unsigned long long)took, (unsigned long long)bytes);
         } else if (!strcmp(line, "warm")) {
             warm(strtoull(argument, NULL, 10));
+            puts("0");
+        } else if (!strcmp(line, "keep")) {
+            keep(strtoull(argument, NULL, 10));
             puts("0");
         } else {
             return 2;
