@@ -124,14 +124,20 @@ export class DeviceTailCollector {
   /** Finds `00 06 be32(n) {"` and the first letter of a key; false if more bytes are needed. */
   #nextCandidate(bytes: Uint8Array): boolean {
     for (;;) {
-      const at = bytes.indexOf(ElementType.EOF, this.#scanned);
-      this.#scanned = at < 0 ? bytes.length : at;
-      if (at < 0 || at + DESCRIPTION_HEAD_BYTES + 3 > bytes.length) {
+      // By its second byte: device state is full of the first one, zero.
+      const type = bytes.indexOf(ElementType.VMDESCRIPTION, this.#scanned + 1);
+      if (type < 0) {
+        this.#scanned = Math.max(this.#scanned, bytes.length - 1);
+        return false;
+      }
+      const at = type - 1;
+      this.#scanned = at;
+      if (at + DESCRIPTION_HEAD_BYTES + 3 > bytes.length) {
         return false;
       }
       const length = be32(bytes, at + 2);
       if (
-        bytes[at + 1] === ElementType.VMDESCRIPTION &&
+        bytes[at] === ElementType.EOF &&
         length <= DESCRIPTION_LIMIT_BYTES &&
         KEY_START.test(latin1(bytes, at + 6, at + 9))
       ) {
