@@ -5,10 +5,10 @@ import { VectorCursor } from './vector-cursor.js';
 
 /**
  * Bounds of one gathering write. Small pieces share a system call; yet a batch is kept short, because the memory of all
- * its pieces comes back only when all of it is written, and the engine fills the next block meanwhile. Linux takes at
- * most 1024 pieces.
+ * its pieces comes back only when all of it is written, and the engine fills the next block meanwhile: two of its four
+ * staging slots, of a little over a MiB. With one at a time a conversion takes 5 % longer. Linux takes at most 1024 pieces.
  */
-const BATCH_BYTES = 1024 * 1024;
+const BATCH_BYTES = 2.25 * 1024 * 1024;
 const BATCH_PIECES = 512;
 
 const NOTHING = new Uint8Array(0);
