@@ -400,6 +400,17 @@ test('a client waits for a destination that starts a moment later, until its tim
   await listener.close();
 });
 
+test('a socket file that appears ends the pause between two tries', async () => {
+  const uri = `unix:${freshPath()}`;
+  const started = performance.now();
+  const connecting = openChannel(uri, { direction: 'both', retryMs: 60_000, retryPauseMs: 20_000 });
+  await delay(60);
+  const listener = await listen(uri);
+  (await connecting).destroy();
+  await listener.close();
+  assert.ok(performance.now() - started < 10_000);
+});
+
 test('a host that does not answer can be given up at once', async () => {
   // TEST-NET-1: nobody is there; where the network refuses it at once the error is the other one.
   const signal = AbortSignal.timeout(50);

@@ -8,6 +8,7 @@ import { type Direction, descriptorChannel, openFile, stdioChannel } from './des
 import { startCommand } from './process-channel-node.js';
 import { ReaderFeed } from './reader-feed.js';
 import { SOCKET_OPTIONS, SocketChannel } from './socket-channel-node.js';
+import { SocketFileWatch } from './socket-file-watch-node.js';
 import { formatUri, parseUri, usageError } from './uri.js';
 
 export interface OpenOptions {
@@ -23,7 +24,7 @@ export interface OpenOptions {
    * with its source may listen a moment later. 0, the default, tries once.
    */
   readonly retryMs?: number;
-  /** How long between two tries; default 50 ms. */
+  /** How long between two tries; default 50 ms. A socket file that appears is tried at once. */
   readonly retryPauseMs?: number;
 }
 
@@ -62,19 +63,29 @@ const connectOnce = (
     signal?.addEventListener('abort', abort, { once: true });
   });
 
-const connect = async (peer: string, address: net.NetConnectOpts, options: OpenOptions): Promise<ByteChannel> => {
+const connect = async (
+  peer: string,
+  address: net.TcpNetConnectOpts | net.IpcNetConnectOpts,
+  options: OpenOptions,
+): Promise<ByteChannel> => {
   const { signal, retryMs = 0, retryPauseMs = RETRY_PAUSE_MS } = options;
   const deadline = performance.now() + retryMs;
-  for (;;) {
-    try {
-      return await connectOnce(peer, address, signal);
-    } catch (error) {
-      signal?.throwIfAborted();
-      if (!mayComeLater(error) || performance.now() + retryPauseMs > deadline) {
-        throw channelError(error, 'connect to', peer);
+  const watch = retryMs > 0 && 'path' in address ? new SocketFileWatch(address.path) : undefined;
+  try {
+    for (;;) {
+      try {
+        return await connectOnce(peer, address, signal);
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (!mayComeLater(error) || performance.now() + retryPauseMs > deadline) {
+          throw channelError(error, 'connect to', peer);
+        }
       }
+      await (watch?.pause(retryPauseMs) ?? delay(retryPauseMs));
+      signal?.throwIfAborted();
     }
-    await delay(retryPauseMs, undefined, signal === undefined ? {} : { signal });
+  } finally {
+    watch?.close();
   }
 };
 
