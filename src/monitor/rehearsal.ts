@@ -2,7 +2,9 @@
 // takes several milliseconds: as long as all of QEMU's part of a restore. The destination does not have to wait for that
 // if it was done before it listens.
 
-import type { ByteChannel, ChannelReader } from '../channel/channel.js';
+import type { ByteChannel } from '../channel/channel.js';
+import { listen } from '../channel/listen-node.js';
+import { openChannel } from '../channel/open-channel-node.js';
 import { Command, ElementType } from '../format/stream/constants.js';
 import { PostcopyPing } from '../format/stream/postcopy-commands.js';
 import { pong, requestPages } from '../format/stream/return-path.js';
@@ -27,21 +29,24 @@ export async function rehearsePostcopy(guest: SourceGuest): Promise<void> {
   if (guest.log !== undefined || block === undefined) {
     return;
   }
+  const ends = await connectedEnds();
+  if (ends === undefined) {
+    return;
+  }
+  const [near, far] = ends;
+  const scratch = new Uint8Array(1024 * 1024);
+  far.read({ buffer: () => scratch, received: () => {}, ended: () => {}, failed: () => {} });
+  const say = (bytes: Uint8Array): void => far.write(bytes, () => {});
   // No request may find that its page came along: it would not be answered, and nothing would follow.
   const stride = Math.max(PREFETCH_PAGES + 1, Math.ceil(block.usedPages / REQUESTS)) * (block.hostPageSize / 4096);
   let asked = 0;
-  let reader: ChannelReader | undefined;
-  const say = (bytes: Uint8Array): void => {
-    reader?.buffer().set(bytes);
-    reader?.received(bytes.length);
-  };
   const channel: ByteChannel = {
     peer: 'rehearsal',
-    closed: Promise.resolve(),
+    closed: near.closed,
     write: (bytes, done) => {
       const isPackage = bytes[0] === ElementType.COMMAND && bytes[2] === Command.PACKAGED;
-      setImmediate(() => {
-        done(undefined);
+      near.write(bytes, (error) => {
+        done(error);
         if (isPackage) {
           say(pong(PostcopyPing.DEVICES_LOADED));
         }
@@ -54,13 +59,11 @@ export async function rehearsePostcopy(guest: SourceGuest): Promise<void> {
         }
       });
     },
-    read: (given) => {
-      reader = given;
-    },
-    pause: () => {},
-    resume: () => {},
-    end: async () => {},
-    destroy: () => {},
+    read: (reader) => near.read(reader),
+    pause: () => near.pause(),
+    resume: () => near.resume(),
+    end: () => near.end(),
+    destroy: () => near.destroy(),
   };
   const source = new MigrationSource({
     guest,
@@ -70,4 +73,19 @@ export async function rehearsePostcopy(guest: SourceGuest): Promise<void> {
   });
   source.startPostcopy();
   await source.run();
+  far.destroy();
 }
+
+/** Two ends of a socket, which is part of what is rehearsed; undefined where there is no loopback interface. */
+const connectedEnds = async (): Promise<[ByteChannel, ByteChannel] | undefined> => {
+  try {
+    const listener = await listen('tcp:127.0.0.1:0');
+    try {
+      return await Promise.all([openChannel(listener.uri, { direction: 'both' }), listener.accept()]);
+    } finally {
+      await listener.close();
+    }
+  } catch {
+    return undefined;
+  }
+};
