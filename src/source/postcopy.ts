@@ -381,6 +381,14 @@ export class Postcopy {
     return this.#isHeld && this.#sink.isLoaded;
   }
 
+  /**
+   * Whether nothing but what is asked for may leave: the guest waits for its devices, and they for pages that everything else
+   * would be in front of.
+   */
+  get #isLoading(): boolean {
+    return this.#isHeld || !this.#sink.isLoaded;
+  }
+
   /** Whether something was asked for that may not be sent yet; a large host page takes several runs of the loop. */
   get #isAsked(): boolean {
     return !this.#requests.isEmpty || this.#current !== undefined || this.#unfinished !== undefined;
@@ -394,7 +402,7 @@ export class Postcopy {
       isFollowing ||
       this.#behind !== undefined ||
       this.#nextFirstPage < this.#firstPages.ranges.length;
-    return send.remaining > 0 && !this.#isHeld && isPushing;
+    return send.remaining > 0 && !this.#isLoading && isPushing;
   }
 
   /**
@@ -413,7 +421,7 @@ export class Postcopy {
     if (this.#isBatchHere && this.#sink.hasRoom) {
       this.#release?.batch(send.batch);
     }
-    const found = !this.#isWithheld && this.#find(send, limit, !isLimited && !this.#isHeld);
+    const found = !this.#isWithheld && this.#find(send, limit, !isLimited && !this.#isLoading);
     // What is begun over the preempt channel, `#current` finishes.
     if (found && !this.#isOnPreempt) {
       this.#noteUnfinished(send);
