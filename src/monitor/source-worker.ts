@@ -10,7 +10,7 @@ import { attachGuest } from './guests.js';
 import { openProtector } from './open-protector.js';
 import { openSink } from './open-sink.js';
 import { refusePreempt, refuseRelease } from './postcopy-obstacles.js';
-import { rehearsePostcopy } from './rehearsal.js';
+import { rehearseMeanwhile, rehearsePostcopy } from './rehearsal.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
 
 /** Pages that a guest asks for are remembered; a guest that wants more than these wants everything. */
@@ -86,7 +86,11 @@ try {
     // Before the destination starts to wait.
     await rehearsePostcopy(guest);
   }
-  const sink = await openSink(start, connecting.signal, trace);
+  const opening = openSink(start, connecting.signal, trace);
+  if (start.postcopy !== undefined) {
+    await rehearseMeanwhile(opening, guest);
+  }
+  const sink = await opening;
   source = new MigrationSource({
     guest,
     sink,

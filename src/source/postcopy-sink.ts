@@ -29,9 +29,6 @@ import { RecordWriter, URGENT_SLOTS } from './record-writer.js';
 import { StreamSink } from './stream-sink.js';
 import type { Trace } from './trace.js';
 
-/** Writes under way after the switch, since a page that is asked for waits behind them. The socket's own buffer keeps it busy. */
-const MAX_WRITES_IN_POSTCOPY = 1;
-
 /** A destination that owes an answer, or does not take what is written, and does nothing at all for this long is given up. */
 const STALL_MS = 60_000;
 
@@ -50,6 +47,18 @@ export interface PostcopySinkOptions {
   readonly openPreempt?: (() => Promise<ByteChannel>) | undefined;
 }
 
+/** What the sink needs to know of the phase behind the switch. */
+export interface PostcopyPhase {
+  /** Gets what the destination asks for. */
+  readonly requests: PageRequests;
+  /** Writes under way at most. */
+  readonly maxWrites: number;
+  /** Whether there is something to send over the preempt channel. */
+  isAsked(): boolean;
+  /** Called with each batch. What it returns, for one that was asked for, is called when the system has taken all of it. */
+  whenTaken(): (() => void) | undefined;
+}
+
 export class PostcopySink extends StreamSink {
   /** Whether the destination has digested the package: until then it must not see the end of the stream (7.9 item 6). */
   isLoaded = false;
@@ -59,10 +68,8 @@ export class PostcopySink extends StreamSink {
   readonly #stallMs: number;
   readonly #openPreempt: (() => Promise<ByteChannel>) | undefined;
   #preempt: RecordWriter | undefined;
-  /** Whether there is something to send over the preempt channel. */
-  #isAsked: () => boolean = () => false;
   #pongs = 0;
-  #requests: PageRequests | undefined;
+  #phase: PostcopyPhase | undefined;
   #hasEnded = false;
   #isPartOpen = false;
   #isPaused = false;
@@ -111,15 +118,14 @@ export class PostcopySink extends StreamSink {
     };
   }
 
-  /** From now on pages may be asked for; what waits is in `requests`, and `isAsked` says if there is something to answer. */
-  accept(requests: PageRequests, isAsked: () => boolean): void {
-    this.#requests = requests;
-    this.#isAsked = isAsked;
-    this.maxWrites = MAX_WRITES_IN_POSTCOPY;
+  /** From now on pages may be asked for. */
+  accept(phase: PostcopyPhase): void {
+    this.#phase = phase;
+    this.maxWrites = phase.maxWrites;
   }
 
   #requested(blockName: string, start: number, length: number): void {
-    const requests = this.#requests;
+    const requests = this.#phase?.requests;
     if (requests === undefined) {
       throw this.#refused('RETURN_PATH_MESSAGE', 'asks for pages before it was given the devices', start);
     }
@@ -133,7 +139,7 @@ export class PostcopySink extends StreamSink {
 
   /** Reads on where the queue had no room. */
   readRequests(): void {
-    if (this.#isPaused && this.#requests?.isFull === false) {
+    if (this.#isPaused && this.#phase?.requests.isFull === false) {
       this.#isPaused = false;
       this.channel.resume();
     }
@@ -256,7 +262,7 @@ export class PostcopySink extends StreamSink {
 
   // One PART stays open for all pages of the phase: a requested page has nothing before it.
   override beginIteration(last: boolean): void {
-    if (this.#requests === undefined) {
+    if (this.#phase === undefined) {
       super.beginIteration(last);
     } else if (!this.#isPartOpen && !this.#hasEnded) {
       this.#isPartOpen = true;
@@ -265,7 +271,7 @@ export class PostcopySink extends StreamSink {
   }
 
   override endIteration(): void {
-    if (this.#requests === undefined) {
+    if (this.#phase === undefined) {
       super.endIteration();
     }
   }
@@ -276,8 +282,8 @@ export class PostcopySink extends StreamSink {
 
   override writePages(batch: PageBatch): number {
     const zeroPages = super.writePages(batch);
-    if (this.#requests !== undefined) {
-      this.pageWriter.writeSlot();
+    if (this.#phase !== undefined) {
+      this.pageWriter.writeSlot(this.#phase.whenTaken());
     }
     return zeroPages;
   }
@@ -294,18 +300,20 @@ export class PostcopySink extends StreamSink {
 
   /** After the switch never without a wait: what the destination asks for is read in it. */
   override get ready(): boolean {
-    return this.#requests === undefined && super.ready;
+    return this.#phase === undefined && super.ready;
   }
 
   override async whenReady(): Promise<void> {
     await this.until(() =>
-      this.#preempt === undefined ? super.ready : this.#preempt.writes === 0 && (super.ready || this.#isAsked()),
+      this.#preempt === undefined
+        ? super.ready
+        : this.#preempt.writes === 0 && (super.ready || this.#phase?.isAsked() === true),
     );
     await this.#clock.yield();
   }
 
   override async finish(): Promise<void> {
-    if (this.#requests !== undefined) {
+    if (this.#phase !== undefined) {
       if (this.#isPartOpen) {
         this.append(ramBodyEnd(this.ramSectionId));
       }

@@ -84,11 +84,12 @@ export class RecordWriter {
     this.#write(bytes.length, (done) => this.channel.write(bytes, done));
   }
 
-  writeSlot(): void {
+  /** @param taken called when the system has taken all of it */
+  writeSlot(taken?: () => void): void {
     const slot = this.#slot;
     this.#slot = undefined;
     if (slot !== undefined) {
-      this.#write(slot.byteCount, (done) => slot.write(this.channel, done));
+      this.#write(slot.byteCount, (done) => slot.write(this.channel, done), taken);
     }
   }
 
@@ -101,13 +102,16 @@ export class RecordWriter {
     return base === undefined ? new CopiedRecords(segment, slot) : new GatheredRecords(segment, slot, base);
   }
 
-  #write(byteCount: number, write: (done: WriteDone) => void): void {
+  #write(byteCount: number, write: (done: WriteDone) => void, taken?: () => void): void {
     if (byteCount === 0 || this.isBroken) {
       return;
     }
     this.writes += 1;
     write((error) => {
       this.writes -= 1;
+      if (error === undefined) {
+        taken?.();
+      }
       this.#written(byteCount, error);
     });
   }
