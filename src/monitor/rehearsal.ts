@@ -2,6 +2,9 @@
 // takes several milliseconds: as long as all of QEMU's part of a restore. The destination does not have to wait for that
 // if it was done before it listens.
 
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { ByteChannel } from '../channel/channel.js';
 import { listen } from '../channel/listen-node.js';
 import { openChannel } from '../channel/open-channel-node.js';
@@ -48,6 +51,11 @@ export async function rehearsePostcopy(guest: SourceGuest, signal?: AbortSignal)
     return;
   }
   const [near, far] = ends;
+  if (signal?.aborted === true) {
+    near.destroy();
+    far.destroy();
+    return;
+  }
   const scratch = new Uint8Array(1024 * 1024);
   far.read({ buffer: () => scratch, received: () => {}, ended: () => {}, failed: () => {} });
   const say = (bytes: Uint8Array): void => far.write(bytes, () => {});
@@ -84,6 +92,8 @@ export async function rehearsePostcopy(guest: SourceGuest, signal?: AbortSignal)
     sink: new PostcopySink(channel),
     parameters: defaultParameters,
     postcopy: { prefetchPages: PREFETCH_PAGES, isLazy: true },
+    // Nobody would go on with it.
+    onStatus: (status) => status === 'postcopy-paused' && end(),
   });
   const end = (): void => source.fail(new RamferryError('failed', 'REHEARSED', 'The rehearsal is over.'));
   signal?.addEventListener('abort', end);
@@ -93,10 +103,15 @@ export async function rehearsePostcopy(guest: SourceGuest, signal?: AbortSignal)
   far.destroy();
 }
 
-/** Two ends of a socket, which is part of what is rehearsed; undefined where there is no loopback interface. */
+/**
+ * Two ends of a socket, which is part of what is rehearsed; undefined where no temporary file can be made. It is in a folder of
+ * ours alone: pages of the guest go over it, and nobody else shall be the one who connects.
+ */
 const connectedEnds = async (): Promise<[ByteChannel, ByteChannel] | undefined> => {
+  let folder: string | undefined;
   try {
-    const listener = await listen('tcp:127.0.0.1:0');
+    folder = mkdtempSync(join(tmpdir(), 'ramferry-'));
+    const listener = await listen(`unix:${join(folder, 's')}`);
     try {
       return await Promise.all([openChannel(listener.uri, { direction: 'both' }), listener.accept()]);
     } finally {
@@ -104,5 +119,9 @@ const connectedEnds = async (): Promise<[ByteChannel, ByteChannel] | undefined> 
     }
   } catch {
     return undefined;
+  } finally {
+    if (folder !== undefined) {
+      rmSync(folder, { recursive: true, force: true });
+    }
   }
 };
