@@ -393,7 +393,10 @@ export class PostcopySink extends StreamSink {
 
   /** Resolves when the destination has said something. While it loads devices it has to, within `stallMs`. */
   async nextMessage(): Promise<void> {
-    await (this.isLoaded ? this.activity() : this.#unlessStalled(this.activity()));
+    const hint = this.isPreempting
+      ? undefined
+      : 'a destination with the capability postcopy-preempt waits for a second connection: serve --preempt makes one';
+    await (this.isLoaded ? this.activity() : this.#unlessStalled(this.activity(), this.#stallMs, hint));
     this.throwIfBroken();
   }
 

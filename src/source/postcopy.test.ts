@@ -696,7 +696,7 @@ test('a flood of requests is read no faster than it is served, and what others w
   assert.ok(destination.pauses > 0);
 });
 
-test('a destination that never reads and never stops asking costs one write and a queue, and is given up', async () => {
+test('a destination that never reads and never stops asking costs two writes and a queue, and is given up', async () => {
   const { guest, destination, source, reached } = setUp({ pages: [400], stallMs: 200 });
   fill(guest);
   const running = source.run();
@@ -806,6 +806,7 @@ test('a destination that does nothing at all is given up', async () => {
   source.fail(new Error('given up'));
   assert.equal((await running).status, 'failed');
   assert.match(source.error!.message, /neither said nor read anything for 0.06 s/);
+  assert.match((source.error as RamferryError).hint!, /--preempt/);
   assert.equal(guest.resumes, 0);
 });
 
