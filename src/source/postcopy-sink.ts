@@ -35,6 +35,9 @@ const STALL_MS = 60_000;
 /** An idle destination answers a PING at once. QEMU before 8.0 never does before it has a preempt channel. */
 const PREEMPT_STALL_MS = 10_000;
 
+/** A destination with nothing to read needs microseconds to look at a new connection, or until it gets its turn on a CPU. */
+const ACCEPT_MS = 3;
+
 export interface PostcopySinkOptions {
   readonly trace?: Trace;
   readonly clock?: Clock;
@@ -153,7 +156,8 @@ export class PostcopySink extends StreamSink {
   /**
    * Opens the preempt channel, if there shall be one, while the guest still runs here. Not before the first PONG: QEMU takes
    * whichever connection it accepts first for the main one. A destination that wants no second one drops it, at the latest
-   * when it has answered two PINGs: one may still be answered in the same turn of its event loop.
+   * when it has answered two PINGs: one may still be answered in the same turn of its event loop. That turn lasts for as long as
+   * there is something to read, so it gets nothing for a moment before each.
    */
   async openPreempt(): Promise<void> {
     if (this.#openPreempt === undefined) {
@@ -169,6 +173,7 @@ export class PostcopySink extends StreamSink {
     await ponged(1);
     await this.#connectPreempt(this.#openPreempt);
     for (const count of [this.#pongs + 1, this.#pongs + 2]) {
+      await this.#clock.sleep(ACCEPT_MS);
       this.append(ping(PostcopyPing.RETURN_PATH));
       this.writer.writeSlot();
       await ponged(count);
