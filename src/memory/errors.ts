@@ -49,6 +49,10 @@ export class RamferryError extends Error {
 
   /** The same error for somebody who knows more about it. Its cause is the first error that there was. */
   with(details: Omit<ErrorDetails, 'cause'>, message = this.message): RamferryError {
-    return new RamferryError(this.kind, this.code, message, { cause: this, ...this.#details, ...details });
+    return new RamferryError(this.kind, this.code, message, {
+      ...this.#details,
+      cause: this.#details.cause ?? this,
+      ...details,
+    });
   }
 }
