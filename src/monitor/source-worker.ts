@@ -87,7 +87,7 @@ try {
     await rehearsePostcopy(guest);
   }
   const opening = openSink(start, connecting.signal, trace);
-  if (start.postcopy !== undefined) {
+  if (start.postcopy !== undefined && start.retryMs > 0) {
     await rehearseMeanwhile(opening, guest);
   }
   const sink = await opening;
