@@ -64,6 +64,15 @@ export const startCTwin = (name: string, args: readonly string[]): CTwin | { rea
   };
 };
 
+/** The twin `stream`, for benchmarks that cannot do without it. */
+export const requireStreamTwin = (group: string, what: string): CTwin => {
+  const twin = startCTwin('stream', []);
+  if ('missing' in twin) {
+    throw new Error(`The ${group} benchmarks need a C program ${what}: ${twin.missing}`);
+  }
+  return twin;
+};
+
 /**
  * Touches so much memory and gives it back, before something that takes as much is measured. In a virtual machine that
  * gives free memory back to its host (balloon, free page reporting) memory that was not touched lately costs ten times as

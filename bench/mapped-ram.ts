@@ -16,7 +16,7 @@ import type { PositionedFileOptions } from '../src/channel/positioned-file-node.
 import { RunningCommand } from '../test/command.js';
 import { Lab, type LabGuest, type MigrateOptions, wake } from '../test/interop/lab.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
-import { type CTwin, keepMemory, startCTwin, warmMemory } from './c-twin.js';
+import { type CTwin, keepMemory, requireStreamTwin, warmMemory } from './c-twin.js';
 import type { Benchmark, BenchmarkGroup, Measure } from './harness.js';
 import type { SaveQuestion } from './mapped-ram-source.js';
 import { NodeChild } from './node-child.js';
@@ -270,10 +270,7 @@ const hasRoom = (megabytes: number): boolean =>
 export const group: BenchmarkGroup = {
   name: 'mapped-ram',
   async *run() {
-    const tool = startCTwin('stream', []);
-    if ('missing' in tool) {
-      throw new Error(`The mapped-ram benchmarks need a C program to prepare memory: ${tool.missing}`);
-    }
+    const tool = requireStreamTwin('mapped-ram', 'to prepare memory');
     const toolbox = openToolbox();
     const lab = 'missing' in toolbox ? toolbox.missing : new Lab(toolbox);
     try {

@@ -10,7 +10,7 @@ import { pong, shut } from '../src/format/stream/return-path.js';
 import { type GuestOptions, Lab, type LabGuest, type QemuRelease } from '../test/interop/lab.js';
 import { Ramferry } from '../test/interop/ramferry.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
-import { type CTwin, keepMemory, startCTwin, warmMemory } from './c-twin.js';
+import { type CTwin, keepMemory, requireStreamTwin, warmMemory } from './c-twin.js';
 import type { Benchmark, BenchmarkGroup } from './harness.js';
 
 const RUNS = { runs: 10, warmUpRuns: 1 };
@@ -252,7 +252,8 @@ async function* benchmarks(lab: Lab, tool: CTwin, folder: string): AsyncGenerato
       better: 'higher',
       ours: () => restores.byReader(),
       peer: { missing: 'QEMU serves no files' },
-      ...{ runs: 3, warmUpRuns: 1 },
+      runs: 3,
+      warmUpRuns: 1,
     };
     for (const quantile of ['p50', 'p99'] as const) {
       yield {
@@ -286,10 +287,7 @@ export const group: BenchmarkGroup = {
       process.stderr.write(`postcopy: ${toolbox.missing}\n`);
       return;
     }
-    const tool = startCTwin('stream', []);
-    if ('missing' in tool) {
-      throw new Error(`The postcopy benchmarks need a C program to prepare memory: ${tool.missing}`);
-    }
+    const tool = requireStreamTwin('postcopy', 'to prepare memory');
     const lab = new Lab(toolbox);
     const folder = mkdtempSync(join('/dev/shm', 'ramferry-bench-'));
     const remove = (): void => rmSync(folder, { recursive: true, force: true });

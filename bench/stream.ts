@@ -19,7 +19,7 @@ import { freemem, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Lab, type LabGuest, wake } from '../test/interop/lab.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
-import { type CTwin, keepMemory, startCTwin, warmMemory } from './c-twin.js';
+import { type CTwin, keepMemory, requireStreamTwin, warmMemory } from './c-twin.js';
 import type { Benchmark, BenchmarkGroup, Measure } from './harness.js';
 import { NodeChild } from './node-child.js';
 import { patternContent, qemuContent, type StreamContent } from './stream-content.js';
@@ -192,10 +192,7 @@ class StreamBenchmarks {
 }
 
 async function* run(): AsyncGenerator<Benchmark> {
-  const tool = startCTwin('stream', []);
-  if ('missing' in tool) {
-    throw new Error(`The stream benchmarks need a C program at the other end of the socket: ${tool.missing}`);
-  }
+  const tool = requireStreamTwin('stream', 'at the other end of the socket');
   const toolbox = openToolbox();
   const lab = 'missing' in toolbox ? toolbox.missing : new Lab(toolbox);
   try {
