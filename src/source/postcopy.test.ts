@@ -581,28 +581,36 @@ test('a held guest gets the pages that its devices need, alone, and no other bef
   assertArrived(guest, destination);
 });
 
+/** Asks for a page of block0 and then for one of block1, as soon as the destination listens: the pages that came between them. */
+const sentBetween = async (page: number, setting: Setting): Promise<string[]> => {
+  const { guest, destination, source, reached } = setUp({ pages: [1200, 8], ...setting });
+  fill(guest);
+  const pages: string[] = [];
+  destination.onPage = (name, placed) => pages.push(`${name}:${placed}`);
+  destination.onListen = () => {
+    destination.request('block0', page);
+    destination.request('block1', 5);
+  };
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-active');
+  await until(() => pages.includes('block1:5'));
+  source.setParameters({ maxPostcopyBandwidth: 0 });
+  source.finishPostcopy();
+  completed(await running);
+  assertArrived(guest, destination);
+  return pages.slice(pages.indexOf(`block0:${page}`) + 1, pages.indexOf('block1:5'));
+};
+
 // PC-8, PC-18
 test('a page asked for as last time brings what was asked for next then, up to a bound and within the limit', async () => {
   // Last time: every third page, from the last one down; in between the background came by.
   const firstPages = Array.from({ length: 400 }, (_, index) => ({ blockName: 'block0', page: (399 - index) * 3 }));
   for (const maxPostcopyBandwidth of [0, 20 * PAGE]) {
-    const { guest, destination, source, reached } = setUp({
-      pages: [1200, 8],
+    const between = await sentBetween(900, {
       postcopy: { isLazy: true, prefetchPages: 0, firstPages },
       parameters: { maxPostcopyBandwidth },
     });
-    fill(guest);
-    const pages: string[] = [];
-    destination.onPage = (name, page) => pages.push(`${name}:${page}`);
-    destination.onListen = () => {
-      destination.request('block0', 900);
-      destination.request('block1', 5);
-    };
-    const running = source.run();
-    source.startPostcopy();
-    await reached('postcopy-active');
-    await until(() => pages.includes('block1:5'));
-    const between = pages.slice(pages.indexOf('block0:900') + 1, pages.indexOf('block1:5'));
     const [least, most] = maxPostcopyBandwidth > 0 ? [0, 20] : [256, 258];
     assert.ok(between.length >= least && between.length <= most, `${between.length}`);
     const next = Array.from(
@@ -610,10 +618,6 @@ test('a page asked for as last time brings what was asked for next then, up to a
       (_, index) => `block0:${900 - 3 * Math.floor((index + 1) / 3) + ((index + 1) % 3)}`,
     );
     assert.deepEqual(between, next);
-    source.setParameters({ maxPostcopyBandwidth: 0 });
-    source.finishPostcopy();
-    completed(await running);
-    assertArrived(guest, destination);
   }
 });
 
@@ -625,32 +629,15 @@ test('a page that nobody asked for last time brings more of its kind, unless onl
     [false, 20 * PAGE, 0, 20],
     [true, 0, 0, 0],
   ] as const) {
-    const { guest, destination, source, reached } = setUp({
-      pages: [1200, 8],
+    const between = await sentBetween(700, {
       postcopy: { isLazy, prefetchPages: 0, firstPages },
       parameters: { maxPostcopyBandwidth },
     });
-    fill(guest);
-    const pages: string[] = [];
-    destination.onPage = (name, page) => pages.push(`${name}:${page}`);
-    destination.onListen = () => {
-      destination.request('block0', 700);
-      destination.request('block1', 5);
-    };
-    const running = source.run();
-    source.startPostcopy();
-    await reached('postcopy-active');
-    await until(() => pages.includes('block1:5'));
-    const between = pages.slice(pages.indexOf('block0:700') + 1, pages.indexOf('block1:5'));
     assert.ok(between.length >= least && between.length <= most, `${between.length}`);
     assert.deepEqual(
       between,
       Array.from({ length: between.length }, (_, index) => `block0:${701 + index}`),
     );
-    source.setParameters({ maxPostcopyBandwidth: 0 });
-    source.finishPostcopy();
-    completed(await running);
-    assertArrived(guest, destination);
   }
 });
 
