@@ -59,11 +59,20 @@ export const buildDeviceTail = (devices: readonly DeviceState[], early: readonly
  */
 export const deviceStates = (tail: DeviceTail, devices: readonly DeviceSection[]): DeviceState[] => {
   const bytes = new ByteWriter(tail.early.length + tail.sections.length).bytes(tail.early).bytes(tail.sections).copy();
+  const positions = bodyPositions(devices);
+  return devices.map(({ name, instance, version, bytes: length }, index) => {
+    const body = positions[index]!;
+    return { name, instance, version, body: bytes.slice(body, body + length) };
+  });
+};
+
+/** Where each section's body stands in the tail's bytes: the early ones, and behind them the others. */
+export const bodyPositions = (devices: readonly DeviceSection[]): number[] => {
   let at = 0;
-  return devices.map(({ name, instance, version, bytes: length }) => {
+  return devices.map(({ name, bytes: length }) => {
     const body = at + 1 + 4 + 1 + name.length + 4 + 4;
     at = body + length + FOOTER_BYTES;
-    return { name, instance, version, body: bytes.slice(body, body + length) };
+    return body;
   });
 };
 

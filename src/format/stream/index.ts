@@ -5,6 +5,7 @@ export * from './constants.js';
 export type { DeviceSection } from './device-sections.js';
 export { buildDeviceTail, type DeviceState, type DeviceTail, deviceStates, pickRamSectionId } from './device-tail.js';
 export { DEVICE_TAIL_LIMIT_BYTES } from './device-tail-collector.js';
+export { type SavedRunState, savedRunState, withRunState } from './global-state.js';
 export * from './postcopy-commands.js';
 export { LONGEST_UNIT_BYTES, StreamReader, type StreamReaderOptions } from './read.js';
 export * from './return-path.js';
