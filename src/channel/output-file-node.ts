@@ -77,6 +77,11 @@ export class OutputFile {
     }
   }
 
+  /** Whether it is a file of its own until `commit`, which reads as zero where nothing was written: a device is not. */
+  get isNew(): boolean {
+    return this.#partial !== undefined;
+  }
+
   /** Where it is until `commit`, for who needs further descriptors. */
   get currentPath(): string {
     return this.#partial ?? this.#target;

@@ -101,6 +101,26 @@ const copyHead = (path: string, target: number, start: number): void => {
   }
 };
 
+const ZEROS = new Uint8Array(64 * 1024);
+
+/** The runs of pieces of 64 KiB that are not all zero. */
+const runsOfContent = (bytes: Uint8Array): [start: number, end: number][] => {
+  const runs: [number, number][] = [];
+  for (let at = 0; at < bytes.length; at += ZEROS.length) {
+    const end = Math.min(at + ZEROS.length, bytes.length);
+    if (Buffer.compare(bytes.subarray(at, end), ZEROS.subarray(0, end - at)) === 0) {
+      continue;
+    }
+    const last = runs.at(-1);
+    if (last?.[1] === at) {
+      last[1] = end;
+    } else {
+      runs.push([at, end]);
+    }
+  }
+  return runs;
+};
+
 /** A writer thread as the engine's thread sees it. */
 class PageWriter {
   readonly queue: PageWriteQueue;
@@ -193,6 +213,16 @@ class DiskFile implements PositionedFile {
 
   write(bytes: Uint8Array, position: number): void {
     this.#write(this.#output.descriptor, bytes, 0, bytes.length, position);
+  }
+
+  writeOnce(bytes: Uint8Array, position: number): void {
+    if (this.#output.isNew) {
+      for (const [start, end] of runsOfContent(bytes)) {
+        this.#write(this.#output.descriptor, bytes, start, end - start, position + start);
+      }
+    } else {
+      this.write(bytes, position);
+    }
   }
 
   writePages(bytes: Uint8Array, at: number, length: number, position: number): void {

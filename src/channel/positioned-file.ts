@@ -23,6 +23,9 @@ export interface PositionedFile {
   /** Bytes that are not pages, of any length at any position. */
   write(bytes: Uint8Array, position: number): void;
 
+  /** Writes bytes where nothing was written before: what is zero of them need not take space. */
+  writeOnce(bytes: Uint8Array, position: number): void;
+
   /**
    * Writes [at, at + length) of `bytes`, whole pages. The memory may be read until the next `barrier`; what is written in
    * between two barriers must not overlap, since nothing says in which order it arrives.

@@ -13,9 +13,19 @@ import { after, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { RunningCommand } from '../../test/command.js';
 import { maliciousSources } from '../../test/malicious/sources.js';
-import { patternPage, StreamBuilder, testDevice } from '../../test/streams.js';
-import { Command } from '../format/stream/constants.js';
-import { command, ping } from '../format/stream/write.js';
+import { patternPage, StreamBuilder, testConfiguration, testDevice } from '../../test/streams.js';
+import { ByteWriter } from '../format/byte-writer.js';
+import { Command, ElementType } from '../format/stream/constants.js';
+import {
+  command,
+  normalRecord,
+  ping,
+  ramBodyEnd,
+  ramPart,
+  ramStart,
+  streamEnd,
+  streamHeader,
+} from '../format/stream/write.js';
 
 const base = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-receive-'));
 after(() => fs.rmSync(base, { recursive: true }));
@@ -376,3 +386,29 @@ for (const { name, outcome, chunks } of maliciousSources.filter((_, index) => is
     assert.deepEqual(fs.readdirSync(folder), 'loads' in outcome ? ['out.mig', 'out.mig.digest'] : []);
   });
 }
+
+// CB-25: the source chooses the size of its RAM, and with it the page index.
+test('a page behind 2^31, into a mapped-ram file of 8 TiB, nearly all of it holes', { timeout: HANG_MS }, async () => {
+  const usedLength = 2 ** 43 + 2 ** 18;
+  const { running, out, connect } = await receive('--json', '--to', 'mapped-ram', '--no-digest');
+  const records = new ByteWriter();
+  normalRecord(records, 2 ** 43, Buffer.alloc(4096, 7), 'pc.ram');
+  const ended = [ramBodyEnd(1), ramPart(ElementType.SECTION_END, 1), ramBodyEnd(1), streamEnd('')];
+  const ram = ramStart(1, [{ name: 'pc.ram', usedLength }]);
+  const socket = await connect();
+  await writeAll(socket, [
+    streamHeader(testConfiguration()),
+    ram,
+    ramPart(ElementType.SECTION_PART, 1),
+    records.copy(),
+    ...ended,
+  ]);
+  socket.end();
+  const { status, stderr } = await running.ended;
+  assert.equal(status, 0, stderr);
+  const { size, blocks } = fs.statSync(out);
+  assert.ok(size > usedLength && blocks * 512 < MIB, `${blocks} blocks of 512 bytes`);
+  const inspected = await new RunningCommand(['inspect', out, '--json']).ended;
+  const [block] = JSON.parse(inspected.stdout).blocks;
+  assert.deepEqual([block.usedLength, block.presentPages], [usedLength, 1]);
+});

@@ -12,7 +12,9 @@ import { StreamBuilder, testDevice } from '../../test/streams.js';
 import type { PositionedFile } from '../channel/positioned-file.js';
 import { openPositionedFile } from '../channel/positioned-file-node.js';
 import { ByteWriter } from '../format/byte-writer.js';
+import { layoutBlock } from '../format/mapped-ram/layout.js';
 import { Command, ElementType } from '../format/stream/constants.js';
+import type { RamSetup } from '../format/stream/stream-handler.js';
 import {
   command,
   normalRecord,
@@ -20,11 +22,13 @@ import {
   ramBodyEnd,
   ramPart,
   ramStart,
+  streamEnd,
   xbzrleRecord,
   zeroRecord,
 } from '../format/stream/write.js';
 import { encodeXbzrle, XBZRLE_OVERFLOW } from '../format/stream/xbzrle.js';
 import type { RamferryError } from '../memory/errors.js';
+import { fileOffset } from '../memory/units.js';
 import { MappedRamTarget } from './mapped-ram-target.js';
 import { MigrationDestination } from './migration-destination.js';
 
@@ -230,6 +234,97 @@ test('pages of zeros that a source sends as content are none', async () => {
   const { bytes } = play([{ kind: 'normal', block: 0, first: 5, count: 3, value: 0 }]);
   const { file } = await receive([bytes]);
   assert.equal(file.blocks[0]!.present, 0);
+});
+
+/** Keeps what is written to it in small pieces, wherever that is. */
+const farFile = (): { file: PositionedFile; at: (position: number) => number | undefined } => {
+  const bytes = new Map<number, number>();
+  const zeros = Buffer.alloc(2 ** 16);
+  const write = (given: Uint8Array, position: number): void => {
+    // A bitmap has a quarter of a GiB.
+    for (let start = 0; start < given.length; start += zeros.length) {
+      const piece = given.subarray(start, start + zeros.length);
+      if (given.length <= zeros.length || zeros.compare(piece) !== 0) {
+        piece.forEach((byte, at) => void bytes.set(position + start + at, byte));
+      }
+    }
+  };
+  const file: PositionedFile = {
+    name: 'far',
+    start: fileOffset(0),
+    pendingBytes: 0,
+    write,
+    writeOnce: write,
+    writePages: (given, at, length, position) => write(given.subarray(at, at + length), position),
+    barrier: () => {},
+    read: (target, position) => target.forEach((_, at) => void (target[at] = bytes.get(position + at) ?? 0)),
+    punchHole: () => {},
+    commit: async () => {},
+    abort: () => {},
+  };
+  return { file, at: (position) => bytes.get(position) };
+};
+
+// CB-25, MR-1: a page index of 2^31 and more is written to its place, and its bit is set.
+test('pages around 2^31', { timeout: 20_000 }, async () => {
+  const pages = [2 ** 31 - 1, 2 ** 31, 2 ** 31 + 1, 2 ** 31 + 63];
+  const usedLength = (2 ** 31 + 64) * PAGE;
+  const { bytes } = new StreamBuilder().header();
+  const out = new ByteWriter();
+  for (const page of pages) {
+    normalRecord(out, page * PAGE, new Uint8Array(PAGE).fill(1 + (page % 100)), 'pc.ram');
+  }
+  // Behind it, the one before is not what 32-bit arithmetic finds.
+  zeroRecord(out, (2 ** 31 + 1) * PAGE, 'pc.ram');
+  const { file, at } = farFile();
+  const target = new MappedRamTarget(file, { digests: true });
+  const destination = new MigrationDestination({
+    channel: new ScriptedChannel().send([
+      bytes,
+      ramStart(1, [{ name: 'pc.ram', usedLength }]),
+      ramPart(ElementType.SECTION_PART, 1),
+      out.copy(),
+      ramBodyEnd(1),
+      ramPart(ElementType.SECTION_END, 1),
+      ramBodyEnd(1),
+      streamEnd(''),
+    ]),
+    target,
+    commit: async ({ summary }) => target.writeDevices(summary.tail),
+  });
+  const { status } = await destination.run();
+  assert.deepEqual([status, destination.error], ['completed', undefined]);
+  const { bitmapOffset, pagesOffset } = layoutBlock(fileOffset(headerEnd(at)), usedLength, PAGE);
+  assert.equal(at(bitmapOffset + 2 ** 28 - 1), 0x80, 'page 2^31 - 1');
+  assert.equal(at(bitmapOffset + 2 ** 28), 0x01, 'page 2^31, and not 2^31 + 1');
+  assert.equal(at(pagesOffset + 2 ** 31 * PAGE), 1 + (2 ** 31 % 100));
+  assert.deepEqual(Object.keys(target.digest!.blocks()[0]!.mebibytes).map(Number), [2 ** 23 - 1, 2 ** 23]);
+});
+
+/** Where the name of the only block and its length end, in a file that begins as QEMU's do. */
+const headerEnd = (at: (position: number) => number | undefined): number => {
+  const name = Buffer.from('\x06pc.ram', 'latin1');
+  for (let start = 0; ; start += 1) {
+    if (name.every((byte, index) => at(start + index) === byte)) {
+      return start + name.length + 8;
+    }
+  }
+};
+
+test('a source that announces more pages than any bitmap here holds', async () => {
+  const { file } = farFile();
+  const target = new MappedRamTarget(file);
+  const block = { name: 'pc.ram', usedLength: 2 ** 43, index: 0, lengthOffset: 77, address: undefined };
+  assert.throws(
+    () =>
+      target.ramSetup({
+        sectionId: 1,
+        targetPageSize: 1024,
+        totalBytes: 2 ** 43,
+        blocks: [block],
+      } as unknown as RamSetup),
+    { code: 'MEMORY_LIMIT', offset: 77 },
+  );
 });
 
 test('a source that announces more RAM than any guest has is refused before anything is reserved', async () => {

@@ -43,6 +43,9 @@ const AREA_BYTES = 2 * RUN_BYTES;
  */
 const RAM_LIMIT_BYTES = 2 ** 44;
 
+/** The same in pages: a source chooses their size as well. */
+const RAM_LIMIT_PAGES = 2 ** 32;
+
 /** A block with its place in the file. */
 interface PlacedBlock extends MappedRamLayout {
   readonly file: FileBitmap;
@@ -132,10 +135,11 @@ export class MappedRamTarget implements DigestingTarget {
   }
 
   ramSetup({ sectionId, targetPageSize, totalBytes, blocks }: RamSetup): void {
-    if (totalBytes > RAM_LIMIT_BYTES) {
+    const limit = Math.min(RAM_LIMIT_BYTES, RAM_LIMIT_PAGES * targetPageSize);
+    if (totalBytes > limit) {
       throw invalid(
         'MEMORY_LIMIT',
-        `The guest has ${totalBytes} bytes of RAM, a mapped-ram file here ${RAM_LIMIT_BYTES} at most`,
+        `The guest has ${totalBytes} bytes of RAM, a mapped-ram file here ${limit} at most`,
         blocks[0]!.lengthOffset,
         { value: totalBytes },
       );
@@ -201,7 +205,7 @@ export class MappedRamTarget implements DigestingTarget {
   writeDevices(tail: DeviceTail): void {
     const { early, sections, description } = tail;
     for (const { bitmapOffset, file } of this.#placed) {
-      this.#file.write(file.bytes, bitmapOffset);
+      this.#file.writeOnce(file.bytes, bitmapOffset);
     }
     if (this.#digest !== undefined) {
       const fingerprint = fingerprintOf(this.#digest, tail);

@@ -182,7 +182,7 @@ export const fingerprintOf = (digest: RamDigest, { early, sections, description 
   for (const { usedLength, mebibytes } of [...digest.blocks(), ...devices.blocks()]) {
     hash.add(usedLength, Math.floor(usedLength / 2 ** 32));
     for (const [mebibyte, text] of Object.entries(mebibytes)) {
-      hash.add(Number(mebibyte), 0);
+      hash.add(Number(mebibyte), Math.floor(Number(mebibyte) / 2 ** 32));
       hash.add(Number.parseInt(text.slice(8), 16), Number.parseInt(text.slice(0, 8), 16));
     }
   }

@@ -25,6 +25,9 @@ export interface SnapshotGuestOptions {
   readonly windows?: number;
 }
 
+/** A little less than the ram address space has: besides each page's bits in it, those that say which pages have content. */
+const SENDABLE_BYTES = 6 * 2 ** 40;
+
 const WINDOW_BYTES = STAGING_SLOT_PAGES * GUEST_PAGE_SIZE;
 
 export class SnapshotGuest implements SourceGuest {
@@ -75,6 +78,14 @@ export class SnapshotGuest implements SourceGuest {
     const needed = configuration.capabilities.filter((capability) => capability !== Capability.MAPPED_RAM);
     if (needed.length > 0) {
       refuse(`needs the capability ${needed.join(', ')}`, needed.join(','));
+    }
+    if (setup.totalBytes > SENDABLE_BYTES) {
+      throw new RamferryError(
+        'failed',
+        'MEMORY_LIMIT',
+        `The snapshot has ${setup.totalBytes} bytes of RAM; no more than ${SENDABLE_BYTES} can be sent.`,
+        { value: setup.totalBytes, ...(file === undefined ? {} : { file }) },
+      );
     }
     this.machine = configuration.machine;
     this.uuid = configuration.uuid;

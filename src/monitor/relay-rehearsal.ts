@@ -54,6 +54,7 @@ const fileIn = (bytes: Uint8Array): PositionedFile => ({
   start: fileOffset(0),
   pendingBytes: 0,
   write: (given, position) => bytes.set(given, position),
+  writeOnce: (given, position) => bytes.set(given, position),
   writePages: (given, at, length, position) => bytes.set(given.subarray(at, at + length), position),
   barrier: () => {},
   read: () => {},

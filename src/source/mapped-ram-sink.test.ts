@@ -58,6 +58,10 @@ class LateFile implements PositionedFile {
     this.content.set(bytes, position);
   }
 
+  writeOnce(bytes: Uint8Array, position: number): void {
+    this.write(bytes, position);
+  }
+
   writePages(bytes: Uint8Array, at: number, length: number, position: number): void {
     // MR-26
     assert.deepEqual([at % PAGE, length % PAGE, position % PAGE], [0, 0, 0]);

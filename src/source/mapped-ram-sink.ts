@@ -239,7 +239,8 @@ export class MappedRamSink implements PageSink {
     this.#file.barrier();
     const placed = [...this.#placed.values()];
     for (const { bitmapOffset, file } of placed) {
-      this.#write(file.bytes, bitmapOffset);
+      this.#file.writeOnce(file.bytes, bitmapOffset);
+      this.queued += file.bytes.length;
     }
     if (this.#digest !== undefined) {
       const fingerprint = fingerprintOf(this.#digest, tail);

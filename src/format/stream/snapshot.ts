@@ -68,7 +68,7 @@ export class StreamSnapshot implements Snapshot {
     const index = this.#indexes[block];
     const pageCount = this.setup.blocks[block].usedLength / this.setup.targetPageSize;
     for (let page = index.nextPresent(0); page < pageCount; page = index.nextPresent(page + 1)) {
-      target[page >>> 3] |= 1 << (page & 7);
+      target[Math.floor(page / 8)] |= 1 << (page % 8);
     }
   }
 

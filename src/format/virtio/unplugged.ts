@@ -30,7 +30,7 @@ export const forEachUnplugged = (
   visit: (offset: number, length: number) => void,
 ): void => {
   const count = regionSize / blockSize;
-  const isPlugged = (block: number): boolean => (plugged[block >>> 3]! & (1 << (block & 7))) !== 0;
+  const isPlugged = (block: number): boolean => (plugged[Math.floor(block / 8)]! & (1 << (block % 8))) !== 0;
   for (let first = 0; first < count; first += 1) {
     const start = first;
     while (first < count && !isPlugged(first)) {
