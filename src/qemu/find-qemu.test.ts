@@ -50,6 +50,15 @@ test('the first whose version is accepted is taken', async () => {
   assert.equal(await findQemu(({ major }) => major >= 11), undefined);
 });
 
+test('whatever version the toolbox has is found, by its number and not by its letters', async () => {
+  fakeQemu('toolbox/qemu-7.2', '7.2.22');
+  fakeQemu('toolbox/qemu-11.1', '11.1.3');
+  const newest = fakeQemu('toolbox/qemu-11.12', '11.12.0');
+  fakeQemu('toolbox/.part-qemu-13', '13.0.0');
+  assert.equal((await findQemu())?.program, newest);
+  assert.equal((await findQemu(({ major }) => major < 10))?.version.major, 7);
+});
+
 test('a RAMFERRY_QEMU that cannot be run is an error, not a reason to take another', async () => {
   fakeQemu('bin', '10.0.13');
   process.env['RAMFERRY_QEMU'] = join(folder, 'missing');

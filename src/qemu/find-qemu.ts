@@ -2,7 +2,7 @@
 // the checkout (DESIGN.md section 6). A set RAMFERRY_QEMU that cannot be run is an error, not a reason to look further.
 
 import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -23,9 +23,21 @@ const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '.
 /** The toolbox folder: RAMFERRY_TOOLBOX, else `.toolbox` of the checkout. */
 export const toolboxFolder = (): string => process.env['RAMFERRY_TOOLBOX'] ?? join(packageRoot, '.toolbox');
 
+/** The QEMUs of the toolbox: `qemu-10`, then the others, newest first. */
+const toolboxPrograms = (): string[] => {
+  const folder = toolboxFolder();
+  const versions = (existsSync(folder) ? readdirSync(folder) : []).flatMap((name) => {
+    const match = /^qemu-(\d+)(?:\.(\d+))?$/.exec(name);
+    return match === null
+      ? []
+      : [{ name, order: name === 'qemu-10' ? Number.MAX_VALUE : Number(match[1]) * 1000 + Number(match[2] ?? 0) }];
+  });
+  return versions.sort((a, b) => b.order - a.order).map(({ name }) => join(folder, name, PROGRAM));
+};
+
 const candidates = (): string[] => [
   ...(process.env['PATH'] ?? '').split(delimiter).map((folder) => join(folder, PROGRAM)),
-  ...['qemu-10', 'qemu-7.2'].map((name) => join(toolboxFolder(), name, PROGRAM)),
+  ...toolboxPrograms(),
 ];
 
 /** The version a QEMU program says it has. Throws a `RamferryError` QEMU_NOT_RUNNABLE. */

@@ -294,7 +294,7 @@ export class LabGuest {
 }
 
 const acceptsRelease = {
-  '10': ({ major }: { major: number }) => major >= 10,
+  '10': ({ major }: { major: number }) => major === 10,
   '7.2': ({ major, minor }: { major: number; minor: number }) => major === 7 && minor === 2,
 };
 

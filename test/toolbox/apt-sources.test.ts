@@ -70,3 +70,32 @@ deb http://mirror.example/debian trixie-updates main
 `,
   );
 });
+
+test('backports come from the archive of the release itself, whether the machine has them or not', () => {
+  const stanza = (suites: string): string => `types: deb
+uris: http://mirror.example/debian
+suites: ${suites}
+components: main
+`;
+  assert.equal(
+    mapDeb822(stanza('bookworm bookworm-updates'), 'bookworm', 'trixie-backports'),
+    stanza('trixie trixie-backports trixie-updates'),
+  );
+  assert.equal(
+    mapDeb822(stanza('trixie trixie-backports'), 'trixie', 'trixie-backports'),
+    stanza('trixie trixie-backports'),
+  );
+  assert.equal(
+    mapOneLine(
+      `deb http://mirror.example/debian bookworm main
+deb http://mirror.example/debian-security bookworm-security main
+`,
+      'bookworm',
+      'trixie-backports',
+    ),
+    `deb http://mirror.example/debian trixie main
+deb http://mirror.example/debian trixie-backports main
+deb http://mirror.example/debian-security trixie-security main
+`,
+  );
+});

@@ -10,16 +10,23 @@ export interface AptSources {
   readonly oneLine: string;
 }
 
-/** `bookworm-updates` to `trixie-updates`; undefined for a suite that is not plainly of Debian's `from` release. */
-const mapSuite = (suite: string, from: string, to: string): string | undefined => {
+/** The release that a suite such as `trixie-backports` adds to. */
+export const releaseOf = (suite: string): string => suite.replace(/-backports$/, '');
+
+/**
+ * `bookworm-updates` to `trixie-updates`; nothing for a suite that is not plainly of Debian's `from` release. Backports lie in
+ * the archive of the release itself, so where `to` is `trixie-backports`, `bookworm` becomes `trixie` and `trixie-backports`.
+ */
+const mapSuite = (suite: string, from: string, to: string): string[] => {
   const [release = '', pocket] = suite.split(/-(?=updates$|security$)/);
-  return [from, 'stable', 'oldstable'].includes(release)
-    ? [to, ...(pocket === undefined ? [] : [pocket])].join('-')
-    : undefined;
+  if (![from, 'stable', 'oldstable'].includes(release)) {
+    return [];
+  }
+  return pocket === undefined ? [...new Set([releaseOf(to), to])] : [`${releaseOf(to)}-${pocket}`];
 };
 
 const mapSuites = (suites: string, from: string, to: string): string =>
-  [...new Set(suites.split(/\s+/).flatMap((suite) => mapSuite(suite, from, to) ?? []))].join(' ');
+  [...new Set(suites.split(/\s+/).flatMap((suite) => mapSuite(suite, from, to)))].join(' ');
 
 /** Rewrites the stanzas of a deb822 file that are Debian's `main`; drops the others. */
 export const mapDeb822 = (text: string, from: string, to: string): string =>
@@ -54,14 +61,13 @@ export const mapOneLine = (text: string, from: string, to: string): string =>
     .split('\n')
     .flatMap((line) => {
       const match = /^\s*deb\s+(\[[^\]]*\]\s+)?(\S+)\s+(\S+)\s+([^#]*)/.exec(line);
-      const suite = match === null ? undefined : mapSuite(match[3]!, from, to);
-      return match === null || suite === undefined || !match[4]!.split(/\s+/).includes('main')
+      return match === null || !match[4]!.split(/\s+/).includes('main')
         ? []
-        : [`deb ${match[1] ?? ''}${match[2]} ${suite} main\n`];
+        : mapSuite(match[3]!, from, to).map((suite) => `deb ${match[1] ?? ''}${match[2]} ${suite} main\n`);
     })
     .join('');
 
-/** Reads the machine's sources and maps them from its own release to another. */
+/** Reads the machine's sources and maps them from its own release to another, or to another's backports as well. */
 export const mapMachineSources = (from: string, to: string, etc = '/etc/apt'): AptSources => {
   const parts = join(etc, 'sources.list.d');
   const files = [

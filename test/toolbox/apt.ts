@@ -5,7 +5,7 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { mapMachineSources } from './apt-sources.js';
+import { mapMachineSources, releaseOf } from './apt-sources.js';
 
 /** Runs a program; an error says what it printed. */
 export const run = (
@@ -26,31 +26,39 @@ export const run = (
   }
 };
 
-/** apt for one release of Debian, whatever release the machine is. */
+/** What QEMU's own packages need in versions of their own; everything else of a closure comes from the release itself. */
+const BACKPORTED = 'qemu-* seabios ipxe-qemu';
+
+/** apt for one suite of Debian, `trixie` or `trixie-backports`, whatever release the machine is. */
 export class PrivateApt {
   readonly #folder: string;
+  readonly #suite: string;
   readonly #options: readonly string[];
 
-  /** `machineRelease` and `release` are code names; `folder` takes everything and may be deleted afterwards. */
-  constructor(machineRelease: string, release: string, folder: string) {
+  /** `machineRelease` is a code name, as `suite` begins with one; `folder` takes everything and may be deleted afterwards. */
+  constructor(machineRelease: string, suite: string, folder: string) {
     this.#folder = folder;
+    this.#suite = suite;
     for (const name of ['lists/partial', 'archives/partial', 'sources']) {
       mkdirSync(join(folder, name), { recursive: true });
     }
-    const sources = mapMachineSources(machineRelease, release);
+    const sources = mapMachineSources(machineRelease, suite);
     if (sources.deb822 === '' && sources.oneLine === '') {
       throw new Error(`the machine's apt sources name no Debian ${machineRelease} archive`);
     }
     writeFileSync(join(folder, 'sources', 'debian.sources'), sources.deb822);
     writeFileSync(join(folder, 'sources', 'debian.list'), sources.oneLine);
     writeFileSync(join(folder, 'status'), '');
+    // apt takes nothing from backports by itself.
+    const pin = `Package: ${BACKPORTED}\nPin: release n=${suite}\nPin-Priority: 990\n`;
+    writeFileSync(join(folder, 'preferences'), suite === releaseOf(suite) ? '' : pin);
     this.#options = Object.entries({
       'Dir::State': folder,
       'Dir::State::status': join(folder, 'status'),
       'Dir::Cache': folder,
       'Dir::Etc::sourcelist': '/dev/null',
       'Dir::Etc::sourceparts': join(folder, 'sources'),
-      'Dir::Etc::preferences': '/dev/null',
+      'Dir::Etc::preferences': join(folder, 'preferences'),
       'Dir::Etc::preferencesparts': '/dev/null',
       // The download user of apt may not enter the checkout.
       'APT::Sandbox::User': 'root',
@@ -60,18 +68,24 @@ export class PrivateApt {
     }).flatMap(([name, value]) => ['-o', `${name}=${value}`]);
     const output = this.#get('update');
     if (/NO_PUBKEY/.test(output)) {
-      throw new Error(`the debian-archive-keyring of this machine does not know the keys of Debian ${release}`);
+      throw new Error(`the debian-archive-keyring of this machine does not know the keys of Debian ${suite}`);
     }
-    // Only a warning for apt: any one source may fail, so look whether there is anything to install from.
-    if (run('apt-cache', [...this.#options, 'search', '--names-only', '^qemu-system-x86$']) === '') {
+    // Only a warning for apt: any one source may fail, so look whether there is anything of the suite to install from.
+    if (!run('apt-cache', [...this.#options, 'policy', 'qemu-system-x86']).includes(` ${suite}/main `)) {
       const problem = /^[WE]: .*/m.exec(output)?.[0].slice(0, 300) ?? '';
-      throw new Error(`no package list of Debian ${release} could be had. ${problem}`);
+      throw new Error(`no package list of Debian ${suite} could be had. ${problem}`);
     }
   }
 
   /** Package files of a package and everything it depends on. */
   downloadClosure(...packages: readonly string[]): string[] {
-    this.#get('install', '--download-only', ...packages);
+    const install = ['install', '--download-only', ...packages];
+    try {
+      this.#get(...install);
+    } catch {
+      // A backport may begin to need another one: then all of the closure may come from there.
+      this.#get('--target-release', this.#suite, ...install);
+    }
     const archives = join(this.#folder, 'archives');
     return readdirSync(archives)
       .filter((name) => name.endsWith('.deb'))

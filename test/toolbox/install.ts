@@ -1,63 +1,83 @@
-// Fills the toolbox: `node dist/test/toolbox/install.js`, as root on Debian. Every part is made in a new folder and
-// renamed into place when complete, so what is there is whole. toolbox.ts runs this under a lock.
+// Fills the toolbox: `node dist/test/toolbox/install.js RUN`, as root on Debian. Every part is made in a new folder, and its
+// name is a link that is put into place when it is complete: what is there is whole, and programs that run from an older
+// folder keep theirs. toolbox.ts runs this under a lock.
 //
 //   .toolbox/qemu-10/    qemu-system-x86_64 (a wrapper), root/: QEMU of Debian trixie with all its libraries
 //   .toolbox/qemu-7.2/   the same of Debian bookworm
+//   .toolbox/qemu-11.1/  the same of trixie's backports; another name when Debian has moved on
+//   .toolbox/qemu-img/   qemu-img (a wrapper), root/
 //   .toolbox/guest/      vmlinuz, initramfs.gz: the self-checking guest (test/guest-kit)
 
 import {
   chmodSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   renameSync,
   rmSync,
+  statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { PrivateApt, run, unpack } from './apt.js';
-import { guestKitFolder, type Part, parts, toolboxFolder } from './toolbox.js';
+import { guestKitFolder, type PartName, parts, toolboxFolder } from './toolbox.js';
 
-/** What QEMU needs of the unpacked packages; documentation, translations, other programs go. */
-const KEPT = [
-  'usr/bin/qemu-system-x86_64',
-  'lib/x86_64-linux-gnu',
-  'usr/lib/x86_64-linux-gnu',
-  'usr/lib/ipxe',
-  'usr/share/qemu',
-  'usr/share/seabios',
-];
+/** A program out of Debian's packages. */
+interface PackagedProgram {
+  readonly program: string;
+  readonly package: string;
+  /** What it needs of the unpacked packages besides its libraries; documentation, translations, other programs go. */
+  readonly kept: readonly string[];
+  /** More of its command line, in front of the user's. */
+  readonly options: string;
+}
+
+const SYSTEM: PackagedProgram = {
+  program: 'qemu-system-x86_64',
+  package: 'qemu-system-x86',
+  kept: ['usr/lib/ipxe', 'usr/share/qemu', 'usr/share/seabios'],
+  options: ' -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" -L "$root/usr/lib/ipxe/qemu"',
+};
+
+const QEMU_IMG: PackagedProgram = { program: 'qemu-img', package: 'qemu-utils', kept: [], options: '' };
+
+const LIBRARIES = ['lib/x86_64-linux-gnu', 'usr/lib/x86_64-linux-gnu'];
 
 /**
  * The libraries come from another release of Debian than the machine's, so the program is started through their own
  * dynamic linker; nothing is exported that a child of QEMU (an exec: migration) would inherit, but for the modules' folder.
  */
-const wrapper = (release: string, linker: string): string => `#!/bin/sh
-# QEMU of Debian ${release}, unpacked with its own libraries.
-root=\${0%/*}/root
+const wrapper = (suite: string, linker: string, { program, options }: PackagedProgram): string => `#!/bin/sh
+# ${program} of Debian ${suite}, unpacked with its own libraries. The folder behind the name may be replaced at any time.
+root=$(cd -P "\${0%/*}" && pwd)/root
 export QEMU_MODULE_DIR="$root/usr/lib/x86_64-linux-gnu/qemu"
 exec "$root/${linker}" --library-path "$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu" \\
-  "$root/usr/bin/qemu-system-x86_64" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" -L "$root/usr/lib/ipxe/qemu" "$@"
+  "$root/usr/bin/${program}"${options} "$@"
 `;
 
-const installQemu = (apt: PrivateApt, release: string, folder: string): void => {
+/** Unpacks a program with everything it needs into `folder`, and returns its version, such as `11.1`. */
+const installProgram = (apt: PrivateApt, suite: string, folder: string, packaged: PackagedProgram): string => {
   const unpacked = join(folder, 'unpacked');
-  unpack(apt.downloadClosure('qemu-system-x86'), unpacked);
-  for (const path of KEPT.filter((kept) => existsSync(join(unpacked, kept)))) {
+  unpack(apt.downloadClosure(packaged.package), unpacked);
+  const kept = [`usr/bin/${packaged.program}`, ...LIBRARIES, ...packaged.kept];
+  for (const path of kept.filter((name) => existsSync(join(unpacked, name)))) {
     const target = join(folder, 'root', path);
     mkdirSync(dirname(target), { recursive: true });
     renameSync(join(unpacked, path), target);
   }
   rmSync(unpacked, { recursive: true });
-  const linker = ['lib', 'usr/lib']
-    .map((lib) => `${lib}/x86_64-linux-gnu/ld-linux-x86-64.so.2`)
-    .find((path) => existsSync(join(folder, 'root', path)));
-  const program = join(folder, 'qemu-system-x86_64');
-  writeFileSync(program, wrapper(release, linker!));
+  const linker = LIBRARIES.map((lib) => `${lib}/ld-linux-x86-64.so.2`).find((path) =>
+    existsSync(join(folder, 'root', path)),
+  );
+  const program = join(folder, packaged.program);
+  writeFileSync(program, wrapper(suite, linker!, packaged));
   chmodSync(program, 0o755);
-  run(program, ['--version']);
+  return /version (\d+\.\d+)/.exec(run(program, ['--version']))![1]!;
 };
 
 /** A static C program and a cpio archive have to be made: the machine's own compiler, installed if it has none. */
@@ -99,38 +119,79 @@ const installGuest = (apt: PrivateApt, folder: string): void => {
 
 const machineRelease = /^VERSION_CODENAME=(\w+)/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? '';
 const folder = toolboxFolder();
-// Left behind by an installation that was killed.
-for (const name of readdirSync(folder).filter((entry) => entry.startsWith('new-'))) {
-  rmSync(join(folder, name), { recursive: true });
-}
+const testRun = process.argv[2] ?? '';
+
+/** Folders without a name of theirs are kept as long as a program may run from them. */
+const UNUSED_AGE_MS = 24 * 3_600_000;
+
+/** Removes what killed installations left behind, and folders that were replaced long ago. */
+const sweep = (): void => {
+  const names = readdirSync(folder);
+  const isLink = (name: string): boolean => lstatSync(join(folder, name)).isSymbolicLink();
+  const used = new Set(names.filter(isLink).map((name) => readlinkSync(join(folder, name))));
+  for (const name of names) {
+    const isUnused = name.startsWith('.part-') && !used.has(name);
+    if (name.startsWith('new-') || (isUnused && Date.now() - statSync(join(folder, name)).mtimeMs > UNUSED_AGE_MS)) {
+      rmSync(join(folder, name), { recursive: true });
+    }
+  }
+};
+
+sweep();
 const scratch = mkdtempSync(join(folder, 'new-'));
 const apts = new Map<string, PrivateApt>();
-const aptOf = (release: string): PrivateApt => {
-  const apt = apts.get(release) ?? new PrivateApt(machineRelease, release, join(scratch, release));
-  apts.set(release, apt);
+const aptOf = (suite: string): PrivateApt => {
+  const apt = apts.get(suite) ?? new PrivateApt(machineRelease, suite, join(scratch, suite));
+  apts.set(suite, apt);
   return apt;
 };
 
-const install: Readonly<Record<Part, (target: string) => void>> = {
-  'qemu-10': (target) => installQemu(aptOf('trixie'), 'trixie', target),
-  'qemu-7.2': (target) => installQemu(aptOf('bookworm'), 'bookworm', target),
+const installSystem = (suite: string, target: string): string => installProgram(aptOf(suite), suite, target, SYSTEM);
+
+/** How each part is made; returns the name of its folder where that is not the part's. */
+const install: Readonly<Record<PartName, (target: string) => string | undefined>> = {
+  'qemu-10': (target) => void installSystem('trixie', target),
+  'qemu-7.2': (target) => void installSystem('bookworm', target),
+  'qemu-backports': (target) => `qemu-${installSystem('trixie-backports', target)}`,
+  'qemu-img': (target) => void installProgram(aptOf('trixie'), 'trixie', target, QEMU_IMG),
   // Bookworm's kernel, because its modules are not compressed and the guest's insmod cannot decompress.
-  guest: (target) => installGuest(aptOf('bookworm'), target),
+  guest: (target) => void installGuest(aptOf('bookworm'), target),
+};
+
+/** Gives a complete folder its name, in one step also where the name was another folder's. */
+const putInPlace = (target: string, name: string): void => {
+  const hidden = `.part-${name}-${scratch.slice(-6)}`;
+  renameSync(target, join(folder, hidden));
+  const place = join(folder, name);
+  const link = join(scratch, `link-${name}`);
+  symlinkSync(hidden, link);
+  if (existsSync(place) && !lstatSync(place).isSymbolicLink()) {
+    // A folder of its own, as older toolboxes have them, cannot be replaced in one step.
+    renameSync(place, join(folder, `.part-${name}-before-${scratch.slice(-6)}`));
+  }
+  renameSync(link, place);
 };
 
 try {
   for (const part of parts.filter((candidate) => !candidate.isComplete())) {
+    if (part.failure(testRun) !== undefined) {
+      continue;
+    }
     process.stderr.write(`toolbox: installing ${part.name} into ${folder}\n`);
     const target = join(scratch, part.name);
     mkdirSync(target);
-    install[part.name](target);
-    writeFileSync(join(target, 'recipe'), part.recipe);
-    rmSync(join(folder, part.name), { recursive: true, force: true });
-    renameSync(target, join(folder, part.name));
+    try {
+      const name = install[part.name](target) ?? part.name;
+      writeFileSync(join(target, 'recipe'), part.recipe);
+      putInPlace(target, name);
+      part.forgetFailure();
+    } catch (error) {
+      const reason = (error as Error).message.trim().split('\n').slice(-5).join('; ');
+      part.noteFailure(testRun, reason);
+      process.stderr.write(`${part.name}: ${reason}\n`);
+      process.exitCode = 1;
+    }
   }
-} catch (error) {
-  process.stderr.write(`${(error as Error).message}\n`);
-  process.exitCode = 1;
 } finally {
   rmSync(scratch, { recursive: true, force: true });
 }

@@ -1,10 +1,10 @@
-// What the interop tests run against: QEMU 10, QEMU 7.2 and a Linux guest that checks its own memory, in a git-ignored
-// folder (`.toolbox` of the checkout, or RAMFERRY_TOOLBOX so that several checkouts share one). Installs what is
-// missing once, as a Debian root, whichever test file comes first.
+// What the interop tests run against: QEMU 7.2, 10 and what Debian's backports have (11.1), qemu-img and a Linux guest that
+// checks its own memory, in a git-ignored folder (`.toolbox` of the checkout, or RAMFERRY_TOOLBOX so that several checkouts
+// share one). Installs what is missing once, as a Debian root, whichever test file comes first.
 
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { toolboxFolder } from '../../src/qemu/find-qemu.js';
@@ -15,21 +15,55 @@ const here = dirname(fileURLToPath(import.meta.url));
 /** Sources of the guest; not built, so they stay in the source tree: this file runs in dist/test/toolbox/. */
 export const guestKitFolder = join(here, '..', '..', '..', 'test', 'guest-kit');
 
-export type Part = 'qemu-10' | 'qemu-7.2' | 'guest';
+/** `qemu-backports` lies in a folder that is named after the version that came, such as `qemu-11.1`. */
+export type PartName = 'qemu-10' | 'qemu-7.2' | 'qemu-backports' | 'qemu-img' | 'guest';
+
+/** A failure to install is believed for so long, and only by the test files of the run that met it. */
+const FAILURE_AGE_MS = 3_600_000;
 
 /** A part is made anew when its recipe changed. */
 class ToolboxPart {
-  readonly name: Part;
+  readonly name: PartName;
   readonly recipe: string;
+  /** Whether the suite can do without it; the tests that need it are then skipped. */
+  readonly isOptional: boolean;
 
-  constructor(name: Part, recipe: string) {
+  constructor(name: PartName, recipe: string, isOptional = false) {
     this.name = name;
     this.recipe = recipe;
+    this.isOptional = isOptional;
   }
 
   isComplete(): boolean {
-    const file = join(toolboxFolder(), this.name, 'recipe');
-    return existsSync(file) && readFileSync(file, 'utf8') === this.recipe;
+    const folder = toolboxFolder();
+    const names = existsSync(folder) ? readdirSync(folder).filter((name) => !name.startsWith('.')) : [];
+    return names.some((name) => {
+      const file = join(folder, name, 'recipe');
+      return existsSync(file) && readFileSync(file, 'utf8') === this.recipe;
+    });
+  }
+
+  /** Why an installation failed in this run of the tests, so that not every test file waits for the same failure. */
+  failure(run: string): string | undefined {
+    try {
+      const note = JSON.parse(readFileSync(this.#failureFile(), 'utf8')) as Record<string, unknown>;
+      const isRecent = Date.now() - Number(note['time']) < FAILURE_AGE_MS;
+      return note['run'] === run && note['recipe'] === this.recipe && isRecent ? String(note['reason']) : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  noteFailure(run: string, reason: string): void {
+    writeFileSync(this.#failureFile(), JSON.stringify({ run, recipe: this.recipe, time: Date.now(), reason }));
+  }
+
+  forgetFailure(): void {
+    rmSync(this.#failureFile(), { force: true });
+  }
+
+  #failureFile(): string {
+    return join(toolboxFolder(), `${this.name}.failed`);
   }
 }
 
@@ -44,6 +78,9 @@ const guestKitDigest = (): string => {
 export const parts: readonly ToolboxPart[] = [
   new ToolboxPart('qemu-10', 'Debian trixie, 1'),
   new ToolboxPart('qemu-7.2', 'Debian bookworm, 1'),
+  // Not every mirror has backports.
+  new ToolboxPart('qemu-backports', 'Debian trixie-backports, 1', true),
+  new ToolboxPart('qemu-img', 'qemu-img of Debian trixie, 1'),
   new ToolboxPart('guest', `Debian bookworm, 1, ${guestKitDigest()}`),
 ];
 
@@ -51,6 +88,10 @@ export interface Toolbox {
   readonly folder: string;
   readonly kernel: string;
   readonly initramfs: string;
+  /** Path of a qemu-img. */
+  readonly qemuImg: string;
+  /** Why optional parts are not there. */
+  readonly missingParts: ReadonlyMap<PartName, string>;
 }
 
 /** Also the longest wait for another process that installs; a slow mirror needs a few minutes. */
@@ -63,28 +104,46 @@ const obstacle = (): string | undefined => {
   return process.getuid?.() === 0 ? undefined : 'it can only be installed as root';
 };
 
+/** Runs install.ts for the parts that are not there; returns why it did not even start or end. */
+const installParts = (folder: string, run: string): string | undefined => {
+  mkdirSync(folder, { recursive: true });
+  process.stderr.write(`toolbox: filling ${folder}, once (a minute)\n`);
+  // flock(1) because the kernel drops its lock with its holder: no stale lock, whatever kills a test run.
+  const { error, stderr } = spawnSync(
+    'flock',
+    [join(folder, 'lock'), process.execPath, join(here, 'install.js'), run],
+    { encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'], timeout: INSTALL_TIMEOUT_MS },
+  );
+  return error?.message ?? stderr.trim().split('\n').slice(-5).join('; ');
+};
+
 /** The toolbox, or the reason why there is none. */
 export const openToolbox = (): Toolbox | { readonly missing: string } => {
   const folder = toolboxFolder();
-  const complete = (): boolean => parts.every((part) => part.isComplete());
-  if (!complete()) {
-    const reason = obstacle();
-    if (reason !== undefined) {
-      return { missing: `no toolbox in ${folder}: ${reason}` };
-    }
-    mkdirSync(folder, { recursive: true });
-    process.stderr.write(`toolbox: filling ${folder}, once (half a minute)\n`);
-    // flock(1) because the kernel drops its lock with its holder: no stale lock, whatever kills a test run.
-    const { error, stderr } = spawnSync('flock', [join(folder, 'lock'), process.execPath, join(here, 'install.js')], {
-      encoding: 'utf8',
-      stdio: ['ignore', 'ignore', 'pipe'],
-      timeout: INSTALL_TIMEOUT_MS,
-    });
-    if (!complete()) {
-      return {
-        missing: `the toolbox could not be installed into ${folder}: ${(error?.message ?? stderr).trim().split('\n').slice(-5).join('; ')}`,
-      };
-    }
+  // The test files of one run are children of one runner.
+  const run = String(process.ppid);
+  const incomplete = () => parts.filter((part) => !part.isComplete());
+  const reason = obstacle();
+  let output: string | undefined;
+  if (reason === undefined && incomplete().some((part) => part.failure(run) === undefined)) {
+    output = installParts(folder, run);
   }
-  return { folder, kernel: join(folder, 'guest', 'vmlinuz'), initramfs: join(folder, 'guest', 'initramfs.gz') };
+  const why = (part: ToolboxPart): string =>
+    reason ?? part.failure(run) ?? output ?? 'its installation was interrupted';
+  const required = incomplete().find((part) => !part.isOptional);
+  if (required !== undefined) {
+    return {
+      missing:
+        reason === undefined
+          ? `the toolbox could not be installed into ${folder}: ${required.name}: ${why(required)}`
+          : `no toolbox in ${folder}: ${reason}`,
+    };
+  }
+  return {
+    folder,
+    kernel: join(folder, 'guest', 'vmlinuz'),
+    initramfs: join(folder, 'guest', 'initramfs.gz'),
+    qemuImg: join(folder, 'qemu-img', 'qemu-img'),
+    missingParts: new Map(incomplete().map((part) => [part.name, why(part)])),
+  };
 };
