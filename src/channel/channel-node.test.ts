@@ -463,6 +463,20 @@ test('file: writes from the offset on, keeps what is before and cuts what is aft
   assert.equal(collector.digest(), digest);
 });
 
+// MR-19
+test('file: a system that takes less than it is given gets the rest', async (t) => {
+  const { writev } = fs;
+  type Done = (error: NodeJS.ErrnoException | null, byteCount: number) => void;
+  t.mock.method(fs, 'writev', (descriptor: number, pieces: Uint8Array[], position: number, done: Done) =>
+    writev(descriptor, [pieces[0]!.subarray(0, 700)], position, done),
+  );
+  const file = freshPath();
+  const output = await openChannel(`file:${file}`, { direction: 'write' });
+  const digest = await sendRandom(output, 10_000, 5);
+  await output.closed;
+  assert.equal(createHash('sha256').update(fs.readFileSync(file)).digest('hex'), digest);
+});
+
 test('file: pause, drop in the middle, and a direction that is not there', async () => {
   const file = freshPath();
   fs.writeFileSync(file, Buffer.alloc(1 << 20, 7));

@@ -11,7 +11,7 @@ import { promisify } from 'node:util';
 import { RamferryError } from '../memory/errors.js';
 import { channelDestroyed, channelError } from './channel-error.js';
 
-const fsync = promisify(fs.fsync);
+const fsync = (descriptor: number): Promise<void> => promisify(fs.fsync)(descriptor);
 
 /** Guest memory holds the guest's secrets. A file that is replaced passes its own mode on. */
 const NEW_FILE_MODE = 0o600;

@@ -58,6 +58,46 @@ test('aborted while the disk is waited for: no file, and what was there stays', 
   assert.equal(fs.readFileSync(target, 'utf8'), 'precious');
 });
 
+// MR-21, DESIGN section 4: a crash of the machine leaves the whole file or none
+test('content is on disk before the file gets its name, and the name before anybody hears that it is done', async (t) => {
+  const file = OutputFile.open(target);
+  fs.writeSync(file.descriptor, 'content');
+  const steps: string[] = [];
+  const noted = (descriptor: number): string =>
+    fs.fstatSync(descriptor).ino === fs.statSync(folder).ino ? 'folder synced' : 'file synced';
+  const { fsync, fsyncSync, renameSync } = fs;
+  t.mock.method(fs, 'fsync', (descriptor: number, done: fs.NoParamCallback) => {
+    fsync(descriptor, (error) => {
+      steps.push(noted(descriptor));
+      done(error);
+    });
+  });
+  t.mock.method(fs, 'fsyncSync', (descriptor: number) => {
+    fsyncSync(descriptor);
+    steps.push(noted(descriptor));
+  });
+  t.mock.method(fs, 'renameSync', (from: string, to: string) => {
+    renameSync(from, to);
+    steps.push(`${path.basename(to)} named`);
+  });
+  await file.commit();
+  assert.deepEqual(steps, ['file synced', 'out.mig named', 'folder synced']);
+});
+
+test('a disk that fails to sync the file, or its folder, fails the commit', async (t) => {
+  const fault = Object.assign(new Error('EIO'), { code: 'EIO' });
+  t.mock.method(fs, 'fsync', (_descriptor: number, done: fs.NoParamCallback) => setImmediate(() => done(fault)), {
+    times: 1,
+  });
+  fs.writeFileSync(target, 'precious');
+  await assert.rejects(OutputFile.open(target).commit(), code('IO_ERROR'));
+  assert.deepEqual([fs.readdirSync(folder), fs.readFileSync(target, 'utf8')], [['out.mig'], 'precious']);
+  t.mock.method(fs, 'fsyncSync', () => {
+    throw fault;
+  });
+  await assert.rejects(OutputFile.open(target).commit(), code('IO_ERROR'));
+});
+
 test('a link is followed: what it names is replaced', async () => {
   const link = path.join(folder, 'link');
   fs.writeFileSync(target, 'old');

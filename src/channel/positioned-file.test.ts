@@ -59,6 +59,54 @@ for (const options of modes) {
   });
 }
 
+// MR-19
+test('a system that writes less than it was given is given the rest; one that writes nothing fails the file', async (t) => {
+  const pages = new Uint8Array(3 * PAGE).map((_, index) => index % 251);
+  const file = await openPositionedFile(path);
+  const { writeSync } = fs;
+  let most = 1000;
+  t.mock.method(
+    fs,
+    'writeSync',
+    (descriptor: number, bytes: Uint8Array, at: number, length: number, position: number): number =>
+      most === 0 ? 0 : writeSync(descriptor, bytes, at, Math.min(length, most), position),
+  );
+  file.write(pages.subarray(0, 2500), 0);
+  file.writePages(pages, PAGE, 2 * PAGE, PAGE);
+  most = 0;
+  assert.throws(() => file.write(pages, 2 ** 20), { code: 'NO_SPACE' });
+  assert.throws(() => file.writePages(pages, 0, PAGE, 2 ** 20), { code: 'NO_SPACE' });
+  most = 1000;
+  await file.commit();
+  const content = fs.readFileSync(path);
+  assert.equal(content.length, 3 * PAGE);
+  assert.deepEqual([...content.subarray(0, 2500)], [...pages.subarray(0, 2500)]);
+  assert.ok(content.subarray(PAGE).equals(pages.subarray(PAGE)));
+});
+
+// MR-13
+test('what is with the writer threads when the file is committed is in it', async () => {
+  const bytes = 2 ** 21;
+  const memory = new Uint8Array(new SharedArrayBuffer(8 * bytes));
+  for (let at = 0; at < memory.length; at += PAGE) {
+    memory[at] = 1 + ((at / PAGE) % 251);
+  }
+  const file = await openPositionedFile(path, { channels: 1 });
+  // The thread is there when something waits for it; until then this one writes.
+  for (let position = 0; file.pendingBytes === 0; position += PAGE) {
+    assert.ok(position < 2 ** 24);
+    await delay(1);
+    file.writePages(memory, 0, PAGE, 2 ** 25 + position);
+  }
+  file.barrier();
+  for (let at = 0; at < memory.length; at += bytes) {
+    file.writePages(memory, at, bytes, at);
+  }
+  assert.ok(file.pendingBytes > 0);
+  await file.commit();
+  assert.ok(fs.readFileSync(path).subarray(0, memory.length).equals(memory));
+});
+
 test('aborted with writes under way: nothing is left, and nothing works any more', async () => {
   const memory = new Uint8Array(new SharedArrayBuffer(2 ** 20));
   fs.rmSync(path, { force: true });

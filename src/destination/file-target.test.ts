@@ -6,6 +6,7 @@ import fc from 'fast-check';
 import { inPieces, ScriptedChannel } from '../../test/scripted-channel.js';
 import { patternPage, richStream, StreamBuilder, testDevice } from '../../test/streams.js';
 import { ByteWriter } from '../format/byte-writer.js';
+import { RamDigest } from '../format/ram-digest.js';
 import { Command, ElementType, RecordFlag } from '../format/stream/constants.js';
 import { command, pageRecordHead, ping, ramPart } from '../format/stream/write.js';
 import type { RamferryError } from '../memory/errors.js';
@@ -66,6 +67,25 @@ const without = (bytes: Uint8Array, ...elements: Uint8Array[]): Buffer => {
 const advise = command(Command.POSTCOPY_ADVISE, new ByteWriter().be64(PAGE).be64(PAGE).copy());
 const switchover = command(Command.SWITCHOVER_START);
 const open = command(Command.OPEN_RETURN_PATH);
+
+test('the digest is of the last content of each page, and of none where that is zero', async () => {
+  const usedLength = 4 * PAGE;
+  const target = new FileTarget(new TestSink(), { digests: true });
+  const { bytes } = new StreamBuilder()
+    .header()
+    .ramStart([{ name: 'ram', usedLength }])
+    .part([
+      { kind: 'normal', block: 'ram', page: 1, content: patternPage(1) },
+      { kind: 'normal', block: 'ram', page: 2, content: patternPage(2) },
+      { kind: 'zero', block: 'ram', page: 1 },
+    ])
+    .end()
+    .devices([testDevice('cpu', 300)]);
+  await new MigrationDestination({ channel: new ScriptedChannel().send([bytes]), target }).run();
+  const expected = new RamDigest([{ name: 'ram', usedLength }]);
+  expected.set(0, 2 * PAGE, patternPage(2));
+  assert.deepEqual(target.digest!.blocks(), expected.blocks());
+});
 
 test('the file is the stream without the commands for a live peer, however its bytes arrive', async () => {
   const { bytes } = richStream();

@@ -13,6 +13,7 @@ import type { PositionedFile } from '../channel/positioned-file.js';
 import { openPositionedFile } from '../channel/positioned-file-node.js';
 import { ByteWriter } from '../format/byte-writer.js';
 import { layoutBlock } from '../format/mapped-ram/layout.js';
+import { type DigestedBlock, RamDigest } from '../format/ram-digest.js';
 import { Command, ElementType } from '../format/stream/constants.js';
 import type { RamSetup } from '../format/stream/stream-handler.js';
 import {
@@ -55,14 +56,14 @@ const writeLate = (file: PositionedFile): void => {
 const receive = async (
   chunks: Iterable<Uint8Array>,
   isLate = false,
-): Promise<{ file: MappedFile; status: string; tail: Uint8Array }> => {
+): Promise<{ file: MappedFile; status: string; tail: Uint8Array; digest: readonly DigestedBlock[] }> => {
   const file = await openPositionedFile(path);
   if (isLate) {
     writeLate(file);
   }
   // As where the system has none: then the file still holds what the bitmap says is gone.
   file.punchHole = () => {};
-  const target = new MappedRamTarget(file);
+  const target = new MappedRamTarget(file, { digests: true });
   let tail: Uint8Array = new Uint8Array();
   const destination = new MigrationDestination({
     channel: new ScriptedChannel().send(chunks),
@@ -76,7 +77,18 @@ const receive = async (
   const { status } = await destination.run();
   file.abort();
   assert.equal(destination.error, undefined);
-  return { file: readMappedFile(path), status, tail };
+  return { file: readMappedFile(path), status, tail, digest: target.digest!.blocks() };
+};
+
+/** The digest of memory as it is. */
+const digestOf = (
+  blocks: readonly { readonly name: string; readonly content: Uint8Array }[],
+): readonly DigestedBlock[] => {
+  const digest = new RamDigest(blocks.map(({ name, content }) => ({ name, usedLength: content.length })));
+  for (const [index, { content }] of blocks.entries()) {
+    digest.set(index, 0, content);
+  }
+  return digest.blocks();
 };
 
 const PAGES = 600;
@@ -145,7 +157,7 @@ test('any order of pages, zero pages and deltas: the file holds the last version
       fc.boolean(),
       async (steps, piece, isLate) => {
         const { bytes, memory } = play(steps);
-        const { file, status, tail } = await receive(inPieces(bytes, piece), isLate);
+        const { file, status, tail, digest } = await receive(inPieces(bytes, piece), isLate);
         assert.equal(status, 'completed');
         assert.deepEqual(file.capabilities, ['mapped-ram']);
         assert.equal(file.totalBytes, 2 * PAGES * PAGE);
@@ -158,6 +170,7 @@ test('any order of pages, zero pages and deltas: the file holds the last version
             assert.ok(has(page) || zero);
           }
         }
+        assert.deepEqual(digest, digestOf(file.blocks));
         // Device state as it came, no command, one END.
         assert.ok(tail.length > 300);
         assert.equal(file.tail.indexOf(Buffer.from(tail)), 13 + 5 + 13);
@@ -170,7 +183,7 @@ test('any order of pages, zero pages and deltas: the file holds the last version
 // MR-8
 test('a page that became zero has no bit, and a delta against it starts from zero', async () => {
   const at = { block: 0, first: 5, count: 1 };
-  const { file } = await receive([
+  const { file, digest } = await receive([
     play([
       { ...at, kind: 'normal', value: 7 },
       { ...at, kind: 'zero', value: 0 },
@@ -183,6 +196,7 @@ test('a page that became zero has no bit, and a delta against it starts from zer
   assert.deepEqual([ram!.has(5), ram!.has(9), ram!.present], [false, true, 1]);
   assert.equal(ram!.content[9 * PAGE], 0);
   assert.equal(ram!.content[9 * PAGE + 4000], 3);
+  assert.deepEqual(digest, digestOf(file.blocks), 'the digest is of what is in the file now');
 });
 
 // MR-8, MR-11

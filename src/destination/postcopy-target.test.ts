@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
-import type { MissingPage } from '../dirty-log/missing-pages.js';
+import type { MissingPage, MissingPages } from '../dirty-log/missing-pages.js';
 import { UserfaultfdMissingPages } from '../dirty-log/missing-pages-userfaultfd-node.js';
 import { userfaultfdProblem } from '../dirty-log/userfaultfd-node.js';
 import { BitmapMemory } from '../memory/bitmap-memory.js';
@@ -22,6 +22,39 @@ parentPort.on('message', ({ address, together }) => {
   while (Atomics.load(turns, 0) < together) {}
   parentPort.postMessage(bytes[address]);
 });`;
+
+/** Makes nobody wait. */
+const nobodyWaits: MissingPages = {
+  arm: () => {},
+  nextFault: () => undefined,
+  place: () => {},
+  finish: () => {},
+  abandon: () => {},
+};
+
+// RD-11, spec/algorithms.md 8.6
+test('from the switch on nothing is plugged until all pages have come, or never will', async () => {
+  for (const end of ['finish', 'abandon'] as const) {
+    const blocks = RamBlockList.create({ bitmaps: BitmapMemory.create(2 ** 20) });
+    const managers = ['vmem0', 'vmem1'].map(
+      (name) => blocks.add({ name, usedLength: 4 * PAGE, discardGranularity: PAGE }).discardManager!,
+    );
+    const target = new PostcopyTarget({ blocks, missingPages: () => nobodyWaits });
+    target.listen(() => {});
+    for (const manager of managers) {
+      assert.throws(() => manager.populate(0, PAGE), { code: 'RAM_DISCARD_BUSY' });
+    }
+    await target[end]();
+    for (const manager of managers) {
+      assert.equal(manager.isFrozen, false, `after ${end}`);
+      manager.populate(0, PAGE);
+    }
+    // A second end, as a failure brings it, thaws nobody else's.
+    managers[0]!.freeze();
+    await target.abandon();
+    assert.equal(managers[0]!.isFrozen, true);
+  }
+});
 
 // RD-16
 test('two threads that touch the same discarded page read zero; only memory is waited for', {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { withAtomicSteps } from '../../test/atomic-steps.js';
 import { allocateHandshake, Handshake, HandshakeWriter } from './handshake.js';
 
 const everything = { firstPage: 0, pageCount: Number.POSITIVE_INFINITY };
@@ -49,6 +50,47 @@ describe('Handshake', () => {
     assert.deepEqual(notice(writers[1]!), everything);
     writers[1]!.park();
     assert.equal(writers[1]!.unpark(), false, 'nothing happened meanwhile');
+  });
+
+  // TS-14, TS-15: the engine publishes first and looks second, and so does the writer
+  test('a writer that leaves while the engine advances forgets, or is waited for, wherever the engine comes between', () => {
+    let schedules = 0;
+    for (let at = 0; at < 20; at += 1) {
+      const shared = allocateHandshake(1);
+      // The writer cannot go on while it is waited for, since both run in this thread: the wait ends the attempt.
+      const engine = new Handshake(shared, 1000, () => {
+        throw new Error('the engine waits');
+      });
+      engine.advance(0, 64);
+      const writer = new HandshakeWriter(shared, 0);
+      writer.unpark();
+      writer.park();
+      let step = 0;
+      let hasAdvanced = false;
+      const advance = (): void => {
+        if (step === at) {
+          try {
+            engine.advance(64, 64);
+            hasAdvanced = true;
+          } catch (error) {
+            assert.match((error as Error).message, /the engine waits/);
+          }
+        }
+        step += 1;
+      };
+      let forgets = false;
+      withAtomicSteps([shared.buffer], advance, () => {
+        forgets = writer.unpark();
+      });
+      if (step <= at) {
+        break;
+      }
+      schedules += 1;
+      assert.ok(forgets || !hasAdvanced, `the engine went on before step ${at} of the writer, who knows nothing of it`);
+      // Whoever was not seen to acknowledge learns of it at the next safepoint.
+      assert.ok(forgets || writer.poll(), `the writer never hears of what was announced before its step ${at}`);
+    }
+    assert.ok(schedules >= 3, `${schedules} schedules`);
   });
 
   test('counts a writer that parks instead of acknowledging', () => {

@@ -97,6 +97,62 @@ for (const mutant of mutants.slice(0, 2)) {
   });
 }
 
+// TS-1's counterpart for loads, on the engine's own end
+test('whoever waits for a page is woken when it is placed, and nobody else makes the engine wake', () => {
+  const world = setUp();
+  const { blocks, block, loads, barrier } = world;
+  const control = new Int32Array(loads.control);
+  barrier.arm(() => {});
+  barrier.place(arrived(world, 1, 4));
+  assert.equal(control[LoadControl.arrived], 0, 'nobody waits yet');
+  let slept = 0;
+  class Thread extends LoadBarrierReader {
+    protected override sleep(seen: number): void {
+      slept += 1;
+      assert.deepEqual(barrier.nextFault(), { block, page: 3 });
+      barrier.place(arrived(world, 3, 9));
+      assert.notEqual(control[LoadControl.arrived], seen, 'nobody wakes the thread');
+    }
+  }
+  new Thread(loads, 0, blocks.bitmaps).beforeAccess(block, 3);
+  assert.deepEqual([slept, block.read(3 * PAGE, 1)[0], control[LoadControl.waiting]], [1, 9, 0]);
+  barrier.finish();
+});
+
+test('the last page wakes who waits for it, and so does the end of what comes', () => {
+  const world = setUp();
+  const { blocks, block, loads, barrier } = world;
+  const control = new Int32Array(loads.control);
+  for (const end of [() => barrier.finish(), () => barrier.abandon()]) {
+    barrier.arm(() => {});
+    blocks.bitmaps.kernels.testAndClearRange(block.bitmaps.received, 0, 8);
+    class Thread extends LoadBarrierReader {
+      protected override sleep(seen: number): void {
+        end();
+        assert.notEqual(control[LoadControl.arrived], seen, 'nobody wakes the thread');
+      }
+    }
+    const thread = new Thread(loads, 0, blocks.bitmaps);
+    try {
+      thread.beforeAccess(block, 3);
+    } catch (error) {
+      assert.equal((error as { code?: string }).code, 'GUEST_MEMORY_LOST');
+    }
+  }
+});
+
+// PC-3: a page that was sent in precopy, discarded, and is zero by now
+test('a zero page that comes takes the place of what was there', () => {
+  const world = setUp();
+  const { block, barrier } = world;
+  block.write(2 * PAGE, new Uint8Array(3 * PAGE).fill(5));
+  barrier.arm(() => {});
+  barrier.place(arrived(world, 3, 0));
+  assert.ok(block.read(3 * PAGE, PAGE).every((byte) => byte === 0));
+  assert.ok([...block.read(2 * PAGE, PAGE), ...block.read(4 * PAGE, PAGE)].every((byte) => byte === 5));
+  barrier.finish();
+});
+
 test('loads and stores alike wait for a page; what never comes ends the thread', () => {
   const world = setUp();
   const { blocks, block, loads, shared, barrier } = world;

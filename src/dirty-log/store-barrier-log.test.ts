@@ -102,6 +102,21 @@ for (const variant of variants) {
       assert.deepEqual(marksIn(blocks, block.bitmaps.remote), [1], 'the filter of before the stop is gone');
     });
 
+    // CB-4, G-10: nothing of an earlier migration is trusted, least of all what its last sync had seen
+    test('a start drops what an earlier migration synced and did not clear', () => {
+      const { blocks, block, writer, log } = setup(variant);
+      writer.markRange(block, 9, 2);
+      log.sync(block, false);
+      log.stop();
+      writer.safepoint();
+      log.start();
+      assert.deepEqual(marksIn(blocks, block.bitmaps.snapshot), []);
+      writer.mark(block, 9);
+      assert.equal(log.clear(block, 0, 256), 0, 'no sync has reported this mark');
+      assert.deepEqual(marksIn(blocks, block.bitmaps.remote), [9]);
+      assert.equal(log.sync(block, false), 1);
+    });
+
     // TS-5: the block is in the writer's list only after its maps exist
     test('sees stores to a block that was plugged while it records', () => {
       const { blocks, writer, log } = setup(variant);

@@ -1,7 +1,9 @@
 // Which parts of a block are memory, against a model that is an array of granules.
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { test } from 'node:test';
+import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import { BitmapMemory } from './bitmap-memory.js';
 import { RamBlockList } from './ram-block-list.js';
@@ -246,6 +248,44 @@ test('frozen, nothing changes, however often it is frozen; another list of the b
   elsewhere.thaw();
   manager.discard(0, GRANULE);
   assert.equal(elsewhere.isDiscarded(0, LENGTH), true);
+});
+
+// RD-11: a migration begins in its own thread while the device's thread is plugging
+test('who freezes while the state changes is woken when it has, and finds it changed', async () => {
+  const list = RamBlockList.create({ bitmaps: BitmapMemory.create(2 ** 22), segmentBytes: 2 ** 21 });
+  const manager = fresh(list);
+  const word = { words: list.bitmaps.words, index: manager.address >>> 2 };
+  const progress = new Int32Array(new SharedArrayBuffer(4));
+  // All that `freeze` waits by; no engine's thread would wake for anything else.
+  const engine = new Worker(
+    `const { parentPort, workerData: { words, index, progress } } = require('node:worker_threads');
+    Atomics.store(progress, 0, 1);
+    Atomics.notify(progress, 0);
+    while (Atomics.load(words, index) !== -1) {}
+    Atomics.store(progress, 0, 2);
+    parentPort.postMessage(Atomics.wait(words, index, -1, 20_000));`,
+    { eval: true, workerData: { ...word, progress } },
+  );
+  const woken = once(engine, 'message');
+  Atomics.wait(progress, 0, 0);
+  const section = { offset: 0, length: LENGTH };
+  manager.register(
+    {
+      populate: () => {
+        while (Atomics.load(progress, 0) !== 2) {}
+        // It goes to sleep within this time, or the value has changed before.
+        Atomics.wait(progress, 0, 2, 50);
+      },
+      discard: () => {},
+    },
+    section,
+  );
+  manager.populate(0, GRANULE);
+  assert.match((await woken)[0], /^(ok|not-equal)$/);
+  manager.freeze();
+  assert.equal(manager.isPopulated(0, GRANULE), true);
+  manager.thaw();
+  await engine.terminate();
 });
 
 // RD-21

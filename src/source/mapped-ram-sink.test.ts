@@ -10,10 +10,11 @@ import fc from 'fast-check';
 import { type MappedFile, readMappedFile } from '../../test/mapped-ram-file.js';
 import { PAGE, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
 import type { PositionedFile } from '../channel/positioned-file.js';
+import { RamDigest } from '../format/ram-digest.js';
 import { Segment } from '../memory/segment.js';
 import { type FileOffset, fileOffset } from '../memory/units.js';
 import type { SourceGuest } from './guest.js';
-import { MappedRamSink } from './mapped-ram-sink.js';
+import { MappedRamSink, type MappedRamSinkOptions } from './mapped-ram-sink.js';
 import { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
 import { defaultParameters } from './parameters.js';
 import type { MigrationReport } from './statistics.js';
@@ -128,7 +129,12 @@ const save = (
   new MigrationSource({ guest, sink: new MappedRamSink(file), parameters: defaultParameters, ...options }).run();
 
 /** A sink of small batches, between which the running guest acts. */
-const betweenBatches = (guest: ScriptedGuest, file: PositionedFile, act: (batch: number) => void): MappedRamSink => {
+const betweenBatches = (
+  guest: ScriptedGuest,
+  file: PositionedFile,
+  act: (batch: number) => void,
+  options: MappedRamSinkOptions = {},
+): MappedRamSink => {
   let batches = 0;
   return new (class extends MappedRamSink {
     override batchLimit(): number {
@@ -143,7 +149,7 @@ const betweenBatches = (guest: ScriptedGuest, file: PositionedFile, act: (batch:
       }
       return zeroPages;
     }
-  })(file);
+  })(file, options);
 };
 
 const assertIsGuest = (file: MappedFile, guest: ScriptedGuest): void => {
@@ -296,6 +302,83 @@ test('whatever a guest writes while it is saved, the file is the guest at the sw
     { numRuns: 60 },
   );
   assert.ok(scansSeen >= 2 && holesSeen > 0, `${scansSeen} scans, ${holesSeen} holes`);
+});
+
+// MR-11: the last page of a scan is the first of the next one: its place in the file is the same, not before the last one
+test('a page that is sent twice in a row is written twice in order', async () => {
+  const guest = new ScriptedGuest([1]);
+  const [block] = guest.blocks.blocks;
+  guest.store(block!, 0, 1);
+  const file = new LateFile();
+  const sink = betweenBatches(guest, file, (batch) => batch < 3 && guest.store(block!, 0, batch + 2));
+  const report = await save(guest, file, { sink, parameters: { ...defaultParameters, downtimeLimit: 0 } });
+  assert.deepEqual([report['error-desc'], report.status], [undefined, 'completed']);
+  assert.equal(file.pageWrites.length, 4);
+  assertIsGuest(file.parsed(), guest);
+});
+
+// MR-13
+test('no bitmap is written while pages are under way', () => {
+  const guest = new ScriptedGuest([16]);
+  const [block] = guest.blocks.blocks;
+  for (let page = 0; page < 16; page += 1) {
+    guest.store(block!, page, 1);
+  }
+  class OrderedFile extends LateFile {
+    override write(bytes: Uint8Array, position: number): void {
+      assert.equal(this.pendingBytes, 0, 'a bitmap says that a page is there, which is not');
+      super.write(bytes, position);
+    }
+  }
+  const file = new OrderedFile();
+  const sink = new MappedRamSink(file);
+  sink.start(guest);
+  const pages = Int32Array.from({ length: 16 }, (_, page) => page);
+  sink.writePages({ block: block!, extent: block!.extentOf(0), pages, count: 16 });
+  assert.equal(file.pendingBytes, 16 * PAGE);
+  sink.writeDevices(guest.saveDevices());
+});
+
+/** The digest of the guest's memory as it is now. */
+const digestOf = (guest: ScriptedGuest): unknown => {
+  const digest = new RamDigest(guest.blocks.blocks);
+  for (const [index, block] of guest.blocks.blocks.entries()) {
+    block.forEachRange(0, block.usedPages, ({ segment, address, firstPage }, page, count) => {
+      digest.setInSegment(index, page * PAGE, segment, address + (page - firstPage) * PAGE, count * PAGE);
+    });
+  }
+  return digest.blocks();
+};
+
+test('the digest is of what is in the file, of pages too that leave it as zero or as free', async () => {
+  const guest = new ScriptedGuest([140], 2 ** 20);
+  const hints = new ScriptedHints();
+  guest.hints = hints;
+  const block = guest.blocks.blocks[0]!;
+  for (let page = 0; page < 140; page += 1) {
+    guest.store(block, page, 1);
+  }
+  const file = new LateFile();
+  const sink = betweenBatches(
+    guest,
+    file,
+    (batch) => {
+      if (batch === 2) {
+        guest.store(block, 5, 0);
+        hints.hint(block, 20, 4);
+      }
+    },
+    { digests: true },
+  );
+  const parameters = { ...defaultParameters, downtimeLimit: 0, hintWaitMs: 0 };
+  assert.equal((await save(guest, file, { sink, parameters })).status, 'completed');
+  const [{ has }] = file.parsed().blocks as [MappedFile['blocks'][number]];
+  assert.deepEqual([4, 5, 6, 19, 20, 23, 24].map(has), [true, false, true, true, false, false, true]);
+  assert.equal(file.holes.length, 2);
+  for (let page = 20; page < 24; page += 1) {
+    guest.store(block, page, 0);
+  }
+  assert.deepEqual(sink.digest!.blocks(), digestOf(guest));
 });
 
 // MR-2

@@ -7,6 +7,7 @@ import fc from 'fast-check';
 import { type Cut, PostcopyDestination } from '../../test/postcopy-destination.js';
 import { PAGE, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
 import { nextTurn, until } from '../../test/until.js';
+import type { ByteChannel } from '../channel/channel.js';
 import { pong, receivedBitmap, requestPages, shut } from '../format/stream/return-path.js';
 import { RamferryError } from '../memory/errors.js';
 import type { RamBlock } from '../memory/ram-block.js';
@@ -25,6 +26,8 @@ interface Setting {
   readonly cut?: Cut;
   readonly stallMs?: number;
   readonly guest?: ScriptedGuest;
+  /** The connection as the source gets it. */
+  readonly through?: (channel: ByteChannel) => ByteChannel;
   /** Send what is asked for over a second connection. */
   readonly preempt?: boolean;
 }
@@ -38,6 +41,7 @@ const setUp = ({
   cut,
   stallMs,
   preempt = false,
+  through = (channel) => channel,
   ...given
 }: Setting = {}) => {
   const guest = given.guest ?? new ScriptedGuest(pages, 2 ** 22, hostPageSize);
@@ -47,7 +51,7 @@ const setUp = ({
   const status: { changed: () => unknown } = { changed: () => {} };
   const source = new MigrationSource({
     guest,
-    sink: new PostcopySink(destination.connect(cut), {
+    sink: new PostcopySink(through(destination.connect(cut)), {
       ...(stallMs !== undefined && { stallMs }),
       ...(preempt && { openPreempt: async () => destination.connectPreempt() }),
     }),
@@ -377,6 +381,44 @@ test('with release-ram, pages go back to the system once it has taken them, and 
   }
 });
 
+// PC-16
+for (const preempt of [false, true]) {
+  test(`with release-ram no page goes that is still under way${preempt ? ', whatever is asked for meanwhile' : ''}`, async () => {
+    const released = new Set<number>();
+    const early: string[] = [];
+    const { guest, destination, source } = setUp({
+      pages: [3000],
+      preempt,
+      postcopy: {
+        prefetchPages: 0,
+        releaseWith: ({ name }, firstPage, pageCount) => {
+          for (let page = firstPage; page < firstPage + pageCount; page += 1) {
+            released.add(page);
+            if (destination.placed(name).content[page]! < 0) {
+              early.push(`${name}:${page}`);
+            }
+          }
+        },
+      },
+    });
+    destination.isGathering = true;
+    fill(guest);
+    let asked = 0;
+    destination.onRecord = (page) => {
+      if (destination.isRunning && page % 100 === 50 && asked < 20) {
+        asked += 1;
+        destination.request('block0', 2999 - asked);
+      }
+    };
+    const running = source.run();
+    source.startPostcopy();
+    completed(await running);
+    assert.deepEqual(destination.violations, []);
+    assert.deepEqual([early, released.size], [[], 3000]);
+    assert.ok(asked > 10, `${asked} requests`);
+  });
+}
+
 // RC-8
 test('with release-ram a broken link cannot be mended', async () => {
   const { guest, destination, source, reached } = setUp({
@@ -436,6 +478,32 @@ test('before the package a broken link gives the guest back, after it never', as
     assert.equal(guest.running, !isLost);
   }
   assert.ok(before > 0 && before < 24, `${before} before the package`);
+});
+
+// PC-11: the package may be on its way in part when its write fails
+test('from the first byte of the package on the guest is the destination’s, whatever fails', async () => {
+  let isBroken = false;
+  const { guest, destination, source, reached } = setUp({
+    through: (channel) => {
+      const write = channel.write.bind(channel);
+      channel.write = (bytes, done) => {
+        write(bytes, done);
+        if (!isBroken && source.state.value === 'postcopy-active') {
+          isBroken = true;
+          throw new Error('the system call fails');
+        }
+      };
+      return channel;
+    },
+  });
+  fill(guest);
+  const running = source.run();
+  source.startPostcopy();
+  await reached('postcopy-paused');
+  assert.ok(isBroken && !guest.running);
+  source.fail(new Error('given up'));
+  assert.equal((await running).status, 'failed');
+  assert.deepEqual([guest.running, guest.resumes, destination.hasEnded], [false, 0, false]);
 });
 
 test('who hears of a pause may give up in that very moment', async () => {
@@ -544,6 +612,40 @@ for (const [preempt, how] of [
     source.finishPostcopy();
     completed(await running);
     assertArrived(guest, destination);
+  });
+}
+
+// PC-6
+for (const preempt of [false, true]) {
+  test(`what is asked for amid a host page waits for its rest${preempt ? ', but for the preempt channel' : ''}`, async () => {
+    const hostPages = 512;
+    const { guest, destination, source } = setUp({
+      pages: [3 * hostPages, hostPages],
+      hostPageSize: hostPages * PAGE,
+      preempt,
+      postcopy: { prefetchPages: 0 },
+    });
+    fill(guest);
+    const order: string[] = [];
+    destination.onPage = (name, page) => page % hostPages === 0 && order.push(`${name}:${page / hostPages}`);
+    let asked = false;
+    destination.onRecord = (page) => {
+      // The second host page of the first block: the other one has none.
+      if (destination.isListening && page === hostPages + 70 && !asked) {
+        asked = true;
+        destination.request('block1', 0, hostPages * PAGE);
+      }
+    };
+    const running = source.run();
+    source.startPostcopy();
+    completed(await running);
+    assertArrived(guest, destination);
+    const sorted = preempt ? order.toSorted() : order;
+    assert.ok(asked);
+    assert.deepEqual(
+      sorted,
+      preempt ? ['block0:0', 'block0:1', 'block0:2', 'block1:0'] : ['block0:0', 'block0:1', 'block1:0', 'block0:2'],
+    );
   });
 }
 
