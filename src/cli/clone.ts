@@ -61,6 +61,8 @@ export const clone: Verb<CloneOptions> = {
     ['guest.mapped --stop', 'ends them; so does Ctrl-C where they were started'],
   ],
 
+  files: ([file], { by }) => ({ reads: [memoryFile(file!).path], writes: by === 'map' ? [] : [demandPath(file!)] }),
+
   async run({ operands, options, signal, progress }) {
     const [operand, ...template] = operands as [string, ...string[]];
     const { path: file } = memoryFile(operand);

@@ -5,6 +5,7 @@ import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { RamferryError } from '../memory/errors.js';
 import { EXIT_STATUS, failureDocument, failureText, isDebug, toFailure } from './failure.js';
+import { refuseToWriteInputs } from './files-of-run.js';
 import { Progress } from './progress.js';
 import { terminalColors } from './terminal.js';
 import type { Verb, VerbEntry, VerbResult } from './verb.js';
@@ -95,6 +96,10 @@ const abortedBySignals = (progress: Progress): AbortSignal => {
 };
 
 const runVerb = async ({ verb, operands, options }: ParsedCommand, progress: Progress): Promise<VerbResult> => {
+  const files = verb.files?.(operands, options);
+  if (files !== undefined) {
+    refuseToWriteInputs(files);
+  }
   const signal = abortedBySignals(progress);
   try {
     return await verb.run({ operands, options, signal, progress });

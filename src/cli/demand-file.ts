@@ -20,19 +20,23 @@ export const demandPath = (operand: string): string => {
 
 /** What the list says; nothing, with a note, where it cannot be read: a guest starts without it as well. */
 export const readDemandFile = (path: string, { progress }: Pick<Surroundings, 'progress'>): DemandedPage[] => {
-  const stat = fs.statSync(path, { throwIfNoEntry: false });
-  if (stat === undefined) {
-    return [];
-  }
   try {
-    return readDemandList(stat.isFile() && stat.size <= DEMAND_LIST_MAX_BYTES ? fs.readFileSync(path, 'latin1') : '');
+    return demandsIn(path) ?? [];
   } catch (error) {
     progress.note(`warning: ${path} is not used: ${(error as Error).message}`);
     return [];
   }
 };
 
-/** Adds demands to the list; a note where it cannot be written. */
+/** Undefined where there is no file. */
+const demandsIn = (path: string): DemandedPage[] | undefined => {
+  const stat = fs.statSync(path, { throwIfNoEntry: false });
+  return (
+    stat && readDemandList(stat.isFile() && stat.size <= DEMAND_LIST_MAX_BYTES ? fs.readFileSync(path, 'latin1') : '')
+  );
+};
+
+/** Adds demands to the list; a note where it cannot be written. A file that is no such list is left as it is. */
 export const writeDemandFile = async (
   path: string,
   known: readonly DemandedPage[],
@@ -44,6 +48,7 @@ export const writeDemandFile = async (
     return;
   }
   try {
+    demandsIn(path);
     const file = OutputFile.open(path);
     fs.writeFileSync(file.descriptor, writeDemandList(joined), 'latin1');
     await file.commit();

@@ -247,6 +247,15 @@ test('a digest that is not of the file, or none at all, is a warning; none is no
 
 test('a digest that cannot be written: status 1, and the file is complete', async () => {
   const out = at('blocked');
+  const command = `exec:cat ${input}; mkdir ${out}.digest`;
+  const result = await runCommand('receive', command, out, '--json');
+  const { error } = JSON.parse(result.stdout) as Verdict;
+  assert.deepEqual([result.status, error?.code], [1, 'DIGEST_NOT_WRITTEN']);
+  assert.equal((await runCommand('diff', input, out)).status, 0);
+});
+
+test('what stands where the digest shall be, and is none, is refused before the work begins', async () => {
+  const out = at('taken');
   fs.mkdirSync(`${out}.digest`);
   for (const args of [
     ['convert', input, out, '--to', 'mapped-ram'],
@@ -254,7 +263,6 @@ test('a digest that cannot be written: status 1, and the file is complete', asyn
   ]) {
     const result = await runCommand(...args, '--json');
     const { error } = JSON.parse(result.stdout) as Verdict;
-    assert.deepEqual([result.status, error?.code], [1, 'DIGEST_NOT_WRITTEN']);
-    assert.equal((await runCommand('diff', input, out)).status, 0);
+    assert.deepEqual([result.status, error?.code, fs.existsSync(out)], [2, 'FILE_EXISTS', false]);
   }
 });

@@ -18,6 +18,9 @@ import { inSlices, type MemoryFile, type Surroundings } from './read-memory-file
 
 const FORMAT = 'ramferry digest 2';
 
+/** How every digest begins, whatever its version. */
+const HEAD = '{"format":"ramferry digest ';
+
 /** The sidecar's JSON. */
 interface Sidecar {
   readonly format: typeof FORMAT;
@@ -41,6 +44,40 @@ export const NO_DIGEST_HELP = 'do not write OUT.digest, which verify and send ch
 export const hasSidecar = (out: string): boolean => fs.statSync(out).isFile();
 
 export const sidecarPath = (file: string): string => `${file}.digest`;
+
+/**
+ * Refuses an output whose sidecar would replace a file that is no digest, before anything is written.
+ * @throws RamferryError `FILE_EXISTS`
+ */
+export const refuseForeignSidecar = (out: string): void => {
+  const path = sidecarPath(out);
+  const stat = fs.statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined || (stat.isFile() && (stat.size === 0 || headOfFile(path) === HEAD))) {
+    return;
+  }
+  throw new RamferryError('usage', 'FILE_EXISTS', `${path} is there already, and is no digest that may be replaced.`, {
+    file: path,
+    hint: 'name another output, or write it with --no-digest',
+  });
+};
+
+const headOfFile = (path: string): string => {
+  try {
+    const descriptor = fs.openSync(path, 'r');
+    try {
+      const head = Buffer.alloc(HEAD.length);
+      return head.toString('latin1', 0, fs.readSync(descriptor, head));
+    } finally {
+      fs.closeSync(descriptor);
+    }
+  } catch (error) {
+    throw channelError(error, 'read', path);
+  }
+};
+
+/** What a run writes that makes `out`, for `FilesOfRun`. */
+export const outputsWithSidecar = (out: string, hasDigest: boolean): string[] =>
+  hasDigest ? [out, sidecarPath(out)] : [out];
 
 const sha256 = (...parts: readonly (Uint8Array | string)[]): string => {
   const hash = createHash('sha256');

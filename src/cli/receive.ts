@@ -26,8 +26,16 @@ import { DEVICE_TAIL_LIMIT_BYTES } from '../format/stream/device-tail-collector.
 import { RamferryError } from '../memory/errors.js';
 import { acceptOne } from './accept-one.js';
 import { parseSize } from './arguments.js';
-import { digestOf, hasSidecar, NO_DIGEST_HELP, writeSidecar } from './digest-sidecar.js';
+import {
+  digestOf,
+  hasSidecar,
+  NO_DIGEST_HELP,
+  outputsWithSidecar,
+  refuseForeignSidecar,
+  writeSidecar,
+} from './digest-sidecar.js';
 import { toFailure } from './failure.js';
+import { pathsOfUri } from './files-of-run.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
 import { incomingProgress, totalsTable } from './migration-report.js';
 import type { Progress } from './progress.js';
@@ -69,9 +77,14 @@ export const receive: Verb<ReceiveOptions> = {
     ["'exec:ssh host2 cat guest.mig' guest.mig", 'checks and copies a file of another host'],
   ],
 
+  files: ([uri, out], { digest }) => ({ reads: pathsOfUri(uri!, 'read'), writes: outputsWithSidecar(out!, digest) }),
+
   async run({ operands, options, signal, progress }) {
     const [uri, out] = operands as [string, string];
     const endpoint = parseUri(uri);
+    if (options.digest) {
+      refuseForeignSidecar(out);
+    }
     const file = openReceived[options.to](OutputFile.open(out), { digests: options.digest });
     try {
       const channel = await connect(uri, endpoint, signal, progress);

@@ -3,10 +3,12 @@
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { parseUri } from '../channel/uri.js';
+import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { Migration } from '../monitor/migration.js';
 import { parseInteger } from './arguments.js';
 import { checkSidecar, sidecarPath } from './digest-sidecar.js';
+import { pathsOfUri } from './files-of-run.js';
 import { addSendingOptions, type MigrationVerbOptions, parametersOf, traceOf } from './migration-options.js';
 import { parameterTable, progressOf, totalsTable } from './migration-report.js';
 import { readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
@@ -36,6 +38,8 @@ export const send: Verb<SendOptions> = {
     ['guest.mig tcp:host2:4444 --max-bandwidth 100M --json', 'with at most 100 MiB/s, and a JSON report'],
     ['guest.mig \'exec:ssh host2 "cat > guest.mig"\'', 'as a file on another host'],
   ],
+
+  files: ([file, uri]) => ({ reads: [memoryFile(file!).path], writes: pathsOfUri(uri!, 'write') }),
 
   async run({ operands, options, signal, progress }) {
     const [file, uri] = operands as [string, string];

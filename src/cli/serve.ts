@@ -3,6 +3,7 @@
 
 import type { Command } from 'commander';
 import { parseUri } from '../channel/uri.js';
+import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { Migration } from '../monitor/migration.js';
 import type { MigrationReport } from '../source/statistics.js';
@@ -47,6 +48,8 @@ export const serve: Verb<ServeOptions> = {
     ['guest.mig unix:/run/in.sock --lazy', 'only what the guest asks for; kill -USR2 sends the rest'],
     ['guest.mig unix:/run/new.sock --recover', 'after migrate-recover unix:/run/new.sock: goes on where a server died'],
   ],
+  files: ([file], { demand }) => ({ reads: [memoryFile(file!).path], writes: demand ? [demandPath(file!)] : [] }),
+
   async run({ operands, options, signal, progress }) {
     const [file, uri] = operands as [string, string];
     const { kind } = parseUri(uri);

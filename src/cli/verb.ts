@@ -2,6 +2,7 @@
 
 import type { Command } from 'commander';
 import type { RamferryError } from '../memory/errors.js';
+import type { FilesOfRun } from './files-of-run.js';
 import type { Progress } from './progress.js';
 
 /** What a verb is given when it runs. */
@@ -30,6 +31,8 @@ export interface Verb<Options = object> {
   configure(command: Command): void;
   /** What to type behind `ramferry VERB`, each with what it does. */
   readonly examples: readonly (readonly [commandLine: string, meaning: string])[];
+  /** Of a verb that writes files: the command line refuses a run that would write into what it reads. */
+  files?(operands: readonly string[], options: Options): FilesOfRun;
   run(invocation: Invocation<Options>): Promise<VerbResult>;
 }
 

@@ -259,3 +259,47 @@ for (const to of ['stream', 'mapped-ram', 'raw', 'elf']) {
     }
   });
 }
+
+/** Names that lead to the same file as `name`. */
+const aliases = (name: string): string[] => {
+  fs.symlinkSync(at(name), at(`${name}.link`));
+  fs.linkSync(at(name), at(`${name}.hard`));
+  return [at(name), at(`${name}.link`), at(`${name}.hard`), `file:${at(name)}`, path.join(folder, '.', name)];
+};
+
+test('an output that is the input, by whatever name and in whatever format, is refused and nothing is changed', async () => {
+  const input = save('itself.mig', bytes);
+  const names = aliases('itself.mig');
+  for (const args of [['stream'], ['mapped-ram'], ['raw'], ['raw', '--block', 'pc.ram'], ['elf']]) {
+    for (const name of names) {
+      const out = name.replace(/^file:/, '');
+      const { result, document } = await convert(input, out, '--to', ...args);
+      assert.deepEqual([result.status, errorOf(document).code], [2, 'OUTPUT_IS_INPUT'], `${args} ${name}`);
+      const reversed = await convert(name, input, '--to', ...args);
+      assert.equal(errorOf(reversed.document).code, 'OUTPUT_IS_INPUT', `${args} ${name}`);
+    }
+  }
+  const descriptor = fs.openSync(input, 'r');
+  const { document } = await convert(`/proc/${process.pid}/fd/${descriptor}`, input, '--to', 'stream');
+  fs.closeSync(descriptor);
+  assert.equal(errorOf(document).code, 'OUTPUT_IS_INPUT');
+  assert.ok(fs.readFileSync(input).equals(Buffer.from(bytes)));
+});
+
+test('neither the input nor a stranger’s file is replaced by a digest, and no folder that holds the input by one of blocks', async () => {
+  const input = save('sidecar.mig.digest', bytes);
+  const besides = await convert(input, at('sidecar.mig'), '--to', 'stream');
+  assert.equal(errorOf(besides.document).code, 'OUTPUT_IS_INPUT');
+  save('stranger.mig.digest', Buffer.from('my own notes'));
+  const strange = await convert(rich, at('stranger.mig'), '--to', 'stream');
+  assert.deepEqual([strange.result.status, errorOf(strange.document).code], [2, 'FILE_EXISTS']);
+  assert.equal(fs.readFileSync(at('stranger.mig.digest'), 'utf8'), 'my own notes');
+  assert.equal(fs.existsSync(at('stranger.mig')), false);
+  await converted(rich, at('stranger.mig'), '--to', 'stream', '--no-digest');
+  fs.mkdirSync(at('holds'));
+  fs.writeFileSync(at('holds/guest.mig'), bytes);
+  const around = await convert(at('holds/guest.mig'), at('holds'), '--to', 'raw');
+  assert.deepEqual([around.result.status, errorOf(around.document).code], [2, 'OUTPUT_EXISTS']);
+  assert.deepEqual(fs.readdirSync(at('holds')), ['guest.mig']);
+  assert.ok(fs.readFileSync(input).equals(Buffer.from(bytes)));
+});

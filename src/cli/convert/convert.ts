@@ -11,9 +11,9 @@
 import { type Command, Option } from 'commander';
 import { SnapshotIndexer } from '../../format/index.js';
 import { Capability } from '../../format/stream/constants.js';
-import type { OpenedContainer } from '../../guest/open-snapshot-file-node.js';
+import { memoryFile, type OpenedContainer } from '../../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../../memory/errors.js';
-import { NO_DIGEST_HELP } from '../digest-sidecar.js';
+import { NO_DIGEST_HELP, outputsWithSidecar, refuseForeignSidecar } from '../digest-sidecar.js';
 import { formatBytes, formatDuration, formatRate, formatTable } from '../format.js';
 import { plural } from '../inspect-text.js';
 import { INDEX_HELP, indexWholeMemoryFile, openMemoryFile } from '../read-memory-file.js';
@@ -55,13 +55,21 @@ export const convert: Verb<ConvertOptions> = {
     ['guest.mig guest.core --to elf', 'then: gdb vmlinux guest.core'],
   ],
 
+  files: ([input, out], { to, digest }) => ({
+    reads: [memoryFile(input!).path],
+    writes: outputsWithSidecar(out!, digest && isLoadable(to)),
+  }),
+
   async run({ operands, options: { to, block, digest }, signal, progress }) {
     const [input, out] = operands as [string, string];
-    if (block !== undefined && (to === 'stream' || to === 'mapped-ram')) {
+    if (block !== undefined && isLoadable(to)) {
       throw new RamferryError('usage', 'BLOCK_OPTION', `A file in format ${to} has all RAM blocks.`, {
         value: block,
         hint: '--block is for raw and elf',
       });
+    }
+    if (digest && isLoadable(to)) {
+      refuseForeignSidecar(out);
     }
     const start = performance.now();
     const surroundings = { signal, progress };
@@ -92,6 +100,9 @@ export const convert: Verb<ConvertOptions> = {
     return { document, text: summary(out, to, written, totalBytes, milliseconds) };
   },
 };
+
+/** Whether it is a format that QEMU loads. */
+const isLoadable = (format: Format): boolean => format === 'stream' || format === 'mapped-ram';
 
 /** Whether pages follow each other in it as records. */
 const holdsStream = ({ readAt, sizeBytes, file, startOffset }: OpenedContainer): boolean => {
