@@ -54,7 +54,7 @@ class Restores {
   private constructor(lab: Lab, tool: CTwin, file: string, guest: GuestOptions, contentBytes: number) {
     this.#lab = lab;
     this.#tool = tool;
-    this.#opensInMs = guest.release === '10' ? 1000 : 1000 + contentBytes / 1e6;
+    this.#opensInMs = guest.release === '7.2' ? 1000 + contentBytes / 1e6 : 1000;
     this.#file = file;
     this.#guest = guest;
     this.#contentBytes = contentBytes;
@@ -72,7 +72,7 @@ class Restores {
     const guest = await lab.startGuest(options);
     await guest.waitReady();
     const file = join(folder, `${memory}-${release}`);
-    await guest.saveStream(file, release === '10' ? { capabilities: { 'mapped-ram': true } } : {});
+    await guest.saveStream(file, release === '7.2' ? {} : { capabilities: { 'mapped-ram': true } });
     await guest.qemu.quit();
     const { stdout } = await Ramferry.run(lab, 'inspect', file, '--json');
     const { ram } = JSON.parse(stdout) as { ram: { presentPages: number; pageSize: number } };

@@ -22,7 +22,7 @@ const digests = async (lab: Lab, file: string): Promise<Record<string, string>> 
 };
 
 interopTest('convert: one guest in every format, and QEMU 10 runs it on from those that it loads', async (lab) => {
-  const { file, truth } = await corpusStream(lab, 'plain', '10');
+  const { file, truth } = await corpusStream(lab, 'plain');
   const expected = Object.fromEntries(truth.blocks.map(({ name, sha256: digest }) => [name, digest]));
   const [stream, mapped, back, raw, elf] = ['stream', 'mapped', 'back', 'raw', 'elf'].map((name) => lab.path(name));
   await run(lab, 'convert', file, stream!, '--to', 'stream');
@@ -63,7 +63,7 @@ interopTest('convert: one guest in every format, and QEMU 10 runs it on from tho
     [again, { 'mapped-ram': true, multifd: true }, direct],
   ] as const) {
     const ramFile = lab.path('destination.ram');
-    const destination = await corpusDestination(lab, 'plain', '10', { ramFile });
+    const destination = await corpusDestination(lab, 'plain', lab.release, { ramFile });
     await destination.loadStream(form, { capabilities, parameters });
     assert.equal(sha256(readFileSync(ramFile)), truth.ramSha256);
     await destination.resume();
@@ -73,7 +73,7 @@ interopTest('convert: one guest in every format, and QEMU 10 runs it on from tho
 });
 
 interopTest('convert: a machine with virtio-mem and its early section', async (lab) => {
-  const { file, truth } = await corpusStream(lab, 'devices', '10');
+  const { file, truth } = await corpusStream(lab, 'devices');
   const mapped = lab.path('mapped');
   await run(lab, 'convert', file, mapped, '--to', 'mapped-ram');
   assert.equal((await run(lab, 'diff', file, mapped))['equal'], true);
@@ -87,7 +87,7 @@ interopTest('convert: a machine with virtio-mem and its early section', async (l
     [stream, {}],
     [mapped, { 'mapped-ram': true }],
   ] as const) {
-    const destination = await corpusDestination(lab, 'devices', '10');
+    const destination = await corpusDestination(lab, 'devices');
     await destination.loadStream(form, { capabilities });
     await destination.qemu.quit();
   }
@@ -95,7 +95,7 @@ interopTest('convert: a machine with virtio-mem and its early section', async (l
 
 for (const to of ['stream', 'mapped-ram']) {
   interopTest(`digest: of a guest that writes while it is received, --to ${to}`, async (lab) => {
-    const source = await startFromCorpus(lab, 'busy', '10');
+    const source = await startFromCorpus(lab, 'busy');
     await source.verifyAll();
     const out = lab.path('out');
     const ramferry = Ramferry.start(lab, 'receive', `unix:${lab.path('receive')}`, out, '--to', to, '--json');

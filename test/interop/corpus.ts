@@ -6,8 +6,9 @@ import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writ
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { MigrationInfo } from '../../src/qemu/qmp-commands.js';
-import type { GuestOptions, Lab, LabGuest, QemuRelease } from './lab.js';
+import type { GuestOptions, Lab, LabGuest } from './lab.js';
 import { readReference, sha256 } from './reference-reader.js';
+import { type QemuRelease, versionText } from './releases.js';
 
 /**
  * `plain`: a stopped Linux guest. `busy`: the same with 300 MB of churn. `xbzrle`: a live one, several rounds with deltas.
@@ -44,7 +45,7 @@ export interface CorpusStream {
 }
 
 /** Part of the cached name: raise it when the way the files are made changes. */
-const CORPUS_VERSION = 1;
+const CORPUS_VERSION = 2;
 
 /** The command line that wrote a file, and so the one that loads it. */
 const options: Readonly<Record<CorpusKind, GuestOptions>> = {
@@ -129,9 +130,10 @@ const make = async (lab: Lab, kind: CorpusKind, release: QemuRelease, folder: st
   await source.qemu.quit();
   rmSync(ramFile);
 
-  // A second QEMU's copy: loaded, and saved as mapped-ram, where every block lies flat in the file. It is always
-  // QEMU 10, since 7.2 has no mapped-ram; the machine type makes it accept 7.2's state.
-  const copy = await lab.startGuest({ ...options[kind], machine, incoming: 'defer' });
+  // A second QEMU's copy: loaded, and saved as mapped-ram, where every block lies flat in the file. 7.2 has no mapped-ram,
+  // but the machine type makes QEMU 10 accept its state.
+  const reader = release === '7.2' ? '10' : release;
+  const copy = await lab.startGuest({ ...options[kind], release: reader, machine, incoming: 'defer' });
   // Loading a running guest's state must not run it: it would dirty the copy.
   await copy.stop();
   await copy.loadStream(file);
@@ -146,10 +148,9 @@ const make = async (lab: Lab, kind: CorpusKind, release: QemuRelease, folder: st
   rmSync(mapped);
   await copy.qemu.quit();
 
-  const { major, minor, micro } = source.qmp.version;
   const exact = kind !== 'xbzrle' || release !== '7.2';
   const truth: CorpusTruth = {
-    qemu: `${major}.${minor}.${micro}`,
+    qemu: versionText(source.qmp.version),
     machine,
     blocks,
     ...(exact ? { ramSha256: sha256(ram) } : {}),
@@ -159,8 +160,14 @@ const make = async (lab: Lab, kind: CorpusKind, release: QemuRelease, folder: st
 };
 
 /** The stream file of a kind written by a release, and its truth; made with `lab`'s QEMUs if the toolbox has none. */
-export const corpusStream = async (lab: Lab, kind: CorpusKind, release: QemuRelease): Promise<CorpusStream> => {
-  const folder = join(lab.toolbox.folder, 'corpus', `${kind}-${release}-v${CORPUS_VERSION}`);
+export const corpusStream = async (
+  lab: Lab,
+  kind: CorpusKind,
+  release: QemuRelease = lab.release,
+): Promise<CorpusStream> => {
+  // Another version of QEMU writes other files: they are named after the one that made them.
+  const version = versionText((await lab.qemu(release)).version);
+  const folder = join(lab.toolbox.folder, 'corpus', `${kind}-${version}-v${CORPUS_VERSION}`);
   const file = join(folder, 'stream.mig');
   if (!existsSync(folder)) {
     const made = `${folder}.new-${process.pid}`;
@@ -177,14 +184,16 @@ export const corpusStream = async (lab: Lab, kind: CorpusKind, release: QemuRele
     }
   }
   assert.ok(statSync(file).size > 0);
-  return { file, truth: JSON.parse(readFileSync(join(folder, 'truth.json'), 'utf8')) as CorpusTruth };
+  const truth = JSON.parse(readFileSync(join(folder, 'truth.json'), 'utf8')) as CorpusTruth;
+  assert.equal(truth.qemu, version);
+  return { file, truth };
 };
 
 /** A QEMU of `release` that waits for a guest of this kind to arrive. */
 export const corpusDestination = async (
   lab: Lab,
   kind: CorpusKind,
-  release: QemuRelease,
+  release: QemuRelease = lab.release,
   more: Pick<GuestOptions, 'ramFile' | 'stopped'> = {},
 ): Promise<LabGuest> => {
   const { truth } = await corpusStream(lab, kind, release);
@@ -195,7 +204,7 @@ export const corpusDestination = async (
 export const startFromCorpus = async (
   lab: Lab,
   kind: CorpusKind,
-  release: QemuRelease,
+  release: QemuRelease = lab.release,
   more: Pick<GuestOptions, 'ramFile'> = {},
 ): Promise<LabGuest> => {
   const { file } = await corpusStream(lab, kind, release);

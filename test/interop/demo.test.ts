@@ -14,7 +14,15 @@ interface Clones {
 
 interopTest('demo --guest qemu: four clones of a real Linux, each of which checks its memory', async (lab) => {
   const small = ['--memory', '256M', '--working-set', '32M', '--rate', '10M'];
-  const { status, stdout, stderr } = await Ramferry.run(lab, 'demo', '--guest', 'qemu', '--json', ...small);
+  const { status, stdout, stderr } = await Ramferry.startWith(
+    lab,
+    { RAMFERRY_QEMU: await lab.program() },
+    'demo',
+    '--guest',
+    'qemu',
+    '--json',
+    ...small,
+  ).exited;
   assert.equal(status, 0, stderr);
   const { clones } = (JSON.parse(stdout) as { ramferry: { clones: Clones } }).ramferry;
   assert.equal(clones.verified, true);

@@ -6,16 +6,24 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { findQemu } from '../../src/qemu/find-qemu.js';
+import type { FoundQemu } from '../../src/qemu/find-qemu.js';
 import { QemuProcess } from '../../src/qemu/qemu-process.js';
 import type { QmpClient } from '../../src/qemu/qmp-client.js';
 import type { MigrationInfo, MigrationStatus } from '../../src/qemu/qmp-commands.js';
 import { openToolbox, type Toolbox } from '../toolbox/toolbox.js';
+import {
+  CURRENT_RELEASES,
+  forgetUnknownVersions,
+  MissingReleaseError,
+  type QemuRelease,
+  qemuOf,
+  unknownVersionsReason,
+} from './releases.js';
 
-/** The two ends of what ramferry promises to understand; '10' is 10.0 or anything newer that is installed. */
-export type QemuRelease = '10' | '7.2';
+export type { QemuRelease };
 
 export interface GuestOptions {
+  /** The lab's own unless said otherwise. */
   readonly release?: QemuRelease;
   /** Machine type; `pc` is the release's newest i440fx. */
   readonly machine?: string;
@@ -236,7 +244,7 @@ export class LabGuest {
 
   /** Writes the guest's stream into a file and resolves when the file is complete. */
   async saveStream(file: string, options: MigrateOptions = {}): Promise<MigrationInfo> {
-    if (this.release === '10') {
+    if (this.release !== '7.2') {
       await this.migrate(`file:${file}`, options);
       return this.waitMigration();
     }
@@ -251,7 +259,7 @@ export class LabGuest {
 
   /** Loads a stream file, for a guest started with `incoming: 'defer'`; whether it runs then is in the file. */
   async loadStream(file: string, options: MigrateOptions = {}): Promise<void> {
-    await this.migrateIncoming(this.release === '10' ? `file:${file}` : `exec:cat '${file}'`, options);
+    await this.migrateIncoming(this.release === '7.2' ? `exec:cat '${file}'` : `file:${file}`, options);
     await this.waitMigration();
   }
 
@@ -293,33 +301,22 @@ export class LabGuest {
   }
 }
 
-const acceptsRelease = {
-  '10': ({ major }: { major: number }) => major === 10,
-  '7.2': ({ major, minor }: { major: number; minor: number }) => major === 7 && minor === 2,
-};
-
-/** Path of the QEMU of a release; throws if there is none, which an open toolbox rules out. */
-export const qemuProgram = async (release: QemuRelease): Promise<string> => {
-  const found = await findQemu(acceptsRelease[release]);
-  if (found === undefined) {
-    throw new Error(`there is no QEMU ${release}`);
-  }
-  return found.program;
-};
-
 const labs = new Set<Lab>();
 
 /** Guests and files of one test: `close` ends and removes all of them, also under a test that still uses them. */
 export class Lab {
   readonly folder = mkdtempSync(join(tmpdir(), 'ramferry-lab-'));
   readonly toolbox: Toolbox;
+  /** Release of the guests that do not ask for another one. */
+  readonly release: QemuRelease;
   readonly #guests: LabGuest[] = [];
   #serials = 0;
   readonly #closers: (() => void | Promise<void>)[] = [];
   #closed: Promise<void> | undefined;
 
-  constructor(toolbox: Toolbox) {
+  constructor(toolbox: Toolbox, release: QemuRelease = '10') {
     this.toolbox = toolbox;
+    this.release = release;
     labs.add(this);
   }
 
@@ -328,13 +325,23 @@ export class Lab {
     return join(this.folder, name);
   }
 
+  /** The QEMU of a release, the lab's own unless said otherwise. */
+  qemu(release: QemuRelease = this.release): Promise<FoundQemu> {
+    return qemuOf(release, release === '11' ? this.toolbox.missingParts.get('qemu-backports') : undefined);
+  }
+
+  /** Path of the lab's QEMU. */
+  async program(): Promise<string> {
+    return (await this.qemu()).program;
+  }
+
   /** The command line of a guest, without a monitor. */
   async command(options: GuestOptions, serialFile: string): Promise<string[]> {
-    const { release = '10', machine = 'pc', memory = 256, workload = '', heartbeatMs = 0, incoming, ramFile } = options;
+    const { machine = 'pc', memory = 256, workload = '', heartbeatMs = 0, incoming, ramFile } = options;
     const backend = `memory-backend-file,id=pc.ram,size=${memory}M,mem-path=${ramFile},share=on`;
     const kernelArguments = `console=ttyS0 quiet panic=-1 tsc=unstable wl=${workload} hb=${heartbeatMs} ${options.kernelArguments ?? ''}`;
     return [
-      await qemuProgram(release),
+      (await this.qemu(options.release)).program,
       ...['-accel', 'tcg', '-nodefaults', '-no-user-config', '-display', 'none', '-m', `${memory}M`],
       ...['-machine', ramFile === undefined ? machine : `${machine},memory-backend=pc.ram`],
       ...(ramFile === undefined ? [] : ['-object', backend]),
@@ -354,7 +361,7 @@ export class Lab {
     if (this.#closed !== undefined) {
       qemu.kill();
     }
-    const { release = '10', workload = '' } = options;
+    const { release = this.release, workload = '' } = options;
     const guest = new LabGuest(qemu, release, serialFile, workload);
     this.#guests.push(guest);
     return guest;
@@ -413,12 +420,14 @@ const toolbox = openToolbox();
 
 type InteropBody = (lab: Lab, context: TestContext) => Promise<void>;
 
-const runInLab = async (body: InteropBody, context: TestContext): Promise<void> => {
+const isContinuousIntegration = process.env['CI'] === 'true';
+
+const runInLab = async (release: QemuRelease, body: InteropBody, context: TestContext): Promise<void> => {
   if ('missing' in toolbox) {
     throw new Error(toolbox.missing);
   }
   context.signal.throwIfAborted();
-  const lab = new Lab(toolbox);
+  const lab = new Lab(toolbox, release);
   // A test whose time is up may wait for what never comes; nothing of it may stay for that.
   const timeIsUp = (): void => {
     context.diagnostic(lab.report());
@@ -438,15 +447,55 @@ const runInLab = async (body: InteropBody, context: TestContext): Promise<void> 
   }
 };
 
-const defineTest = (name: string, run: (context: TestContext) => Promise<void>): void => {
-  const missing = 'missing' in toolbox ? toolbox.missing : undefined;
-  const skip = missing !== undefined && process.env['CI'] !== 'true' ? missing : false;
-  test(name, { skip, timeout: TEST_TIMEOUT_MS }, run);
+/**
+ * Runs a test that needs QEMUs. Where one cannot be had it is skipped, but for continuous integration. Where it fails with
+ * a QEMU that this suite has never passed with, that is reported and is no failure of the run.
+ */
+const runWithQemus = async (run: () => Promise<void>, context: TestContext): Promise<void> => {
+  forgetUnknownVersions();
+  const reportUnknown = (): void => {
+    const reason = unknownVersionsReason();
+    if (reason !== undefined) {
+      context.todo(reason);
+    }
+  };
+  context.signal.addEventListener('abort', reportUnknown);
+  try {
+    await run();
+  } catch (error) {
+    if (error instanceof MissingReleaseError && !isContinuousIntegration) {
+      context.skip(error.message);
+      return;
+    }
+    reportUnknown();
+    throw error;
+  } finally {
+    context.signal.removeEventListener('abort', reportUnknown);
+  }
 };
 
-/** A test against real QEMU. Where none can be had it is skipped and says so; in continuous integration it fails. */
-export const interopTest = (name: string, body: InteropBody): void => {
-  defineTest(name, (context) => runInLab(body, context));
+type RunInLab = (release: QemuRelease, body: InteropBody, context: TestContext) => Promise<void>;
+
+const defineTests = (name: string, body: InteropBody, releases: readonly QemuRelease[], run: RunInLab): void => {
+  const missing = 'missing' in toolbox ? toolbox.missing : undefined;
+  const skip = missing !== undefined && !isContinuousIntegration ? missing : false;
+  for (const release of releases) {
+    test(`${name} (QEMU ${release})`, { skip, timeout: TEST_TIMEOUT_MS }, (context) =>
+      runWithQemus(() => run(release, body, context), context),
+    );
+  }
+};
+
+/**
+ * A test against real QEMU, once with each release: the guests of its lab are of that one. Where none can be had it is
+ * skipped and says so; in continuous integration it fails.
+ */
+export const interopTest = (
+  name: string,
+  body: InteropBody,
+  releases: readonly QemuRelease[] = CURRENT_RELEASES,
+): void => {
+  defineTests(name, body, releases, runInLab);
 };
 
 /**
@@ -455,13 +504,20 @@ export const interopTest = (name: string, body: InteropBody): void => {
  * made by itself, `file:` with mapped-ram, against the memory of its own stopped source. Whether a guest stumbles over them is
  * chance. So such a test that fails is run once more, and what fails twice is ours.
  */
-export const liveInteropTest = (name: string, body: InteropBody): void => {
-  defineTest(name, async (context) => {
+export const liveInteropTest = (
+  name: string,
+  body: InteropBody,
+  releases: readonly QemuRelease[] = CURRENT_RELEASES,
+): void => {
+  defineTests(name, body, releases, async (release, run, context) => {
     try {
-      await runInLab(body, context);
+      await runInLab(release, run, context);
     } catch (error) {
+      if (error instanceof MissingReleaseError) {
+        throw error;
+      }
       context.diagnostic(`once more, as TCG may have lost a store: ${error}`);
-      await runInLab(body, context);
+      await runInLab(release, run, context);
     }
   });
 };

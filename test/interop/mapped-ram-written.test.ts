@@ -28,7 +28,7 @@ const receive = async (lab: Lab, out: string): Promise<{ ramferry: Ramferry; uri
 
 liveInteropTest('receive --to mapped-ram from a live churning QEMU: QEMU loads it in every mode', async (lab) => {
   const ramFile = lab.path('source.ram');
-  const source = await startFromCorpus(lab, 'busy', '10', { ramFile });
+  const source = await startFromCorpus(lab, 'busy', lab.release, { ramFile });
   await source.verifyAll();
   const out = lab.path('out.mapped');
   const { ramferry, uri } = await receive(lab, out);
@@ -52,7 +52,7 @@ liveInteropTest('receive --to mapped-ram from a live churning QEMU: QEMU loads i
   await source.qemu.quit();
   rmSync(ramFile);
   for (const [mode, options] of loadModes) {
-    const fresh = await corpusDestination(lab, 'busy', '10');
+    const fresh = await corpusDestination(lab, 'busy');
     await fresh.loadStream(out, options);
     assert.equal(await fresh.verifyAll(), 0, mode);
     assert.ok(fresh.heartbeat() > heartbeat, mode);
@@ -63,7 +63,7 @@ liveInteropTest('receive --to mapped-ram from a live churning QEMU: QEMU loads i
 // XBZRLE pages are decoded against what the file holds.
 interopTest('receive --to mapped-ram: deltas, rounds of them, and a stream file as the source', async (lab) => {
   for (const kind of ['xbzrle', 'devices'] as const) {
-    const { file, truth } = await corpusStream(lab, kind, '10');
+    const { file, truth } = await corpusStream(lab, kind);
     const out = lab.path(`${kind}.mapped`);
     const { status, stderr } = await Ramferry.run(lab, 'receive', `file:${file}`, out, '--to', 'mapped-ram', '--json');
     assert.equal(status, 0, stderr);
@@ -71,7 +71,7 @@ interopTest('receive --to mapped-ram: deltas, rounds of them, and a stream file 
     const digests = blocks.map(({ name, usedLength, content }) => ({ name, usedLength, sha256: sha256(content) }));
     const byName = (a: { name: string }, b: { name: string }): number => (a.name < b.name ? -1 : 1);
     assert.deepEqual(digests.sort(byName), [...truth.blocks].sort(byName));
-    const fresh = await corpusDestination(lab, kind, '10');
+    const fresh = await corpusDestination(lab, kind);
     await fresh.loadStream(out, { capabilities: { 'mapped-ram': true } });
     if (kind === 'xbzrle') {
       assert.equal(await fresh.verifyAll(), 0);
@@ -85,7 +85,7 @@ for (const mappedRam of sinkModes) {
   interopTest(
     `the sink, ${JSON.stringify(mappedRam)}: a saved QEMU guest, at an offset, loaded by QEMU`,
     async (lab) => {
-      const { file, truth } = await corpusStream(lab, 'busy', '10');
+      const { file, truth } = await corpusStream(lab, 'busy');
       const out = lab.path('out.mapped');
       const uri = `file:${out},offset=0x10000`;
       const { error } = await new Migration({ guest: { kind: 'snapshot-file', file }, uri, mappedRam }).ended;
@@ -93,7 +93,7 @@ for (const mappedRam of sinkModes) {
       const ram = readMappedFile(out, 0x10000).blocks.find(({ name }) => name === 'pc.ram')!;
       assert.equal(sha256(ram.content), truth.ramSha256);
       const [mode, options] = loadModes[mappedRam.channels === undefined ? 0 : mappedRam.directIo ? 2 : 1]!;
-      const fresh = await corpusDestination(lab, 'busy', '10');
+      const fresh = await corpusDestination(lab, 'busy');
       await fresh.migrateIncoming(uri, options);
       await fresh.waitMigration();
       await fresh.resume();

@@ -40,8 +40,8 @@ const digests = (blocks: readonly { name: string; sha256: string }[]): object =>
 
 /** The stopped guest of the `plain` corpus, saved by QEMU 10 as `options` say; `offset` as QEMU's URI takes it. */
 const savePlain = async (lab: Lab, file: string, options: MigrateOptions, offset = 0): Promise<void> => {
-  const guest = await corpusDestination(lab, 'plain', '10');
-  await guest.loadStream((await corpusStream(lab, 'plain', '10')).file);
+  const guest = await corpusDestination(lab, 'plain');
+  await guest.loadStream((await corpusStream(lab, 'plain')).file);
   await guest.saveStream(offset === 0 ? file : `${file},offset=${offset}`, options);
   await guest.qemu.quit();
 };
@@ -62,7 +62,7 @@ for (const [mode, options, offset] of [
   ],
 ] satisfies [string, MigrateOptions, number][]) {
   interopTest(`mapped-ram ${mode}: digests are those of the stream of the same guest`, async (lab) => {
-    const { truth } = await corpusStream(lab, 'plain', '10');
+    const { truth } = await corpusStream(lab, 'plain');
     const file = lab.path('guest.mapped');
     await savePlain(lab, file, options, offset);
     const operand = offset === 0 ? file : `file:${file},offset=${offset}`;
@@ -89,7 +89,7 @@ for (const [mode, options, offset] of [
 }
 
 interopTest('libvirt save images, raw, gzip and sparse: the same digests', async (lab) => {
-  const { file, truth } = await corpusStream(lab, 'plain', '10');
+  const { file, truth } = await corpusStream(lab, 'plain');
   const stream = readFileSync(file);
   const raw = lab.path('raw.save');
   writeFileSync(raw, Buffer.concat([libvirtHead({ format: 0 }), stream]));
@@ -110,7 +110,7 @@ interopTest('libvirt save images, raw, gzip and sparse: the same digests', async
 
 // Sink and reader against each other, and against the digests of QEMU's own copy.
 interopTest('a stream of QEMU sent to `receive --to mapped-ram`: the same digests, and valid', async (lab) => {
-  const { file, truth } = await corpusStream(lab, 'devices', '10');
+  const { file, truth } = await corpusStream(lab, 'devices');
   const out = lab.path('received.mapped');
   const receiving = Ramferry.start(lab, 'receive', `unix:${lab.path('receive')}`, out, '--to', 'mapped-ram', '--json');
   document(await Ramferry.run(lab, 'send', file, await receiving.listening(), '--json'));
@@ -122,7 +122,7 @@ interopTest('a stream of QEMU sent to `receive --to mapped-ram`: the same digest
 });
 
 liveInteropTest('send: a mapped-ram file of a live guest into QEMU, memory equal, the guest runs on', async (lab) => {
-  const source = await startFromCorpus(lab, 'busy', '10');
+  const source = await startFromCorpus(lab, 'busy');
   await source.verifyAll();
   const file = lab.path('busy.mapped');
   // Slow enough for pages to be written again, and for some to be left behind.
@@ -132,7 +132,7 @@ liveInteropTest('send: a mapped-ram file of a live guest into QEMU, memory equal
   const shown = await inspect(lab, file, '--digest');
 
   const ramFile = lab.path('destination.ram');
-  const destination = await corpusDestination(lab, 'busy', '10', { ramFile });
+  const destination = await corpusDestination(lab, 'busy', lab.release, { ramFile });
   await destination.stop();
   const uri = await destination.listenTcp({ capabilities: { 'return-path': true } });
   document(await Ramferry.run(lab, 'send', file, uri, '--json'));
@@ -145,7 +145,7 @@ liveInteropTest('send: a mapped-ram file of a live guest into QEMU, memory equal
 interopTest(
   'a save that was killed is not complete; nor is one with background-snapshot, which has no bitmaps',
   async (lab) => {
-    const source = await startFromCorpus(lab, 'busy', '10');
+    const source = await startFromCorpus(lab, 'busy');
     await source.verifyAll();
     const killed = lab.path('killed.mapped');
     await source.migrate(`file:${killed}`, { ...mappedRam, parameters: { 'max-bandwidth': 50e6 } });
@@ -161,7 +161,7 @@ interopTest(
     }
 
     const background = lab.path('background.mapped');
-    const another = await startFromCorpus(lab, 'plain', '10');
+    const another = await startFromCorpus(lab, 'plain');
     await another.saveStream(background, { capabilities: { 'mapped-ram': true, 'background-snapshot': true } });
     const { status, stdout } = await Ramferry.run(lab, 'inspect', background, '--json');
     assert.deepEqual([status, JSON.parse(stdout).error?.code], [3, 'MAPPED_RAM_NO_BITMAPS'], stdout);
@@ -184,8 +184,8 @@ const readAll = (snapshot: Snapshot): void => {
 
 for (const seed of SEEDS) {
   interopTest(`${MUTATIONS} mutations of a mapped-ram file of QEMU 10, seed ${seed}`, async (lab, context) => {
-    const guest = await corpusDestination(lab, 'tiny', '10');
-    await guest.loadStream((await corpusStream(lab, 'tiny', '10')).file);
+    const guest = await corpusDestination(lab, 'tiny');
+    await guest.loadStream((await corpusStream(lab, 'tiny')).file);
     const file = lab.path('tiny.mapped');
     await guest.saveStream(file, mappedRam);
     const descriptor = openSync(file, 'r');

@@ -34,7 +34,15 @@ export class Ramferry {
   }
 
   static start(lab: Lab, ...verbAndArguments: readonly string[]): Ramferry {
-    const child = spawn(process.execPath, [bin, ...verbAndArguments], { stdio: ['ignore', 'pipe', 'pipe'] });
+    return Ramferry.startWith(lab, {}, ...verbAndArguments);
+  }
+
+  /** The same with more environment variables. */
+  static startWith(lab: Lab, environment: NodeJS.ProcessEnv, ...verbAndArguments: readonly string[]): Ramferry {
+    const child = spawn(process.execPath, [bin, ...verbAndArguments], {
+      env: { ...process.env, ...environment },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     const ramferry = new Ramferry(child);
     lab.onClose(async () => {
       child.kill('SIGKILL');

@@ -67,12 +67,26 @@ const readWhole = (file: string): Buffer => {
   }
 };
 
-/** The JSON description is the last thing in the file and holds no NUL. */
+const VMDESCRIPTION = 0x06;
+const EOF = 0x00;
+
+/**
+ * The JSON description is the last thing in the file, behind EOF, VMDESCRIPTION and its length. The length is what finds it: a `{`
+ * may be a byte of the length itself, as it is in files of QEMU 11.1.
+ */
 const readDescription = (bytes: Buffer): readonly Description[] => {
-  const start = bytes.indexOf('{', bytes.lastIndexOf(0));
-  assert.equal(bytes.readUInt32BE(start - 4), bytes.length - start, 'length of the vmdesc');
-  assert.equal(bytes.readUInt16BE(start - 6), 0x0006, 'EOF and VMDESCRIPTION in front of the vmdesc');
-  return (JSON.parse(bytes.toString('latin1', start)) as { devices: Description[] }).devices;
+  const starts: number[] = [];
+  for (let start = bytes.indexOf('{', bytes.lastIndexOf(0)); start !== -1; start = bytes.indexOf('{', start + 1)) {
+    if (
+      bytes[start - 6] === EOF &&
+      bytes[start - 5] === VMDESCRIPTION &&
+      bytes.readUInt32BE(start - 4) === bytes.length - start
+    ) {
+      starts.push(start);
+    }
+  }
+  assert.equal(starts.length, 1, 'one place is a description by its length');
+  return (JSON.parse(bytes.toString('latin1', starts[0]!)) as { devices: Description[] }).devices;
 };
 
 /** One length of an XBZRLE run: one or two bytes, low seven bits first. */

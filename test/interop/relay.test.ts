@@ -9,6 +9,7 @@ import { randomChoices } from '../random.js';
 import { type CorpusKind, corpusDestination, startFromCorpus } from './corpus.js';
 import { interopTest, type Lab, type LabGuest, liveInteropTest, poll, type QemuRelease } from './lab.js';
 import { Ramferry } from './ramferry.js';
+import { CURRENT_RELEASES } from './releases.js';
 
 const POSTCOPY = { capabilities: { 'postcopy-ram': true, 'return-path': true } };
 const RETURN_PATH = { capabilities: { 'return-path': true } };
@@ -39,7 +40,7 @@ interface Destination {
 const startDestination = async (
   lab: Lab,
   kind: CorpusKind = 'plain',
-  release: QemuRelease = '10',
+  release: QemuRelease = lab.release,
 ): Promise<Destination> => {
   const guest = await corpusDestination(lab, kind, release);
   const uri = socketUri(lab);
@@ -47,30 +48,34 @@ const startDestination = async (
   return { guest, uri };
 };
 
-for (const { count, kind, release } of [
-  { count: 1, kind: 'busy', release: '10' },
-  { count: 2, kind: 'plain', release: '10' },
-  { count: 1, kind: 'plain', release: '7.2' },
+for (const { count, kind, releases } of [
+  { count: 1, kind: 'busy', releases: CURRENT_RELEASES },
+  { count: 2, kind: 'plain', releases: CURRENT_RELEASES },
+  { count: 1, kind: 'plain', releases: ['7.2'] },
 ] as const) {
-  const name = `relay: a ${kind} guest of QEMU ${release} goes on at ${count}, without a hole in its heartbeat`;
-  liveInteropTest(name, async (lab, context) => {
-    const origin = await startFromCorpus(lab, kind, release);
-    const destinations = await Promise.all(Array.from({ length: count }, () => startDestination(lab, kind, release)));
-    const spool = lab.path('spool');
-    const uris = destinations.map(({ uri }) => uri);
-    const relaying = Ramferry.start(lab, 'relay', 'tcp:127.0.0.1:0', ...uris, '--spool', spool, '--json');
-    await origin.migrate(await relaying.listening(), RETURN_PATH);
-    const { guest, ramferry } = document(await relaying.exited);
-    assert.equal(guest, 'destinations');
-    const { downtime } = await origin.waitMigration();
-    context.diagnostic(`${JSON.stringify(ramferry.handover)}; downtime as the origin sees it ${downtime} ms`);
-    assert.equal(await origin.status(), 'postmigrate');
-    for (const destination of destinations) {
-      await destination.guest.waitMigration();
-      await isHere(destination.guest, origin);
-    }
-    assert.equal(fs.existsSync(spool), false);
-  });
+  const name = `relay: a ${kind} guest goes on at ${count}, without a hole in its heartbeat`;
+  liveInteropTest(
+    name,
+    async (lab, context) => {
+      const origin = await startFromCorpus(lab, kind);
+      const destinations = await Promise.all(Array.from({ length: count }, () => startDestination(lab, kind)));
+      const spool = lab.path('spool');
+      const uris = destinations.map(({ uri }) => uri);
+      const relaying = Ramferry.start(lab, 'relay', 'tcp:127.0.0.1:0', ...uris, '--spool', spool, '--json');
+      await origin.migrate(await relaying.listening(), RETURN_PATH);
+      const { guest, ramferry } = document(await relaying.exited);
+      assert.equal(guest, 'destinations');
+      const { downtime } = await origin.waitMigration();
+      context.diagnostic(`${JSON.stringify(ramferry.handover)}; downtime as the origin sees it ${downtime} ms`);
+      assert.equal(await origin.status(), 'postmigrate');
+      for (const destination of destinations) {
+        await destination.guest.waitMigration();
+        await isHere(destination.guest, origin);
+      }
+      assert.equal(fs.existsSync(spool), false);
+    },
+    releases,
+  );
 }
 
 /** The guest runs here and its heartbeat goes on where that of `before` ended; resolves with what its verifier has found. */
@@ -210,7 +215,7 @@ for (const [moment, word, dies] of [
 ] as const) {
   const defineTest = word === 'told' ? interopTest : liveInteropTest;
   defineTest(`relay: ${moment}`, async (lab) => {
-    const origin = await startFromCorpus(lab, 'plain', '10');
+    const origin = await startFromCorpus(lab, 'plain');
     const destination = await startDestination(lab);
     const spool = lab.path('spool');
     const options = ['--spool', spool, '--json'];
@@ -253,7 +258,7 @@ interopTest('relay: killed at any moment, the guest is in one place and goes on 
   let losses = 0;
   let origin: LabGuest | undefined;
   for (let moment = 0; moment < moments; moment += 1) {
-    origin ??= await startFromCorpus(lab, 'plain', '10');
+    origin ??= await startFromCorpus(lab, 'plain');
     const destination = await startDestination(lab);
     const spool = lab.path(`spool-${moment}`);
     const options = ['--spool', spool, '--max-bandwidth', '40M'];
@@ -297,7 +302,7 @@ interopTest('relay: killed at any moment, the guest is in one place and goes on 
 });
 
 liveInteropTest('relay: what one of two destinations cannot do, before the handover and after it', async (lab) => {
-  const origin = await startFromCorpus(lab, 'plain', '10');
+  const origin = await startFromCorpus(lab, 'plain');
   const spool = lab.path('spool');
   const relayTo = (destinations: readonly Destination[]): Ramferry => {
     const uris = destinations.map(({ uri }) => uri);
@@ -305,7 +310,7 @@ liveInteropTest('relay: what one of two destinations cannot do, before the hando
     return Ramferry.start(lab, 'relay', 'tcp:127.0.0.1:0', ...uris, ...options);
   };
   const able = await startDestination(lab);
-  const guest = await corpusDestination(lab, 'plain', '10');
+  const guest = await corpusDestination(lab, 'plain');
   const unable = { guest, uri: socketUri(lab) };
   await guest.migrateIncoming(unable.uri);
   const refused = relayTo([able, unable]);
@@ -334,7 +339,7 @@ liveInteropTest('relay: what one of two destinations cannot do, before the hando
 const spoolsOf = (lab: Lab): string[] => fs.readdirSync(lab.folder).filter((name) => name.startsWith('spool'));
 
 interopTest('relay: an origin without a return path is refused, and its guest goes on', async (lab) => {
-  const origin = await startFromCorpus(lab, 'plain', '10');
+  const origin = await startFromCorpus(lab, 'plain');
   const destination = await startDestination(lab);
   const relaying = Ramferry.start(
     lab,

@@ -15,11 +15,10 @@ import { PostcopySink } from '../../src/source/postcopy-sink.js';
 import { libvirtHead } from '../libvirt-images.js';
 import { randomChoices } from '../random.js';
 import { corpusDestination, corpusStream } from './corpus.js';
-import { interopTest, type Lab, type LabGuest, type QemuRelease } from './lab.js';
+import { interopTest, type Lab, type LabGuest } from './lab.js';
 import { Ramferry, type RamferryExit } from './ramferry.js';
 import { readReference, sha256 } from './reference-reader.js';
-
-const releases: readonly QemuRelease[] = ['10', '7.2'];
+import { ALL_RELEASES, CURRENT_RELEASES } from './releases.js';
 
 const isSlow = process.env['RAMFERRY_SLOW'] === '1';
 
@@ -63,10 +62,11 @@ const ramFileOf = (lab: Lab): string => {
   return join(folder, 'ram');
 };
 
-for (const release of releases) {
-  interopTest(`serve: a saved guest of QEMU ${release} runs at once, and all of it arrives`, async (lab) => {
-    const { file } = await corpusStream(lab, 'busy', release);
-    const destination = await corpusDestination(lab, 'busy', release);
+interopTest(
+  `serve: a saved guest runs at once, and all of it arrives`,
+  async (lab) => {
+    const { file } = await corpusStream(lab, 'busy');
+    const destination = await corpusDestination(lab, 'busy');
     const serving = await startServing(lab, file, destination, '--no-demand');
     await destination.waitSerial(/^HB/m);
     const { status, ram, ramferry } = document(await serving.exited);
@@ -75,13 +75,14 @@ for (const release of releases) {
     assert.ok(ramferry.postcopy.demands > 0);
     assert.equal(ram['remaining'], 0);
     assert.equal(await destination.verifyAll(), 0);
-  });
-}
+  },
+  ALL_RELEASES,
+);
 
 // Byte for byte, in every form that a saved guest has. A destination that was started stopped stays so.
 for (const form of ['stream', 'mapped-ram', 'libvirt', 'behind a header'] as const) {
   interopTest(`serve: a ${form} file becomes exactly the memory that was saved`, async (lab) => {
-    const { file: stream, truth } = await corpusStream(lab, 'plain', '10');
+    const { file: stream, truth } = await corpusStream(lab, 'plain');
     let file = stream;
     if (form === 'mapped-ram') {
       file = lab.path('converted');
@@ -94,7 +95,7 @@ for (const form of ['stream', 'mapped-ram', 'libvirt', 'behind a header'] as con
       file = form === 'libvirt' ? path : `file:${path},offset=${head.length}`;
     }
     const ramFile = ramFileOf(lab);
-    const destination = await corpusDestination(lab, 'plain', '10', { ramFile, stopped: true });
+    const destination = await corpusDestination(lab, 'plain', lab.release, { ramFile, stopped: true });
     const serving = await startServing(lab, file, destination, '--no-demand');
     document(await serving.exited);
     await destination.waitMigration();
@@ -105,13 +106,14 @@ for (const form of ['stream', 'mapped-ram', 'libvirt', 'behind a header'] as con
   });
 }
 
-interopTest('serve: every block of a machine with many devices and virtio-mem', async (lab) => {
-  for (const release of releases) {
-    const { file, truth } = await corpusStream(lab, 'devices', release);
-    const destination = await corpusDestination(lab, 'devices', release);
+interopTest(
+  'serve: every block of a machine with many devices and virtio-mem',
+  async (lab) => {
+    const { file, truth } = await corpusStream(lab, 'devices');
+    const destination = await corpusDestination(lab, 'devices');
     document(await (await startServing(lab, file, destination, '--no-demand')).exited);
     await destination.waitMigration();
-    const copy = lab.path(`copy-${release}`);
+    const copy = lab.path('copy');
     // With it QEMU would read from the file it saves into.
     await destination.saveStream(copy, { capabilities: { 'postcopy-ram': false } });
     const digests = [...readReference(copy).blocks.values()].map(({ name, bytes }) => [name, sha256(bytes)]);
@@ -119,19 +121,19 @@ interopTest('serve: every block of a machine with many devices and virtio-mem', 
       new Map(digests as [string, string][]),
       new Map(truth.blocks.map(({ name, sha256: digest }) => [name, digest])),
     );
-    await destination.qemu.quit();
-  }
-});
+  },
+  ALL_RELEASES,
+);
 
 // Lazily, and until it has been over all of its memory: else how much a guest asks for says how quick it is.
 interopTest(
   'serve: what a guest asked for is remembered, and the next one asks for half as much',
   async (lab, context) => {
-    const { file: corpus } = await corpusStream(lab, 'busy', '10');
+    const { file: corpus } = await corpusStream(lab, 'busy');
     const file = lab.path('guest.mig');
     copyFileSync(corpus, file);
     const run = async (): Promise<number> => {
-      const destination = await corpusDestination(lab, 'busy', '10');
+      const destination = await corpusDestination(lab, 'busy');
       const serving = await startServing(lab, file, destination, '--lazy');
       assert.equal(await destination.verifyAll(), 0);
       serving.kill('SIGUSR2');
@@ -157,10 +159,11 @@ const recoverable = async (lab: Lab, destination: LabGuest): Promise<string> => 
   return uri;
 };
 
-for (const release of releases) {
-  interopTest(`serve --recover: QEMU ${release} goes on where the server was killed, three times`, async (lab) => {
-    const { file } = await corpusStream(lab, 'busy', release);
-    const destination = await corpusDestination(lab, 'busy', release);
+interopTest(
+  'serve --recover: QEMU goes on where the server was killed, three times',
+  async (lab) => {
+    const { file } = await corpusStream(lab, 'busy');
+    const destination = await corpusDestination(lab, 'busy');
     const options = ['--no-demand', '--max-bandwidth', '40M'];
     let serving = await startServing(lab, file, destination, ...options);
     for (let kills = 0; kills < 3; kills += 1) {
@@ -175,16 +178,17 @@ for (const release of releases) {
     document(await serving.exited);
     await destination.waitMigration();
     assert.equal(await destination.verifyAll(), 0);
-  });
-}
+  },
+  ALL_RELEASES,
+);
 
 const PREEMPT = { capabilities: { 'postcopy-ram': true, 'postcopy-preempt': true } };
 
 // spec/qemu-wire-format.md 5.9, 7.7: pages that are left out because they are zero are answered behind the end, too
 interopTest('serve --preempt: requested pages come over a second connection, until QEMU has all of it', async (lab) => {
-  const { file } = await corpusStream(lab, 'busy', '10');
+  const { file } = await corpusStream(lab, 'busy');
   for (const options of [[], ['--lazy', '--finish-after', '2', '--prefetch', '0']]) {
-    const destination = await corpusDestination(lab, 'busy', '10');
+    const destination = await corpusDestination(lab, 'busy');
     const uri = socketUri(lab);
     const serving = serve(lab, file, uri, '--no-demand', '--preempt', ...options);
     await destination.migrateIncoming(uri, PREEMPT);
@@ -200,8 +204,8 @@ interopTest('serve --preempt: requested pages come over a second connection, unt
 
 // RC-6
 interopTest('serve --preempt --recover: a new server opens a new preempt channel, twice', async (lab) => {
-  const { file } = await corpusStream(lab, 'busy', '10');
-  const destination = await corpusDestination(lab, 'busy', '10');
+  const { file } = await corpusStream(lab, 'busy');
+  const destination = await corpusDestination(lab, 'busy');
   let uri = socketUri(lab);
   const options = ['--no-demand', '--preempt', '--max-bandwidth', '40M'];
   let serving = serve(lab, file, uri, ...options);
@@ -220,21 +224,25 @@ interopTest('serve --preempt --recover: a new server opens a new preempt channel
   assert.equal(await destination.verifyAll(), 0);
 });
 
-for (const [release, options, sentence] of [
-  ['10', POSTCOPY, /has no preempt channel for us.*postcopy-preempt/s],
-  ['7.2', PREEMPT, /neither said nor read anything for 10 s.*before 8\.0/s],
+for (const [releases, options, sentence] of [
+  [CURRENT_RELEASES, POSTCOPY, /has no preempt channel for us.*postcopy-preempt/s],
+  [['7.2'], PREEMPT, /neither said nor read anything for 10 s.*before 8\.0/s],
 ] as const) {
   const what = options === PREEMPT ? 'with another kind of preempt channel' : 'without one';
-  interopTest(`serve --preempt: a QEMU ${release} ${what} is told apart before its guest runs`, async (lab) => {
-    const { file } = await corpusStream(lab, 'tiny', release);
-    const destination = await corpusDestination(lab, 'tiny', release);
-    const uri = socketUri(lab);
-    const serving = serve(lab, file, uri, '--no-demand', '--preempt');
-    await destination.migrateIncoming(uri, options);
-    const { status, stdout } = await serving.exited;
-    assert.equal(status, 1);
-    assert.match(stdout, sentence);
-  });
+  interopTest(
+    `serve --preempt: a QEMU ${what} is told apart before its guest runs`,
+    async (lab) => {
+      const { file } = await corpusStream(lab, 'tiny');
+      const destination = await corpusDestination(lab, 'tiny');
+      const uri = socketUri(lab);
+      const serving = serve(lab, file, uri, '--no-demand', '--preempt');
+      await destination.migrateIncoming(uri, options);
+      const { status, stdout } = await serving.exited;
+      assert.equal(status, 1);
+      assert.match(stdout, sentence);
+    },
+    releases,
+  );
 }
 
 /** Stands between a server and QEMU; takes the link down after so many bytes, counted from `after` on. */
@@ -292,7 +300,7 @@ const unixPath = (uri: string): string => uri.slice('unix:'.length);
 interopTest(
   'serve --recover: the link cut anywhere, in either direction, during the recovery too',
   async (lab, context) => {
-    const { file: stream } = await corpusStream(lab, 'busy', '10');
+    const { file: stream } = await corpusStream(lab, 'busy');
     const file = lab.path('guest.mapped');
     assert.equal((await Ramferry.run(lab, 'convert', stream, file, '--to', 'mapped-ram', '--no-digest')).status, 0);
     const seed = isSlow ? Date.now() % 1e6 : 7;
@@ -312,7 +320,7 @@ interopTest(
       }
     };
     for (let cuts = 0; cuts < (isSlow ? 200 : 24); ) {
-      const destination = await corpusDestination(lab, 'busy', '10');
+      const destination = await corpusDestination(lab, 'busy');
       const uri = socketUri(lab);
       await destination.migrateIncoming(uri, POSTCOPY);
       // Not before the guest runs: until then QEMU's main thread may wait for a page, and then nobody hears of a recovery.
@@ -339,8 +347,8 @@ interopTest(
 );
 
 interopTest('serve: a destination without postcopy-ram is told what it lacks', async (lab) => {
-  const { file } = await corpusStream(lab, 'tiny', '10');
-  const destination = await corpusDestination(lab, 'tiny', '10');
+  const { file } = await corpusStream(lab, 'tiny');
+  const destination = await corpusDestination(lab, 'tiny');
   const uri = socketUri(lab);
   const serving = serve(lab, file, uri, '--no-demand');
   await destination.migrateIncoming(uri);
@@ -358,8 +366,8 @@ const serveWrongly = async (
     sink?: (...given: ConstructorParameters<typeof PostcopySink>) => PostcopySink;
   },
 ): Promise<{ destination: LabGuest; ended: Promise<unknown> }> => {
-  const { file } = await corpusStream(lab, kind, '10');
-  const destination = await corpusDestination(lab, kind, '10');
+  const { file } = await corpusStream(lab, kind);
+  const destination = await corpusDestination(lab, kind);
   const uri = socketUri(lab);
   await destination.migrateIncoming(uri, POSTCOPY);
   const { snapshot, close } = await openSnapshotFile(file);
