@@ -17,6 +17,7 @@ import { LONGEST_UNIT_BYTES } from '../format/stream/read.js';
 import type { RamSetup, ReadRamBlock } from '../format/stream/stream-handler.js';
 import { decodeXbzrle } from '../format/stream/xbzrle.js';
 import { RamferryError } from '../memory/errors.js';
+import type { GuestClaim } from '../memory/guest-claim.js';
 import type { RamBlock } from '../memory/ram-block.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { type Segment, STAGING_SLOT_BYTES } from '../memory/segment.js';
@@ -47,6 +48,8 @@ export class MemoryTarget implements MigrationTarget {
   readonly #memoryLimit: number | undefined;
   readonly #ahead: PopulateAhead | undefined;
   #ignoreShared = false;
+  /** From the moment at which the source's blocks are known: nobody else saves or migrates a guest that is not all here. */
+  #claim: GuestClaim | undefined;
   /** The blocks in the order of the setup record. */
   #announced: readonly RamBlock[] = [];
   /** Where the last page lies, and with it the next area. */
@@ -78,6 +81,10 @@ export class MemoryTarget implements MigrationTarget {
   async whenReady(): Promise<void> {}
   async finish(): Promise<void> {}
 
+  release(): void {
+    this.#claim?.release();
+  }
+
   configuration({ capabilities }: StreamConfiguration): void {
     this.#ignoreShared = capabilities.includes(Capability.IGNORE_SHARED);
   }
@@ -101,10 +108,13 @@ export class MemoryTarget implements MigrationTarget {
         { value: Capability.IGNORE_SHARED },
       );
     }
-    this.#announced =
+    const claim = this.#blocks.claim('incoming');
+    this.#claim = claim;
+    this.#announced = this.#blocks.changeAs(claim, () =>
       this.#memoryLimit === undefined
         ? matchBlocks(this.#blocks, setup)
-        : createBlocks(this.#blocks, setup, this.#memoryLimit);
+        : createBlocks(this.#blocks, setup, this.#memoryLimit),
+    );
     const missing = this.#blocks.blocks.filter((block) => block.migratable && !this.#announced.includes(block));
     if (missing.length > 0) {
       const names = missing.map((block) => `"${block.name}"`).join(', ');

@@ -211,12 +211,14 @@ export class MigrationDestination {
       signal?.removeEventListener('abort', cancel);
       await this.#confirm();
       this.#marks.ended = performance.now();
+      this.#target.release?.();
       this.#enter('completed');
       this.#leave();
     } catch (error) {
       this.#fail(error);
       this.#marks.ended ??= performance.now();
       this.#abandon();
+      this.#target.release?.();
       this.#enter(isCancelled ? 'cancelled' : 'failed');
     } finally {
       signal?.removeEventListener('abort', cancel);

@@ -46,6 +46,9 @@ export interface MigrationTarget extends Omit<StreamHandler, 'end' | 'ramSection
 
   /** Resolves when everything that was consumed is where it belongs. Called once, after the end of the stream. */
   finish(): Promise<void>;
+
+  /** The migration has ended, one way or another: lets go of what it was claimed for. Called once. */
+  release?(): void;
 }
 
 /** A target that can hash what passes through. */

@@ -8,8 +8,9 @@ import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import { createBlocks, matchBlocks } from '../destination/ram-geometry.js';
 import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
-import type { StreamSummary } from '../format/stream/stream-handler.js';
+import type { RamSetup, StreamSummary } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
+import type { GuestClaim } from '../memory/guest-claim.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { EXTENT_ALIGN_BYTES } from '../memory/segment.js';
 import { ChunkLoader } from './chunk-loader.js';
@@ -37,11 +38,12 @@ export interface LoadedFile {
 /**
  * @param operand a path, or `file:PATH,offset=N`
  * @throws RamferryError `invalid` if the file is not whole or its geometry does not fit, `failed` if it cannot be read; the
- * memory's content is undefined then
+ * memory's content is undefined then. `GUEST_BUSY` if the guest with that memory is being migrated, saved or loaded.
  */
 export const loadMappedRam = async (operand: string, options: LoadOptions): Promise<LoadedFile> => {
   const { blocks, memoryLimit, reads = 4, signal } = options;
   const { snapshot, container, close } = await openSnapshotFile(operand);
+  let claim: GuestClaim | undefined;
   try {
     if (!(snapshot instanceof MappedRamSnapshot)) {
       throw new RamferryError('usage', 'NOT_MAPPED_RAM', `${container.file} is not a mapped-ram file.`, {
@@ -58,21 +60,28 @@ export const loadMappedRam = async (operand: string, options: LoadOptions): Prom
         { file: container.file, value: setup.targetPageSize },
       );
     }
-    if (memoryLimit === undefined) {
-      // MR-16: what the file does not have is zero.
-      for (const { extents } of matchBlocks(blocks, setup)) {
-        for (const { segment, address, pageCount } of extents) {
-          segment.reset(address, Math.ceil((pageCount * GUEST_PAGE_SIZE) / EXTENT_ALIGN_BYTES) * EXTENT_ALIGN_BYTES);
-        }
-      }
-    } else {
-      createBlocks(blocks, setup, memoryLimit);
-    }
+    claim = blocks.claim('incoming');
+    blocks.changeAs(claim, () => prepare(blocks, setup, memoryLimit));
     const loader = new ChunkLoader(container, setup.blocks, blocks.blocks);
     await loadChunks(loader, reads, signal);
     return { configuration, summary };
   } finally {
+    claim?.release();
     close();
+  }
+};
+
+/** Makes the memory, or empties the one that is there. */
+const prepare = (blocks: RamBlockList, setup: RamSetup, memoryLimit: number | undefined): void => {
+  if (memoryLimit !== undefined) {
+    createBlocks(blocks, setup, memoryLimit);
+    return;
+  }
+  // MR-16: what the file does not have is zero.
+  for (const { extents } of matchBlocks(blocks, setup)) {
+    for (const { segment, address, pageCount } of extents) {
+      segment.reset(address, Math.ceil((pageCount * GUEST_PAGE_SIZE) / EXTENT_ALIGN_BYTES) * EXTENT_ALIGN_BYTES);
+    }
   }
 };
 

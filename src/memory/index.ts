@@ -4,6 +4,7 @@ export { type BindBitmapKernels, BitmapMemory } from './bitmap-memory.js';
 export { DIRTY_BLOCK_PAGES, DirtyClient, DirtyClientMask, DirtyMemory } from './dirty-memory.js';
 export { DirtySnapshot } from './dirty-snapshot.js';
 export { type ErrorDetails, type ErrorKind, RamferryError } from './errors.js';
+export { type ClaimPurpose, ClaimRecord, type GuestClaim } from './guest-claim.js';
 export { type BlockBitmaps, type Extent, RamBlock, type RamBlockSpec } from './ram-block.js';
 export {
   RamBlockList,

@@ -10,6 +10,7 @@ import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import { BitmapMemory } from './bitmap-memory.js';
 import { DirtyClient, DirtyClientMask, DirtyMemory } from './dirty-memory.js';
 import { RamferryError } from './errors.js';
+import { CLAIM_RECORD_BITS, type ClaimPurpose, ClaimRecord, type GuestClaim } from './guest-claim.js';
 import { GuestRamAllocator } from './guest-ram-allocator.js';
 import { type BlockBitmaps, RamBlock, type RamBlockSpec } from './ram-block.js';
 import { RamDiscardGate } from './ram-discard-gate.js';
@@ -37,8 +38,8 @@ export interface RamBlockObserver {
   /** Before the block leaves the list. */
   removing?(block: RamBlock): void;
   /**
-   * Before anything of the block is touched (DM-23). In the owner's thread it may throw to refuse; to cancel a running migration
-   * is its job too, since no migration survives a resize.
+   * Before anything of the block is touched (DM-23). In the owner's thread it may throw to refuse. No migration survives a
+   * resize: one that is under way fails if nobody refuses.
    */
   resizing?(block: RamBlock, newLength: number): void;
 }
@@ -49,6 +50,8 @@ export interface SharedRamBlockList {
   readonly segmentBytes: number;
   readonly bitmaps: WebAssembly.Memory;
   readonly dirty: number;
+  /** Address of the claim record in `bitmaps`. */
+  readonly claims: number;
   readonly segments: readonly { readonly id: number; readonly memory: WebAssembly.Memory }[];
   readonly blocks: readonly SharedRamBlock[];
 }
@@ -102,12 +105,18 @@ export class RamBlockList {
   #blocks: readonly RamBlock[] = [];
   #version = 0;
   readonly #observers = new Set<RamBlockObserver>();
+  readonly #claimsAddress: number;
+  readonly #claims: ClaimRecord;
+  /** In the midst of a change by the claim's holder. */
+  #permitted = false;
   #ownership: Ownership | undefined;
 
-  private constructor(bitmaps: BitmapMemory, dirty: DirtyMemory, segmentBytes: number) {
+  private constructor(bitmaps: BitmapMemory, dirty: DirtyMemory, segmentBytes: number, claims: number) {
     this.bitmaps = bitmaps;
     this.dirty = dirty;
     this.segmentBytes = segmentBytes;
+    this.#claimsAddress = claims;
+    this.#claims = new ClaimRecord(bitmaps.words, claims);
   }
 
   /** An empty list; the calling thread owns it. */
@@ -116,7 +125,8 @@ export class RamBlockList {
     segmentBytes = SEGMENT_RAM_BYTES,
     onSegment = () => {},
   }: RamBlockListOptions = {}): RamBlockList {
-    const list = new RamBlockList(bitmaps, DirtyMemory.create(bitmaps), segmentBytes);
+    const claims = bitmaps.allocate(CLAIM_RECORD_BITS);
+    const list = new RamBlockList(bitmaps, DirtyMemory.create(bitmaps), segmentBytes, claims);
     const flat = new RunAllocator();
     flat.free(0, FLAT_SPACE_PAGES);
     const ram = new GuestRamAllocator(list.#segments, segmentBytes, onSegment);
@@ -139,6 +149,39 @@ export class RamBlockList {
     return this.#blocks.find((block) => block.name === name);
   }
 
+  /** What the guest is claimed for at this moment; undefined if it is not. */
+  get claimedFor(): ClaimPurpose | undefined {
+    return this.#claims.purpose;
+  }
+
+  /**
+   * Claims the guest whose blocks these are: until the claim is released nobody else gets it, through whichever copy of the list
+   * in whichever thread, and no block is plugged or unplugged. Every engine that moves, saves or loads a guest does so first.
+   * @throws RamferryError `GUEST_BUSY` if somebody else has it; `BLOCK_LIST_STALE` if the list is an old copy
+   */
+  claim(purpose: ClaimPurpose): GuestClaim {
+    return this.#claims.claim(purpose, this.#version);
+  }
+
+  /**
+   * The claim that `token` stands for and that another thread made: to hold it here, or to release it after that thread died.
+   * @throws RamferryError `CLAIM_LOST` if it was released
+   */
+  adoptClaim(token: number): GuestClaim {
+    return this.#claims.adopt(token);
+  }
+
+  /** Lets the holder of a claim add and resize blocks: the engine that loads a guest makes its memory. */
+  changeAs<T>({ token }: GuestClaim, change: () => T): T {
+    this.#claims.adopt(token);
+    this.#permitted = true;
+    try {
+      return change();
+    } finally {
+      this.#permitted = false;
+    }
+  }
+
   /** Returns the function that ends the subscription. */
   subscribe(observer: RamBlockObserver): () => void {
     this.#observers.add(observer);
@@ -148,7 +191,7 @@ export class RamBlockList {
   /**
    * Hot-plugs a block; its memory is zero, and dirty for all clients. Nothing has changed when it throws: RAM_BLOCK_NAME_INVALID,
    * RAM_BLOCK_NAME_TAKEN, RAM_BLOCK_LENGTH_INVALID, DISCARD_GRANULARITY_INVALID, RAM_DISCARD_DISABLED, FLAT_SPACE_EXHAUSTED,
-   * BITMAP_MEMORY_EXHAUSTED or GUEST_MEMORY_EXHAUSTED.
+   * BITMAP_MEMORY_EXHAUSTED, GUEST_MEMORY_EXHAUSTED, or GUEST_BUSY while the guest is migrated, saved or loaded.
    */
   add(spec: RamBlockSpec): RamBlock {
     const owned = this.#owned();
@@ -158,32 +201,39 @@ export class RamBlockList {
         value: spec.name,
       });
     }
-    const block = this.#place(complete, owned);
-    // The map before the block, the list before the version, the bits before anybody hears of it.
-    const position = this.#blocks.findIndex((other) => other.maxLength < block.maxLength);
-    this.#blocks = this.#blocks.toSpliced(position < 0 ? this.#blocks.length : position, 0, block);
-    this.#version += 1;
-    this.dirty.setRange(block.ramPage, block.usedPages, DirtyClientMask.all);
+    const block = this.#change(`RAM block ${spec.name} cannot be plugged`, () => {
+      const placed = this.#place(complete, owned);
+      // The map before the block, the list before the version, the bits before anybody hears of it.
+      const position = this.#blocks.findIndex((other) => other.maxLength < placed.maxLength);
+      this.#blocks = this.#blocks.toSpliced(position < 0 ? this.#blocks.length : position, 0, placed);
+      this.#nextVersion();
+      this.dirty.setRange(placed.ramPage, placed.usedPages, DirtyClientMask.all);
+      return placed;
+    });
     this.#notify((observer) => observer.added?.(block));
     return block;
   }
 
   /**
    * Hot-unplugs a block. Its memory, bitmaps and flat range are reused at once if the list was never shared, otherwise
-   * after `reclaim`.
+   * after `reclaim`. Nothing has changed when it throws: RAM_BLOCK_UNKNOWN, GUEST_BUSY while the guest is migrated, saved or
+   * loaded, or RAM_DISCARD_BUSY while somebody relies on what the block's RamDiscardManager says.
    */
   remove(block: RamBlock): void {
     const owned = this.#owned();
     this.#checkListed(block);
-    this.#notify((observer) => observer.removing?.(block));
-    this.#blocks = this.#blocks.filter((other) => other !== block);
-    this.#version += 1;
-    owned.discards.get(block)?.();
-    owned.discards.delete(block);
-    owned.retired.push(block);
-    if (!owned.isShared) {
-      this.reclaim();
-    }
+    this.#change(`RAM block ${block.name} cannot be unplugged`, () => {
+      this.#notify((observer) => observer.removing?.(block));
+      block.discardManager?.retire();
+      this.#blocks = this.#blocks.filter((other) => other !== block);
+      this.#nextVersion();
+      owned.discards.get(block)?.();
+      owned.discards.delete(block);
+      owned.retired.push(block);
+      if (!owned.isShared) {
+        this.reclaim();
+      }
+    });
   }
 
   /**
@@ -208,8 +258,9 @@ export class RamBlockList {
 
   /**
    * Changes the used length of a resizable block; afterwards all of it is dirty for all clients and nothing beyond (DM-22).
-   * Its memory keeps its content. Throws RAM_BLOCK_NOT_RESIZABLE, RAM_BLOCK_LENGTH_ABOVE_MAXIMUM, RAM_BLOCK_LENGTH_INVALID, or
-   * what an observer throws; nothing has changed then.
+   * Its memory keeps its content. A migration or snapshot under way fails (DM-23). Throws RAM_BLOCK_NOT_RESIZABLE,
+   * RAM_BLOCK_LENGTH_ABOVE_MAXIMUM, RAM_BLOCK_LENGTH_INVALID, GUEST_BUSY where the guest is stopped for its switchover or being
+   * loaded, or what an observer throws; nothing has changed then.
    */
   resize(block: RamBlock, usedLength: number): void {
     this.#owned();
@@ -218,13 +269,21 @@ export class RamBlockList {
       return;
     }
     checkResize(block, usedLength);
+    const what = `RAM block ${block.name} cannot be resized`;
+    if (!this.#permitted) {
+      this.#claims.checkResizable(what);
+    }
     this.#notify((observer) => observer.resizing?.(block, usedLength));
+    this.#change(what, () => this.#setLength(block, usedLength), block.id);
+  }
+
+  #setLength(block: RamBlock, usedLength: number): void {
     const oldPages = block.usedPages;
     for (const client of Object.values(DirtyClient)) {
       this.dirty.testAndClear(block.ramPage, oldPages, client);
     }
     block.setUsedLength(usedLength);
-    this.#version += 1;
+    this.#nextVersion();
     // Marks in the part that is gone would come back with the next log sync.
     for (const log of [block.bitmaps.remote, block.bitmaps.snapshot]) {
       this.bitmaps.kernels.testAndClearRange(log, block.usedPages, Math.max(0, oldPages - block.usedPages));
@@ -244,6 +303,7 @@ export class RamBlockList {
       segmentBytes: this.segmentBytes,
       bitmaps: this.bitmaps.memory,
       dirty: this.dirty.header,
+      claims: this.#claimsAddress,
       // Without those that only retired blocks use: the other threads shall let go of them, so that the engine can.
       segments: [...ids].filter(([segment]) => used.has(segment)).map(([{ memory }, id]) => ({ id, memory })),
       blocks: this.#blocks.map((block) => shareBlock(block, ids)),
@@ -253,7 +313,8 @@ export class RamBlockList {
   /** The list in another thread. It can do everything but add, remove, resize and reclaim. */
   static attach(shared: SharedRamBlockList): RamBlockList {
     const bitmaps = BitmapMemory.attach(shared.bitmaps);
-    const list = new RamBlockList(bitmaps, DirtyMemory.attach(bitmaps, shared.dirty), shared.segmentBytes);
+    const dirty = DirtyMemory.attach(bitmaps, shared.dirty);
+    const list = new RamBlockList(bitmaps, dirty, shared.segmentBytes, shared.claims);
     list.#takeOver(shared);
     return list;
   }
@@ -287,6 +348,7 @@ export class RamBlockList {
     for (const block of known.values()) {
       if (!listed.has(block)) {
         this.#notify((observer) => observer.removing?.(block));
+        block.discardManager?.abandon();
       }
     }
     for (const [index, { spec }] of shared.blocks.entries()) {
@@ -301,6 +363,31 @@ export class RamBlockList {
     for (const block of blocks.filter((candidate) => !known.has(candidate.id))) {
       this.#notify((observer) => observer.added?.(block));
     }
+  }
+
+  /**
+   * Runs a change of the list while nobody can claim the guest. A resize, of the block with id `resized`, breaks the claim that
+   * there is; any other change is refused then.
+   */
+  #change<T>(what: string, change: () => T, resized?: number): T {
+    if (this.#permitted) {
+      return change();
+    }
+    if (resized === undefined) {
+      this.#claims.beginChange(what);
+    } else {
+      this.#claims.beginResize(resized, what);
+    }
+    try {
+      return change();
+    } finally {
+      this.#claims.endChange();
+    }
+  }
+
+  #nextVersion(): void {
+    this.#version += 1;
+    this.#claims.version = this.#version;
   }
 
   #place(spec: Required<RamBlockSpec>, owned: Ownership): RamBlock {

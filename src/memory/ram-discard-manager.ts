@@ -12,12 +12,14 @@
 //      0   may change        populate, discard: 0 ─▶ -1 ─▶ 0, by the thread of the device
 //     -1   is changing       freeze: waits for 0, then counts up; thaw: counts down
 //    n>0   frozen, n times   by each migration or snapshot that relies on it (RD-11)
+//     -2   retired           0 ─▶ -2 when the block is unplugged; for good
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import type { BitmapMemory } from './bitmap-memory.js';
 import { RamferryError } from './errors.js';
 
 const CHANGING = -1;
+const RETIRED = -2;
 
 /** The state word has a cache line of its own before the bitmap. */
 const HEADER_BITS = 512;
@@ -76,6 +78,8 @@ export class RamDiscardManager {
   readonly #bitmaps: BitmapMemory;
   readonly #bitmap: number;
   readonly #listeners = new Map<RamDiscardListener, RamSection>();
+  /** The block has left the list; the state may be somebody else's memory by now. */
+  #isRetired = false;
 
   /** `address`: `discardStateBits` bits of `bitmaps`; zero bits are discarded granules. */
   constructor(block: ManagedBlock, granularity: number, bitmaps: BitmapMemory, address: number) {
@@ -203,7 +207,11 @@ export class RamDiscardManager {
     const { words } = this.#bitmaps;
     const word = this.address >>> 2;
     for (;;) {
+      this.#checkListed();
       const seen = Atomics.load(words, word);
+      if (seen === RETIRED) {
+        throw this.#unplugged();
+      }
       if (seen >= 0 && Atomics.compareExchange(words, word, seen, seen + 1) === seen) {
         return;
       }
@@ -218,16 +226,57 @@ export class RamDiscardManager {
     }
   }
 
-  /** Takes back one `freeze`. */
+  /** Takes back one `freeze`. Throws RAM_DISCARD_STATE if there was none. */
   thaw(): void {
-    Atomics.sub(this.#bitmaps.words, this.address >>> 2, 1);
+    this.#checkListed();
+    const { words } = this.#bitmaps;
+    const word = this.address >>> 2;
+    for (let seen = Atomics.load(words, word); ; seen = Atomics.load(words, word)) {
+      if (seen <= 0) {
+        throw new RamferryError(
+          'usage',
+          'RAM_DISCARD_STATE',
+          `What is populated of RAM block ${this.#block.name} is not frozen, so nobody can thaw it.`,
+          { value: seen },
+        );
+      }
+      if (Atomics.compareExchange(words, word, seen, seen - 1) === seen) {
+        return;
+      }
+    }
+  }
+
+  /**
+   * The end, before the block's bitmaps are given back: nothing is changed or frozen any more, in no thread. Only for the list
+   * that owns the block. Throws RAM_DISCARD_BUSY while somebody relies on the state, or changes it.
+   */
+  retire(): void {
+    this.#checkListed();
+    if (Atomics.compareExchange(this.#bitmaps.words, this.address >>> 2, 0, RETIRED) !== 0) {
+      throw new RamferryError(
+        'failed',
+        'RAM_DISCARD_BUSY',
+        `RAM block ${this.#block.name} cannot be unplugged while somebody relies on what is populated of it, or changes that.`,
+        { value: this.#block.name },
+      );
+    }
+    this.#isRetired = true;
+  }
+
+  /** The same in another thread, after the owner's list has let go of the block: touches nothing. */
+  abandon(): void {
+    this.#isRetired = true;
   }
 
   #change(offset: number, length: number, change: () => void): void {
     this.#checkGranules(offset, length);
     const { words } = this.#bitmaps;
     const word = this.address >>> 2;
-    if (Atomics.compareExchange(words, word, 0, CHANGING) !== 0) {
+    const seen = Atomics.compareExchange(words, word, 0, CHANGING);
+    if (seen === RETIRED) {
+      throw this.#unplugged();
+    }
+    if (seen !== 0) {
       throw new RamferryError(
         'failed',
         'RAM_DISCARD_BUSY',
@@ -267,7 +316,23 @@ export class RamDiscardManager {
     return Math.ceil((offset + length) / this.granularity) - offset / this.granularity;
   }
 
+  #checkListed(): void {
+    if (this.#isRetired) {
+      throw this.#unplugged();
+    }
+  }
+
+  #unplugged(): RamferryError {
+    return new RamferryError(
+      'usage',
+      'RAM_BLOCK_UNKNOWN',
+      `RAM block ${this.#block.name} was unplugged: nothing of it is populated or discarded any more.`,
+      { value: this.#block.name },
+    );
+  }
+
   #checkInside(offset: number, length: number): void {
+    this.#checkListed();
     if (!(offset >= 0 && length >= 0 && offset + length <= this.#block.maxLength)) {
       throw this.#wrongState(offset, length, `are not in its ${this.#block.maxLength} bytes`);
     }

@@ -4,6 +4,7 @@ import { openSnapshotFile } from '../guest/open-snapshot-file-node.js';
 import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import type { WorkloadShared } from '../guest/workload/control.js';
 import { attachWorkloadGuest } from '../guest/workload/workload-source.js';
+import { type ClaimPurpose, ClaimRecord, type GuestClaim } from '../memory/guest-claim.js';
 import type { SourceGuest } from '../source/guest.js';
 import { refusePinnedDevices } from './postcopy-obstacles.js';
 
@@ -29,4 +30,17 @@ export async function attachGuest(description: GuestDescription, postcopy = fals
       return new SnapshotGuest(snapshot, file);
     }
   }
+}
+
+/**
+ * Claims the guest for an engine in another thread, which gets the claim's token; from here it can be released whatever becomes
+ * of that thread. Undefined where no other engine can have the guest: each opens a file for itself.
+ * @throws RamferryError `GUEST_BUSY` if somebody else migrates, saves or loads it; `BLOCK_LIST_STALE` if the description is old
+ */
+export function claimGuest(description: GuestDescription, purpose: ClaimPurpose): GuestClaim | undefined {
+  if (description.kind !== 'workload') {
+    return undefined;
+  }
+  const { bitmaps, claims, version } = description.shared.blocks;
+  return new ClaimRecord(new Int32Array(bitmaps.buffer), claims).claim(purpose, version);
 }

@@ -9,15 +9,20 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { listen } from '../channel/listen-node.js';
+import { openChannel } from '../channel/open-channel-node.js';
 import { MemoryTarget } from '../destination/memory-target.js';
 import { MigrationDestination } from '../destination/migration-destination.js';
 import { deviceStates } from '../format/stream/device-tail.js';
 import { digestBlocks } from '../guest/digest-node.js';
 import type { WorkloadOptions } from '../guest/workload/workload-guest-node.js';
 import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
+import { attachWorkloadGuest } from '../guest/workload/workload-source.js';
+import type { RamferryError } from '../memory/errors.js';
 import { RamBlockList } from '../memory/ram-block-list.js';
-import type { MigrationParameters } from '../source/parameters.js';
+import { MigrationSource } from '../source/migration-source.js';
+import { defaultParameters, type MigrationParameters } from '../source/parameters.js';
 import type { MigrationReport } from '../source/statistics.js';
+import { StreamSink } from '../source/stream-sink.js';
 import { Migration, type MigrationOptions } from './migration.js';
 
 const MIB = 2 ** 20;
@@ -27,6 +32,7 @@ const folder = mkdtempSync(join(tmpdir(), 'ramferry-test-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
 let sockets = 0;
 const socketUri = (): string => `unix:${join(folder, `${(sockets += 1)}.sock`)}`;
+const fileUri = (): string => `file:${join(folder, `${(sockets += 1)}.mig`)}`;
 
 interface Received {
   readonly status: string;
@@ -189,37 +195,108 @@ test('cancelled at any moment the guest runs on, and another attempt succeeds', 
   await migrated!.shutdown();
 });
 
+test('memory plugged before travels; while it does, plug and unplug are refused by name', {
+  timeout: 60_000,
+}, async () => {
+  const guest = busyGuest();
+  await guest.start();
+  const dimm = await guest.plug(8 * MIB);
+  const uri = socketUri();
+  const receiving = receive(uri);
+  let isActive = (): void => {};
+  const active = new Promise<void>((resolve) => {
+    isActive = resolve;
+  });
+  const running = migration(guest, uri, {
+    parameters: { maxBandwidth: 20 * MIB },
+    onStatus: (status) => status === 'active' && isActive(),
+  });
+  const refused = { code: 'GUEST_BUSY', message: /dimm\d cannot be (un)?plugged while a migration of the guest/ };
+  // Also before the engine has started.
+  assert.throws(() => guest.blocks.remove(dimm), refused);
+  await active;
+  assert.throws(() => guest.blocks.remove(dimm), refused);
+  await assert.rejects(guest.plug(MIB), refused);
+  running.setParameters({ maxBandwidth: 0 });
+  assert.equal((await running.ended).error, undefined);
+  const { guest: migrated } = await receiving;
+  await assertTwins(guest, migrated!);
+  // It is free again, here and there.
+  guest.blocks.remove(dimm);
+  await migrated!.plug(MIB);
+  await guest.shutdown();
+  await migrated!.shutdown();
+});
+
 // DM-23
-for (const moment of ['active', 'none'] as const) {
-  test(`memory plugged before travels; its unplug ends the migration, which is ${moment}`, {
-    timeout: 60_000,
-  }, async () => {
+for (const told of ['at once', 'by the shared claim alone']) {
+  test(`a resize fails the migration by name; the engine hears of it ${told}`, { timeout: 60_000 }, async () => {
     const guest = busyGuest();
+    const rom = guest.blocks.add({ name: 'rom', usedLength: MIB, maxLength: 2 * MIB });
     await guest.start();
-    const dimm = await guest.plug(8 * MIB);
     const uri = socketUri();
     const receiving = receive(uri);
     let isActive = (): void => {};
     const active = new Promise<void>((resolve) => {
       isActive = resolve;
     });
-    const running = migration(guest, uri, {
+    const running = new Migration({
+      guest: { kind: 'workload', shared: guest.share() },
+      uri,
+      retryMs: 10_000,
       parameters: { maxBandwidth: 20 * MIB },
       onStatus: (status) => status === 'active' && isActive(),
+      ...(told === 'at once' && { blocks: guest.blocks }),
     });
-    // Before the engine has started, it is told as soon as it has.
-    if (moment === 'active') {
-      await active;
-    }
-    guest.blocks.remove(dimm);
+    await active;
+    guest.blocks.resize(rom, 2 * MIB);
     const { report, error } = await running.ended;
     assert.equal(report.status, 'failed');
-    assert.equal(error?.code, 'GEOMETRY_CHANGED');
-    assert.match(error!.message, new RegExp(dimm.name));
+    assert.deepEqual([error?.code, error?.value], ['GEOMETRY_CHANGED', 'rom']);
     assert.equal((await receiving).status, 'failed');
+    assert.ok(guest.source.isRunning());
+    assert.equal(guest.blocks.claimedFor, undefined);
     await guest.shutdown();
   });
 }
+
+test('a guest is migrated, saved or snapshotted once at a time, whoever asks', { timeout: 60_000 }, async () => {
+  const guest = busyGuest();
+  await guest.start();
+  const uri = socketUri();
+  const receiving = receive(uri);
+  const first = migration(guest, uri, { parameters: { maxBandwidth: 20 * MIB } });
+  const refused = { code: 'GUEST_BUSY', message: /cannot start while a migration of the guest is under way/ };
+  const file = fileUri();
+  assert.throws(() => migration(guest, uri), refused);
+  assert.throws(() => migration(guest, file, { mappedRam: {} }), { ...refused, message: /^A save of this guest/ });
+  assert.throws(() => migration(guest, file, { backgroundSnapshot: {} }), refused);
+  // An engine in this thread, with the guest's own list and with a copy.
+  for (const source of [guest.source, attachWorkloadGuest(guest.share())]) {
+    const channel = await openChannel(fileUri(), { direction: 'write' });
+    const engine = new MigrationSource({
+      guest: source,
+      sink: new StreamSink(channel, { returnPath: false }),
+      parameters: defaultParameters,
+    });
+    const { status, ram } = await engine.run();
+    assert.deepEqual([status, ram.total], ['failed', 0]);
+    assert.equal((engine.error as RamferryError).code, 'GUEST_BUSY');
+  }
+  // A description that is older than the list.
+  first.setParameters({ maxBandwidth: 0 });
+  assert.equal((await first.ended).error, undefined);
+  const { guest: migrated } = await receiving;
+  await assertTwins(guest, migrated!);
+  const old = migrated!.share();
+  await migrated!.plug(MIB);
+  assert.throws(() => new Migration({ guest: { kind: 'workload', shared: old }, uri: file }), {
+    code: 'BLOCK_LIST_STALE',
+  });
+  assert.equal((await migration(migrated!, file, { mappedRam: {} }).ended).error, undefined);
+  await guest.shutdown();
+  await migrated!.shutdown();
+});
 
 test('a destination that is not there, and one that dies, leave the guest running', { timeout: 60_000 }, async () => {
   const guest = busyGuest();

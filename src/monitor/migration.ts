@@ -4,6 +4,7 @@ import { Worker } from 'node:worker_threads';
 import { closeUserfaultfd } from '../dirty-log/userfaultfd-node.js';
 import { liftProtection } from '../dirty-log/write-protect-store-barrier.js';
 import { RamferryError } from '../memory/errors.js';
+import { type ClaimPurpose, type GuestClaim, geometryChanged } from '../memory/guest-claim.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { changeParameters, defaultParameters, type MigrationParameters } from '../source/parameters.js';
 import { type GuestPage, RELEASED } from '../source/postcopy.js';
@@ -11,7 +12,7 @@ import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
 import { checkCapabilities } from './capabilities.js';
-import type { GuestDescription } from './guests.js';
+import { claimGuest, type GuestDescription } from './guests.js';
 import {
   type BackgroundSnapshotOptions,
   type FromSource,
@@ -25,7 +26,7 @@ import {
 
 export interface MigrationOptions {
   readonly guest: GuestDescription;
-  /** The guest's blocks as the calling thread owns them; a resize or an unplug during the migration ends it (DM-23). */
+  /** The guest's blocks as the calling thread owns them: a resize fails the migration at once (DM-23), not at its next batch. */
   readonly blocks?: RamBlockList;
   /** Where to: `tcp:HOST:PORT`, `unix:PATH`, `file:PATH`, `exec:COMMAND`. */
   readonly uri: string;
@@ -71,19 +72,27 @@ export class Migration {
   readonly #worker: Worker;
   readonly #hasPostcopy: boolean;
   readonly #releasesRam: boolean;
+  /** Made before the engine's thread is started, and released when it can do nothing any more. */
+  readonly #claim: GuestClaim | undefined;
   #status: MigrationStatus = 'none';
   #over = false;
   #userfaultfd: number | undefined;
 
-  /** @throws RamferryError `CAPABILITY_CONFLICT` if options exclude each other */
+  /**
+   * @throws RamferryError `CAPABILITY_CONFLICT` if options exclude each other; `GUEST_BUSY` if the guest is being migrated,
+   * saved or loaded already, `BLOCK_LIST_STALE` if its description is older than its list of blocks
+   */
   constructor(options: MigrationOptions) {
     this.#hasPostcopy = options.postcopy !== undefined;
     this.#releasesRam = options.postcopy?.releaseRam === true;
     checkCapabilities(options);
+    const parameters = changeParameters(defaultParameters, options.parameters ?? {});
+    this.#claim = claimGuest(options.guest, purposeOf(options));
     const start: SourceStart = {
       guest: options.guest,
+      claim: this.#claim?.token,
       uri: options.uri,
-      parameters: changeParameters(defaultParameters, options.parameters ?? {}),
+      parameters,
       returnPath: options.returnPath ?? options.backgroundSnapshot === undefined,
       mappedRam: options.mappedRam,
       postcopy: options.postcopy,
@@ -91,15 +100,24 @@ export class Migration {
       trace: options.trace?.pattern,
       retryMs: options.retryMs ?? 0,
     };
-    this.#worker = new Worker(new URL('./source-worker.js', import.meta.url), { workerData: start, name: 'migration' });
+    this.#worker = this.#startWorker(start);
     const unsubscribe = options.blocks?.subscribe({
-      resizing: (block) => this.#fail(`RAM block ${block.name} is being resized during the migration.`, block.name),
-      removing: (block) => this.#fail(`RAM block ${block.name} is being unplugged during the migration.`, block.name),
+      resizing: ({ name }) => this.#fail(geometryChanged(`RAM block ${name} was resized`, name)),
     });
     this.ended = this.#follow(options).finally(() => {
       this.#over = true;
+      this.#claim?.release();
       unsubscribe?.();
     });
+  }
+
+  #startWorker(workerData: SourceStart): Worker {
+    try {
+      return new Worker(new URL('./source-worker.js', import.meta.url), { workerData, name: 'migration' });
+    } catch (error) {
+      this.#claim?.release();
+      throw error;
+    }
   }
 
   /** Ends the migration; the guest runs on at the source. Without effect once the destination has confirmed. */
@@ -157,7 +175,7 @@ export class Migration {
       'POSTCOPY_ABANDONED',
       'The postcopy was abandoned before all pages were sent.',
     );
-    this.#post({ type: 'fail', error: plainError(error) });
+    this.#fail(error);
   }
 
   #orderPostcopy(type: 'start-postcopy' | 'finish-postcopy' | 'pause-postcopy'): void {
@@ -167,11 +185,8 @@ export class Migration {
     this.#post({ type });
   }
 
-  #fail(message: string, value: string): void {
-    this.#post({
-      type: 'fail',
-      error: plainError(new RamferryError('failed', 'GEOMETRY_CHANGED', message, { value })),
-    });
+  #fail(error: RamferryError): void {
+    this.#post({ type: 'fail', error: plainError(error) });
   }
 
   #post(message: ToSource): void {
@@ -235,6 +250,14 @@ export class Migration {
     });
   }
 }
+
+/** What the guest is claimed for, as others who ask for it are told. */
+const purposeOf = ({ backgroundSnapshot, mappedRam, uri }: MigrationOptions): ClaimPurpose =>
+  backgroundSnapshot !== undefined
+    ? 'backgroundSnapshot'
+    : mappedRam !== undefined || uri.startsWith('file:')
+      ? 'save'
+      : 'migration';
 
 const engineDied = (how: string): RamferryError =>
   new RamferryError(

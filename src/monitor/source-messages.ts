@@ -33,6 +33,8 @@ export interface BackgroundSnapshotOptions {
 /** What the engine's thread is started with; structured-cloneable. */
 export interface SourceStart {
   readonly guest: GuestDescription;
+  /** `GuestClaim.token` of the claim that the controlling thread has made; undefined for guests that it does not know. */
+  readonly claim: number | undefined;
   /** Where to send: QEMU's URI. */
   readonly uri: string;
   readonly parameters: MigrationParameters;

@@ -95,6 +95,7 @@ try {
     guest,
     sink,
     parameters: start.parameters,
+    claim: start.claim,
     postcopy: start.postcopy && { ...start.postcopy, onDemand, ...(releases && { releaseWith: discardMemory }) },
     ...(protector !== undefined && { snapshotWith: protector }),
     trace,

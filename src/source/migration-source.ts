@@ -5,9 +5,12 @@ import type { ByteChannel } from '../channel/channel.js';
 import { RateLimit } from '../channel/rate-limit.js';
 import { clampClearBitmapShift } from '../dirty-log/clear-bitmap.js';
 import type { DirtyLog } from '../dirty-log/dirty-log.js';
+import { checkMethods } from '../dirty-log/dirty-log-contract.js';
 import type { WriteProtector } from '../dirty-log/write-protector.js';
 import { RamferryError } from '../memory/errors.js';
-import type { Extent } from '../memory/ram-block.js';
+import { type GuestClaim, geometryChanged } from '../memory/guest-claim.js';
+import type { Extent, RamBlock } from '../memory/ram-block.js';
+import type { RamBlockList } from '../memory/ram-block-list.js';
 import { BackgroundSnapshot } from './background-snapshot.js';
 import { BandwidthWindow } from './bandwidth.js';
 import { type Clock, systemClock } from './clock.js';
@@ -47,6 +50,11 @@ export interface MigrationSourceOptions {
   readonly postcopy?: PostcopyOptions | undefined;
   /** Saves the guest as it is at one instant and leaves it running (background-snapshot.ts), instead of migrating it. */
   readonly snapshotWith?: WriteProtector;
+  /**
+   * The claim on the guest that the thread which ordered the migration has made for it (`GuestClaim.token`). Default: a claim of
+   * its own. Either way it is released at the end of `run`.
+   */
+  readonly claim?: number | undefined;
   readonly clock?: Clock;
   readonly trace?: Trace;
   /** The state moved (QMP's MIGRATION event). */
@@ -90,6 +98,8 @@ export class MigrationSource {
 
   #parameters: MigrationParameters;
   #send!: SendBitmap;
+  /** The guest's blocks as they were when it was claimed. */
+  #claimed!: { readonly claim: GuestClaim; readonly list: RamBlockList; readonly blocks: readonly RamBlock[] };
   #hints: FreePageHints | undefined;
   #window!: BandwidthWindow;
   #startedAt = 0;
@@ -210,7 +220,8 @@ export class MigrationSource {
   }
 
   /**
-   * Runs the migration to its end: `completed`, `cancelled` or `failed`, which the report says. Never rejects.
+   * Runs the migration to its end: `completed`, `cancelled` or `failed`, which the report says. Never rejects. A guest that
+   * somebody else migrates, saves or loads is left alone: the migration fails with `GUEST_BUSY`.
    * @throws RamferryError `MIGRATION_IN_PROGRESS` if it was started before
    */
   async run(): Promise<MigrationReport> {
@@ -221,8 +232,61 @@ export class MigrationSource {
         `This migration was already started (it is ${this.state.value}).`,
       );
     }
-    const wasRunning = this.#guest.isRunning();
     this.#startedAt = this.#clock.now();
+    let unsubscribe = (): void => {};
+    try {
+      unsubscribe = this.#claimGuest();
+    } catch (error) {
+      // The guest is somebody else's: nothing of it is touched, not even to clean up.
+      this.#error ??= error as Error;
+      this.#sink.abort(this.#error);
+      this.#totalMs = 0;
+      this.state.move(this.state.value === 'cancelling' ? 'cancelled' : 'failed');
+      return this.report();
+    }
+    try {
+      return await this.#run();
+    } finally {
+      unsubscribe();
+      this.#claimed.claim.release();
+    }
+  }
+
+  /** Returns the function that ends what it subscribed to. */
+  #claimGuest(): () => void {
+    const list = this.#guest.blocks;
+    const claim =
+      this.#options.claim === undefined
+        ? list.claim(this.#snapshot === undefined ? 'migration' : 'backgroundSnapshot')
+        : list.adoptClaim(this.#options.claim);
+    this.#claimed = { claim, list, blocks: list.blocks };
+    // Who waits for a slow destination hears of it at once.
+    return list.subscribe({
+      resizing: ({ name }) => this.fail(geometryChanged(`RAM block ${name} was resized`, name)),
+    });
+  }
+
+  /**
+   * Fails by name where the guest's blocks are not those any more that the migration began with: pages would be left out, or
+   * waited for without end.
+   */
+  #checkGeometry(): void {
+    const { claim, list, blocks } = this.#claimed;
+    claim.check(this.#blockName);
+    if (this.#guest.blocks !== list || list.blocks !== blocks) {
+      const other = this.#guest.blocks.blocks.find((block) => !blocks.includes(block));
+      throw geometryChanged(
+        other === undefined ? "The guest's list of RAM blocks changed" : `RAM block ${other.name} was plugged`,
+        other?.name,
+      );
+    }
+  }
+
+  readonly #blockName = (wanted: number): string | undefined =>
+    this.#claimed.blocks.find(({ id }) => id === wanted)?.name;
+
+  async #run(): Promise<MigrationReport> {
+    const wasRunning = this.#guest.isRunning();
     try {
       await this.#setup();
       if (this.#postcopy?.recovers !== true) {
@@ -236,7 +300,8 @@ export class MigrationSource {
       this.#error ??= error instanceof Error ? error : new Error(String(error));
       this.#sink.abort(this.#error);
       this.#downtime = undefined;
-      const isHere = this.#postcopy?.hasBegun !== true;
+      // Whoever took the claim from outside has undone what was done to the guest, and another migration may have it by now.
+      const isHere = this.#postcopy?.hasBegun !== true && this.#claimed.claim.isHeld;
       if (this.state.value !== 'cancelling') {
         this.#trace.migrate_error?.(this.#error.message);
       }
@@ -267,11 +332,15 @@ export class MigrationSource {
     if (this.#cancelled.signal.aborted) {
       throw this.#error ?? new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.');
     }
+    this.#checkGeometry();
   }
 
   async #setup(): Promise<void> {
     const { blocks } = this.#guest;
     const log = this.#snapshot === undefined ? this.#guest.log : undefined;
+    if (log !== undefined) {
+      checkMethods(log);
+    }
     this.#window = new BandwidthWindow(this.#startedAt, this.#parameters.downtimeLimit);
     this.#period = { at: this.#startedAt, transferred: 0 };
     this.#send = new SendBitmap({
@@ -371,6 +440,7 @@ export class MigrationSource {
    * none is left.
    */
   async #sendFor(milliseconds: number, last: boolean): Promise<void> {
+    this.#throwIfStopped();
     const { batch } = this.#send;
     const startedAt = this.#clock.now();
     const queuedAtStart = this.#sink.queued;
@@ -459,6 +529,11 @@ export class MigrationSource {
   #sync(last: boolean): void {
     const before = this.#clock.now();
     this.#trace.migration_bitmap_sync_start?.();
+    this.#checkGeometry();
+    if (last) {
+      // The guest stands still: from here on a resize would come too late to fail the migration.
+      this.#claimed.claim.seal(this.#blockName);
+    }
     this.#hints?.stop();
     const added = this.#send.sync(last);
     if (last || !this.#guest.isRunning()) {
@@ -549,6 +624,8 @@ export class MigrationSource {
   /** The switchover. The downtime clock runs from the order to stop until the destination confirmed. */
   async #complete(): Promise<void> {
     if (this.#snapshot !== undefined) {
+      this.#send.checkEmpty();
+      this.#claimed.claim.seal(this.#blockName);
       this.#endPass(this.#clock.now(), 0, true);
       this.#snapshot.end();
       this.#sink.writeDevices(this.#snapshot.devices);
@@ -568,14 +645,7 @@ export class MigrationSource {
     this.#sync(true);
     mark('src-last-sync');
     await this.#sendFor(Number.POSITIVE_INFINITY, true);
-    if (this.#send.remaining !== 0) {
-      throw new RamferryError(
-        'failed',
-        'COUNTER_MISMATCH',
-        `The send bitmap is empty but its counter says ${this.#send.remaining} pages: the migration is not safe to complete.`,
-        { value: this.#send.remaining },
-      );
-    }
+    this.#send.checkEmpty();
     await this.#sink.flush();
     this.#endPass(this.#clock.now(), 0, false);
     mark('src-iterable-saved');
@@ -611,6 +681,9 @@ export class MigrationSource {
   #cleanUp(): void {
     this.#trace.migration_cleanup?.();
     this.#totalMs = this.#clock.now() - this.#startedAt;
+    if (!this.#claimed.claim.isHeld) {
+      return;
+    }
     this.#snapshot?.end();
     this.#guest.throttle?.(0);
     this.#hints?.done();

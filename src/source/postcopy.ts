@@ -370,6 +370,7 @@ export class Postcopy {
       }
       const isIdle = this.#isWithheld || !(this.#isAsked || this.#mayPush(send));
       if (isIdle && send.remaining === 0 && this.#sink.isLoaded) {
+        send.checkEmpty();
         return;
       }
       const isSweeping = !this.#isAsked && this.#sink.hasRoom && this.#release?.sweep() === true;

@@ -6,7 +6,9 @@ import type { BitmapKernels } from '../../kernels/kernels.js';
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import { ClearBitmap } from '../dirty-log/clear-bitmap.js';
 import type { DirtyLog } from '../dirty-log/dirty-log.js';
+import { checkCount, checkHandedOn } from '../dirty-log/dirty-log-contract.js';
 import { DirtyClient } from '../memory/dirty-memory.js';
+import { RamferryError } from '../memory/errors.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
 import { type PageIndex, ramPage } from '../memory/units.js';
@@ -105,7 +107,7 @@ export class SendBitmap {
     this.#guestStopped = last;
     let added = 0;
     for (const { block, clears } of this.#blocks) {
-      log.sync(block, last);
+      checkHandedOn(block, log.sync(block, last), blocks);
       added += blocks.dirty.syncInto(block);
       // The debt is recorded only after the bits arrived: a clear in between would forget bits not yet in SEND.
       if (last) {
@@ -124,6 +126,8 @@ export class SendBitmap {
   /**
    * Finds the next pages to send, from the cursor, at most `limit` and at most `pagesWanted`; false after everything was
    * looked at once (PL-17).
+   * @throws RamferryError `COUNTER_MISMATCH` if nothing is there and the counter says otherwise: who waits for it to reach 0
+   * would wait for ever
    */
   next(limit: (extent: Extent) => number, pagesWanted = BATCH_PAGES): boolean {
     const blocks = this.#blocks;
@@ -151,7 +155,32 @@ export class SendBitmap {
     }
     this.#blockIndex = startIndex;
     this.#page = startPage;
+    if (this.remaining !== 0) {
+      throw this.#mismatch('is empty');
+    }
     return false;
+  }
+
+  /**
+   * To be called when all is sent.
+   * @throws RamferryError `COUNTER_MISMATCH` if a page is left after all, or the counter is not 0 (G-2)
+   */
+  checkEmpty(): void {
+    const left = this.#blocks.find(
+      ({ block }) => this.#kernels.findNextSet(block.bitmaps.send, 0, block.usedPages) < block.usedPages,
+    );
+    if (left !== undefined || this.remaining !== 0) {
+      throw this.#mismatch(left === undefined ? 'is empty' : `still has pages of RAM block ${left.block.name}`);
+    }
+  }
+
+  #mismatch(what: string): RamferryError {
+    return new RamferryError(
+      'failed',
+      'COUNTER_MISMATCH',
+      `The send bitmap ${what} but its counter says ${this.remaining} pages: the migration is not safe to complete.`,
+      { value: this.remaining },
+    );
   }
 
   /**
@@ -262,8 +291,10 @@ export class SendBitmap {
   forget(block: RamBlock, firstPage: number, pageCount: number): number {
     const { log, blocks } = this.#options;
     if (log !== undefined) {
+      const forgotten = log.forget(block, firstPage, pageCount);
+      checkCount('forget', block, forgotten);
       this.logClears.calls += 1;
-      this.logClears.pages += log.forget(block, firstPage, pageCount);
+      this.logClears.pages += forgotten;
     }
     blocks.dirty.testAndClear(ramPage(block.ramPage + firstPage), pageCount, DirtyClient.migration);
     return this.#drop(block, firstPage, pageCount);
@@ -329,8 +360,10 @@ export class SendBitmap {
   #clear(block: RamBlock, firstPage: number, pageCount: number): void {
     const { log } = this.#options;
     if (log?.hasRangedClear === true) {
+      const cleared = log.clear(block, firstPage, pageCount);
+      checkCount('clear', block, cleared);
       this.logClears.calls += 1;
-      this.logClears.pages += log.clear(block, firstPage, pageCount);
+      this.logClears.pages += cleared;
     }
   }
 
