@@ -15,6 +15,7 @@ import { plural } from './inspect-text.js';
 import type { Progress } from './progress.js';
 import { inSlices, type Surroundings } from './read-memory-file.js';
 import { RunFolder } from './run-folder.js';
+import { oneLine } from './safe-text.js';
 import type { Verb, VerbResult } from './verb.js';
 
 interface CloneOptions {
@@ -69,7 +70,7 @@ export const clone: Verb<CloneOptions> = {
     const prefix = folderPrefix(file);
     if (options.stop === true) {
       const stopped = await RunFolder.stopAll(prefix);
-      return { document: { file, stopped }, text: `${plural(stopped, 'set')} of clones of ${file} ended\n` };
+      return { document: { file, stopped }, text: `${plural(stopped, 'set')} of clones of ${oneLine(file)} ended\n` };
     }
     if (template.length === 0) {
       throw new RamferryError('usage', 'QEMU_COMMAND', 'There is no QEMU command line to start clones with.', {
@@ -214,7 +215,10 @@ const supervise = async (options: Supervision): Promise<VerbResult> => {
           progress.note('all memory of all clones is there');
         }
       });
-      progress.note(`${table}${plural(count, 'clone')} run; Ctrl-C or "ramferry clone ${file} --stop" ends them`);
+      for (const line of table.trimEnd().split('\n')) {
+        progress.note(line);
+      }
+      progress.note(`${plural(count, 'clone')} run; Ctrl-C or "ramferry clone ${file} --stop" ends them`);
       await Promise.race([
         stop,
         clones.ended((ended, error) => {

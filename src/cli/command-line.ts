@@ -7,6 +7,7 @@ import { RamferryError } from '../memory/errors.js';
 import { EXIT_STATUS, failureDocument, failureText, isDebug, toFailure } from './failure.js';
 import { refuseToWriteInputs } from './files-of-run.js';
 import { Progress } from './progress.js';
+import { jsonText, terminalText } from './safe-text.js';
 import { terminalColors } from './terminal.js';
 import type { Verb, VerbEntry, VerbResult } from './verb.js';
 
@@ -134,13 +135,10 @@ export const runCommandLine = async (verbs: readonly VerbEntry[], argv: readonly
 
   const finish = async ({ document, text = '', failure: verbFailure }: Partial<VerbResult>): Promise<never> => {
     const error = verbFailure && failureDocument(verbFailure);
-    const unwritten = await writeAll(
-      process.stdout,
-      json ? `${JSON.stringify({ ...document, error }, null, 2)}\n` : text,
-    );
+    const unwritten = await writeAll(process.stdout, json ? jsonText({ ...document, error }) : terminalText(text));
     const failure = unwritten === undefined ? verbFailure : toFailure(unwritten, entry?.name);
     if (failure !== undefined && (!json || unwritten !== undefined || isDebug())) {
-      await writeAll(process.stderr, failureText(failure, terminalColors(process.stderr).red));
+      await writeAll(process.stderr, failureText(failure, terminalColors(process.stderr)));
     }
     process.exit(failure === undefined ? 0 : EXIT_STATUS[failure.kind]);
   };

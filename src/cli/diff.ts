@@ -11,6 +11,7 @@ import { type DeviceDifference, differingDevices } from './diff-devices.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
 import { plural } from './inspect-text.js';
 import { INDEX_HELP, inSlices, readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
+import { oneLine } from './safe-text.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
@@ -273,10 +274,12 @@ const text = (a: string, b: string, difference: Difference): string => {
     ['left', 'right', 'right', 'left'],
   );
   const odd = [
-    ...(machine === undefined ? [] : [`  machine: ${machine.a} and ${machine.b}\n`]),
-    ...onlyInA.map((name) => `  RAM block ${name}: only in ${a}\n`),
-    ...onlyInB.map((name) => `  RAM block ${name}: only in ${b}\n`),
-    ...devices.map((device) => `  device ${device.name}, instance ${device.instance}: ${deviceText(device, a, b)}\n`),
+    ...(machine === undefined ? [] : [`  machine: ${oneLine(`${machine.a} and ${machine.b}`)}\n`]),
+    ...onlyInA.map((name) => `  RAM block ${oneLine(`${name}: only in ${a}`)}\n`),
+    ...onlyInB.map((name) => `  RAM block ${oneLine(`${name}: only in ${b}`)}\n`),
+    ...devices.map(
+      (device) => `  device ${oneLine(`${device.name}, instance ${device.instance}: ${deviceText(device, a, b)}`)}\n`,
+    ),
   ];
   return [
     `${colors.bold(a)} and ${colors.bold(b)}: ${equal ? colors.green('equal') : colors.red('different')}\n`,

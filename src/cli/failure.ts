@@ -3,6 +3,8 @@
 import { CommanderError } from 'commander';
 import { channelError } from '../channel/channel-error.js';
 import { type ErrorKind, RamferryError } from '../memory/errors.js';
+import { messageText, terminalText } from './safe-text.js';
+import type { Colors } from './terminal.js';
 
 export const EXIT_STATUS: Readonly<Record<ErrorKind, number>> = { failed: 1, usage: 2, invalid: 3 };
 
@@ -67,14 +69,14 @@ export const failureDocument = ({ code, message, file, offset, hint }: RamferryE
 });
 
 /** The lines for people. */
-export const failureText = (failure: RamferryError, red: (text: string) => string): string => {
-  const lines = [`${red('ramferry:')} ${failure.message}`];
+export const failureText = (failure: RamferryError, { red }: Pick<Colors, 'red'>): string => {
+  const lines = [messageText(`${red('ramferry:')} ${failure.message}`)];
   if (failure.hint !== undefined) {
-    lines.push(`  ${failure.hint}`);
+    lines.push(messageText(`  ${failure.hint}`));
   }
   if (isDebug()) {
     const origin = failure.cause instanceof Error ? failure.cause : failure;
-    lines.push(origin.stack ?? '');
+    lines.push(terminalText(origin.stack ?? ''));
   }
   return `${lines.join('\n')}\n`;
 };

@@ -1,5 +1,7 @@
 // Quantities as people read them: binary sizes with three significant digits, durations, counts, aligned tables.
 
+import { oneLine, textWidth } from './safe-text.js';
+
 const SIZE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB'];
 
 const threeDigits = (value: number): string => value.toFixed(value < 9.995 ? 2 : value < 99.95 ? 1 : 0);
@@ -42,10 +44,13 @@ export const formatPercent = (fraction: number): string => `${Math.floor(Math.mi
 
 export type Align = 'left' | 'right';
 
-/** Rows of equal length as lines with aligned columns, two spaces apart. */
+/** Rows of equal length as lines with aligned columns, two spaces apart. A cell stays one line, whatever is in it. */
 export const formatTable = (rows: readonly (readonly string[])[], align: readonly Align[]): string => {
-  const widths = align.map((_, column) => Math.max(0, ...rows.map((row) => row[column]?.length ?? 0)));
-  const cell = (text: string, column: number): string =>
-    align[column] === 'right' ? text.padStart(widths[column]!) : text.padEnd(widths[column]!);
-  return rows.map((row) => `${row.map(cell).join('  ').trimEnd()}\n`).join('');
+  const cells = rows.map((row) => row.map(oneLine));
+  const widths = align.map((_, column) => Math.max(0, ...cells.map((row) => textWidth(row[column] ?? ''))));
+  const cell = (text: string, column: number): string => {
+    const padding = ' '.repeat(widths[column]! - textWidth(text));
+    return align[column] === 'right' ? padding + text : text + padding;
+  };
+  return cells.map((row) => `${row.map(cell).join('  ').trimEnd()}\n`).join('');
 };

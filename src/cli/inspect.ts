@@ -7,6 +7,7 @@ import { blockText, deviceText, digestText, headText } from './inspect-text.js';
 import { memoryDocument } from './memory-document.js';
 import { type PageMap, pageMap, pageMapText, withStalePages } from './page-map.js';
 import { INDEX_HELP, inSlices, readMemoryFile } from './read-memory-file.js';
+import { oneLine } from './safe-text.js';
 import { hasUnicode, terminalColors, terminalColumns } from './terminal.js';
 import type { Invocation, Verb } from './verb.js';
 
@@ -45,7 +46,7 @@ export const inspect: Verb<InspectOptions> = {
         deviceText(document, colors),
         digests && digestText(document.blocks, digests, colors),
         map && pageMapText(map, { ...terminal, colors }),
-        document.warnings.map((warning) => `${colors.yellow('warning:')} ${warning}\n`).join(''),
+        document.warnings.map((warning) => `${colors.yellow('warning:')} ${oneLine(warning)}\n`).join(''),
       ];
       const blocks = document.blocks.map((block, index) => ({
         ...block,

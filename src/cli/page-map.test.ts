@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import picocolors from 'picocolors';
 import { patternPage, StreamBuilder, type TestRecord } from '../../test/streams.js';
 import { openSnapshot, type Snapshot } from '../format/index.js';
 import { pageMap, pageMapText } from './page-map.js';
+import { terminalText } from './safe-text.js';
+import { createColors } from './terminal.js';
 
 const PAGE = 4096;
 const MIB = 2 ** 20;
-const plain = picocolors.createColors(false);
+const plain = createColors(false);
 const content = patternPage(1);
 
 const snapshotOf = (blocks: { name: string; usedLength: number }[], records: TestRecord[]): Snapshot => {
@@ -92,7 +93,7 @@ test('the picture fits the terminal: the largest block in 16 lines, and no line 
 test('colours change nothing but the colour', () => {
   const snapshot = snapshotOf([{ name: 'pc.ram', usedLength: MIB }], run('pc.ram', 3, 70));
   const map = pageMap(snapshot, 80);
-  const colored = pageMapText(map, { unicode: true, colors: picocolors.createColors(true) });
+  const colored = terminalText(pageMapText(map, { unicode: true, colors: createColors(true) }));
   assert.ok(colored.includes('\x1b['));
   // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what colours are made of
   assert.equal(colored.replace(/\x1b\[\d+m/g, ''), pageMapText(map, { unicode: true, colors: plain }));

@@ -1,6 +1,7 @@
 // What goes to stderr while a verb runs: one live line on a terminal, plain lines elsewhere.
 
 import { formatBytes, formatDuration, formatPercent, formatRate } from './format.js';
+import { messageText, oneLine } from './safe-text.js';
 
 /** Everything but the phase is shown as far as it is known. */
 export interface ProgressState {
@@ -103,17 +104,17 @@ export class Progress {
     this.#shownPhase = state.phase;
     if (mode === 'bar') {
       // The last column stays free: some terminals wrap when it is written.
-      stream.write(ERASE_LINE + progressBar(state, (stream.columns ?? DEFAULT_COLUMNS) - 1));
+      stream.write(ERASE_LINE + oneLine(progressBar(state, (stream.columns ?? DEFAULT_COLUMNS) - 1)));
       this.#barIsShown = true;
     } else {
-      stream.write(`${progressLine(state)}\n`);
+      stream.write(`${oneLine(progressLine(state))}\n`);
     }
   }
 
   /** A line that stays: `listening on …`, a warning. Not progress, so `--quiet` leaves it. */
   note(text: string): void {
     this.finish();
-    this.#options.stream.write(`${text}\n`);
+    this.#options.stream.write(`${messageText(text)}\n`);
   }
 
   /** Removes the live line. */

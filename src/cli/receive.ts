@@ -40,6 +40,7 @@ import { formatBytes, formatCount, formatTable } from './format.js';
 import { incomingProgress, totalsTable } from './migration-report.js';
 import type { Progress } from './progress.js';
 import { readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
+import { oneLine } from './safe-text.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
@@ -289,6 +290,6 @@ const summary = (
     ['left', 'left'],
   );
   const lines = `${facts}${totalsTable(report)}`.replace(/^(?=.)/gm, '  ');
-  const odd = warnings.map((text) => `${colors.yellow('warning:')} ${text}\n`).join('');
+  const odd = warnings.map((text) => `${colors.yellow('warning:')} ${oneLine(text)}\n`).join('');
   return `${colors.bold(out)}: ${colors.green('saved')}, ${formatBytes(fileBytes)}\n\n${lines}${odd === '' ? '' : `\n${odd}`}`;
 };

@@ -18,6 +18,7 @@ import { formatBytes, formatCount, formatDuration, formatTable } from './format.
 import { plural } from './inspect-text.js';
 import { sizeOption } from './migration-options.js';
 import { incomingProgress, progressOf, totalsTable } from './migration-report.js';
+import { oneLine } from './safe-text.js';
 import type { Verb } from './verb.js';
 
 interface RelayVerbOptions {
@@ -182,5 +183,5 @@ const handoverRows = ({ loadedMs, toldMs, releasedMs }: Handover): [string, stri
 const destinationText = ({ uri, report }: HeldGuestEnd): string => {
   const { ram, ramferry } = report;
   const { demandedPages = 0, prefetchedPages = 0 } = ramferry.postcopy ?? {};
-  return `\n${uri}: ${report.status}, ${formatBytes(ram.transferred)} in ${formatDuration(report['total-time'])}, ${plural(demandedPages, 'page')} asked for, ${formatCount(prefetchedPages)} came along\n`;
+  return `\n${oneLine(uri)}: ${report.status}, ${formatBytes(ram.transferred)} in ${formatDuration(report['total-time'])}, ${plural(demandedPages, 'page')} asked for, ${formatCount(prefetchedPages)} came along\n`;
 };

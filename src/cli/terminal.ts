@@ -1,13 +1,41 @@
 // What the terminal at the other end of a stream can show.
 
-import picocolors from 'picocolors';
+import { colorMark, oneLine } from './safe-text.js';
 
-export type Colors = ReturnType<typeof picocolors.createColors>;
+/** The codes (SGR) that begin and end each style. */
+const styles = {
+  bold: [1, 22],
+  dim: [2, 22],
+  red: [31, 39],
+  green: [32, 39],
+  yellow: [33, 39],
+  cyan: [36, 39],
+} as const;
+
+export type Colors = Readonly<Record<keyof typeof styles, (text: string) => string>>;
+
+/** Styles for a piece of one line; they only keep it one where no colours are wanted. */
+export const createColors = (enabled: boolean): Colors => {
+  const style =
+    (name: keyof typeof styles) =>
+    (text: string): string => {
+      const [begin, end] = styles[name];
+      return enabled ? `${colorMark(begin)}${oneLine(text)}${colorMark(end)}` : oneLine(text);
+    };
+  return {
+    bold: style('bold'),
+    dim: style('dim'),
+    red: style('red'),
+    green: style('green'),
+    yellow: style('yellow'),
+    cyan: style('cyan'),
+  };
+};
 
 /** Colours that do nothing where none are wanted. */
 export const terminalColors = (stream: NodeJS.WriteStream): Colors => {
   const { NO_COLOR, TERM } = process.env;
-  return picocolors.createColors(stream.isTTY === true && !NO_COLOR && TERM !== 'dumb');
+  return createColors(stream.isTTY === true && !NO_COLOR && TERM !== 'dumb');
 };
 
 const DEFAULT_COLUMNS = 80;

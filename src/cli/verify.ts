@@ -12,6 +12,7 @@ import { formatCount, formatTable } from './format.js';
 import { pagesText, plural } from './inspect-text.js';
 import { type MemoryDocument, memoryDocument } from './memory-document.js';
 import { INDEX_HELP, inSlices, type MemoryFile, readMemoryFile, type Surroundings } from './read-memory-file.js';
+import { oneLine } from './safe-text.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
@@ -237,6 +238,6 @@ const verdict = (
   const firstError = findings.find(({ severity }) => severity === 'error');
   const lines = findings
     .filter((finding) => finding !== firstError)
-    .map(({ severity, message }) => `${colored[severity](`${severity}:`)} ${message}\n`);
+    .map(({ severity, message }) => `${colored[severity](`${severity}:`)} ${oneLine(message)}\n`);
   return `${colors.bold(file)}: ${state}\n\n${formatTable(rows, ['left', 'left'])}${lines.length > 0 ? '\n' : ''}${lines.join('')}`;
 };

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { RamferryError } from '../memory/errors.js';
-import { fillTemplate, hasOption, optionArguments } from '../qemu/command-line.js';
+import { fillTemplate, hasOption, optionArguments, optionValue } from '../qemu/command-line.js';
 import type { RestoredGuest, RunIncomingOptions } from '../qemu/incoming.js';
 
 export interface StartOptions extends RunIncomingOptions {
@@ -94,7 +94,8 @@ export class Clones {
     const leavePaused = hasOption(template, 'S');
     const serialPorts = hasSerialOption(template) ? 0 : source.devices.filter((name) => name === 'serial').length;
     const start = async (index: number): Promise<Clone> => {
-      const socket = (name: string): string => `unix:${join(folder, `${index}.${name}`)},server=on,wait=off`;
+      const socket = (name: string): string =>
+        `unix:${optionValue(join(folder, `${index}.${name}`))},server=on,wait=off`;
       const ports = ['serial', ...Array.from({ length: serialPorts }, (_, port) => `serial${port}`).slice(1)];
       const command = [
         ...fillTemplate(template, index),

@@ -33,6 +33,18 @@ test('a file that begins with the block may be opened for writing', () => {
   assert.doesNotMatch(object!, /offset|readonly|rom=/);
 });
 
+test('a comma in a name from the file ends no value', () => {
+  const hostile = block('x,readonly=off,share=on.ram', 1024);
+  const { mapped } = planMapping(['qemu'], [hostile]);
+  const words = withMappedRam(['qemu'], [{ ...mapped[0]!, ...file, path: '/tmp/a,share=on' }]);
+  const name = 'x,,readonly=off,,share=on.ram';
+  assert.equal(words.at(-1), `memory-backend=${name}`);
+  assert.match(
+    words.at(-3)!,
+    /^memory-backend-file,id=x,,readonly=off,,share=on\.ram,.*mem-path=\/tmp\/a,,share=on,share=off,/,
+  );
+});
+
 test("the machine's own memory object is made anew, with what is not about its memory kept", () => {
   for (const [given, made] of [
     ['memory-backend-ram,id=ram0,size=1G,prealloc=on,host-nodes=0-1,policy=bind', /,host-nodes=0-1,policy=bind$/],

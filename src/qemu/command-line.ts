@@ -100,7 +100,7 @@ export const withMappedRam = (command: readonly string[], mappings: readonly Blo
       // In MiB, as without a suffix; RAM is always whole ones.
       rewritten.push('-m', `${mapping.usedLength / 2 ** 20}`);
     }
-    rewritten.push('-object', mappedObject(mapping), '-machine', `memory-backend=${mapping.name}`);
+    rewritten.push('-object', mappedObject(mapping), '-machine', `memory-backend=${optionValue(mapping.name)}`);
   }
   return rewritten;
 };
@@ -148,6 +148,9 @@ function* optionsNamed(command: readonly string[], name: string): Generator<numb
     }
   }
 }
+
+/** A value as it stands in `key=value,…`: a comma in it, which would end it, is written twice. */
+export const optionValue = (value: string): string => value.replaceAll(',', ',,');
 
 const parseArgument = (text: string, firstKey: string): Pick<OptionArgument, 'values' | 'json'> => {
   if (text.startsWith('{')) {
@@ -241,7 +244,7 @@ const mappedObject = (mapping: BlockMapping, object?: OptionArgument): string =>
     return JSON.stringify(Object.fromEntries([...own, ...kept]));
   }
   const word = (value: unknown): string =>
-    typeof value === 'boolean' ? (value ? 'on' : 'off') : String(value).replaceAll(',', ',,');
+    typeof value === 'boolean' ? (value ? 'on' : 'off') : optionValue(String(value));
   const [[, type], ...properties] = own as [[string, string], ...[string, unknown][]];
   return [type, ...[...properties, ...kept].map(([key, value]) => `${key}=${word(value)}`)].join(',');
 };
