@@ -4,7 +4,7 @@
 import { ByteWriter } from '../../src/format/byte-writer.js';
 import { Command, ElementType, RecordFlag } from '../../src/format/stream/constants.js';
 import * as write from '../../src/format/stream/write.js';
-import { patternPage, richStream, testConfiguration } from '../streams.js';
+import { patternPage, richStream, testConfiguration, virtioMemEarlyBody } from '../streams.js';
 
 /** What a destination must make of it. */
 export type Outcome =
@@ -61,6 +61,10 @@ const refused = (name: string, code: string, ...chunks: readonly Uint8Array[]): 
 });
 
 /** A stream whose RAM is done and whose device section 2 has begun. */
+const memoryDevice = (): Uint8Array => {
+  const out = new ByteWriter().bytes(full('x/virtio-mem-device-early')).bytes(virtioMemEarlyBody(100));
+  return write.footer(out, 2).copy();
+};
 const deviceBegun = (): Uint8Array[] => [header(), start(), end(), full('cpu')];
 
 export const maliciousSources: readonly MaliciousSource[] = [
@@ -127,6 +131,14 @@ export const maliciousSources: readonly MaliciousSource[] = [
     outcome: { code: 'DEVICE_STATE_TOO_LARGE' },
     chunks: endless(
       [header(), start()],
+      bytes((out) => write.footer(out.bytes(full('x/early')), 2)),
+    ),
+  },
+  {
+    name: 'early sections in front of RAM for ever',
+    outcome: { code: 'DEVICE_STATE_TOO_LARGE' },
+    chunks: endless(
+      [header()],
       bytes((out) => write.footer(out.bytes(full('x/early')), 2)),
     ),
   },
@@ -320,7 +332,7 @@ export const maliciousSources: readonly MaliciousSource[] = [
   refused('unknown element', 'UNKNOWN_ELEMENT', header(), Uint8Array.of(0x55)),
   refused('RAM version 3', 'RAM_VERSION', header(), startHeader(3)),
   refused('iterable other than RAM', 'UNKNOWN_ITERABLE', header(), startHeader(1, 'dirty-bitmap')),
-  refused('devices before RAM', 'SECTION_ORDER', header(), full('cpu')),
+  refused('devices without RAM', 'SECTION_ORDER', header(), memoryDevice(), write.streamEnd('')),
   refused('EOF before RAM', 'SECTION_ORDER', header(), write.streamEnd('')),
   refused('RAM twice', 'SECTION_ORDER', header(), start(), start()),
   refused('RAM after its end', 'SECTION_ORDER', header(), start(), end(), part()),

@@ -203,8 +203,12 @@ const isDescription = (bytes: Uint8Array, at: number): boolean =>
 /** Instance and version numbers are small in every QEMU; in random bytes they are not. */
 const PLAUSIBLE_NUMBER = 0x1_0000;
 
-const plausibleHeader = (bytes: Uint8Array, at: number): SectionHeader | undefined => {
-  if (bytes[at] !== ElementType.SECTION_FULL) {
+const plausibleHeader = (
+  bytes: Uint8Array,
+  at: number,
+  type: number = ElementType.SECTION_FULL,
+): SectionHeader | undefined => {
+  if (bytes[at] !== type) {
     return undefined;
   }
   const nameEnd = at + 6 + bytes[at + 5];
@@ -220,18 +224,29 @@ const plausibleHeader = (bytes: Uint8Array, at: number): SectionHeader | undefin
 /** Answer of `endsEarlySection`. */
 export const EarlyEnd = { no: 0, yes: 1, needMore: 2 } as const;
 
+type EarlyEndAnswer = (typeof EarlyEnd)[keyof typeof EarlyEnd];
+
+/** Whether the `left` bytes at `at` begin a section of that type. */
+const startsSection = (bytes: Uint8Array, at: number, left: number, type: number): EarlyEndAnswer => {
+  if (left < SECTION_HEADER_LIMIT && left < (left < 6 ? SECTION_HEADER_LIMIT : 14 + bytes[at + 5])) {
+    return EarlyEnd.needMore;
+  }
+  return plausibleHeader(bytes, at, type) === undefined ? EarlyEnd.no : EarlyEnd.yes;
+};
+
 /**
  * Whether the footer of early section `id` stands at `at`, and what follows is an element that can follow it while
- * the stream still arrives: a PART or END of RAM, a command, another FULL section. `needMore` if `end` is too near to
- * tell; at most FOOTER_BYTES + SECTION_HEADER_LIMIT bytes are looked at.
+ * the stream still arrives: the START of RAM where that has not come (`ramSectionId` undefined), else a PART or END of it; a
+ * command, another FULL section. `needMore` if `end` is too near to tell; at most FOOTER_BYTES + SECTION_HEADER_LIMIT bytes
+ * are looked at.
  */
 export const endsEarlySection = (
   bytes: Uint8Array,
   at: number,
   end: number,
   id: number,
-  ramSectionId: number,
-): (typeof EarlyEnd)[keyof typeof EarlyEnd] => {
+  ramSectionId: number | undefined,
+): EarlyEndAnswer => {
   if (end - at < FOOTER_BYTES) {
     return EarlyEnd.needMore;
   }
@@ -249,11 +264,10 @@ export const endsEarlySection = (
     case ElementType.COMMAND:
       // Command number and length are 16 bits each and small.
       return left < 5 ? EarlyEnd.needMore : bytes[next + 1] === 0 && bytes[next + 3] === 0 ? EarlyEnd.yes : EarlyEnd.no;
+    case ElementType.SECTION_START:
+      return ramSectionId === undefined ? startsSection(bytes, next, left, ElementType.SECTION_START) : EarlyEnd.no;
     case ElementType.SECTION_FULL:
-      if (left < SECTION_HEADER_LIMIT && left < (left < 6 ? SECTION_HEADER_LIMIT : 14 + bytes[next + 5])) {
-        return EarlyEnd.needMore;
-      }
-      return plausibleHeader(bytes, next) === undefined ? EarlyEnd.no : EarlyEnd.yes;
+      return startsSection(bytes, next, left, ElementType.SECTION_FULL);
     default:
       return EarlyEnd.no;
   }

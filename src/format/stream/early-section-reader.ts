@@ -1,4 +1,4 @@
-// Reads device sections that come before the first page: their end must be found while the description, which would tell
+// Reads device sections that come before the first page, behind RAM's START or, from QEMU 11.1 on, in front of it: their end must be found while the description, which would tell
 // it, is still far away (spec/qemu-wire-format.md 1.8, 1.9.2, 1.10). What is found here is checked against the
 // description at the end of the stream.
 
@@ -22,17 +22,18 @@ const VIRTIO_MEM_FIXED_BYTES = 36;
 
 export class EarlySectionReader {
   readonly devices: DeviceSection[] = [];
-  readonly #ramSectionId: number;
+  #ramSectionId: number | undefined;
   readonly #limit: number;
   readonly #collected = new ByteWriter(0);
+  /** Where the body of each of `devices` starts in `bytes`. */
+  readonly #bodyStarts: number[] = [];
   /** Header of the section being collected, and where its body starts. */
   #header: SectionHeader | undefined;
   #bodyStart = 0;
   #bodyOffset = 0;
 
   /** @param limit most bytes of early sections. */
-  constructor(ramSectionId: number, limit: number) {
-    this.#ramSectionId = ramSectionId;
+  constructor(limit: number) {
     this.#limit = limit;
   }
 
@@ -41,9 +42,15 @@ export class EarlySectionReader {
     return this.#collected.view;
   }
 
-  /** Body of the section that was read last. */
-  get lastBody(): Uint8Array {
-    return this.#collected.view.subarray(this.#bodyStart, this.#bodyStart + this.devices.at(-1)!.bytes);
+  /** RAM has started: from here on, its parts may follow a section, and its start may not. */
+  ramStarted(section: number): void {
+    this.#ramSectionId = section;
+  }
+
+  /** Body of the section at that index of `devices`. */
+  body(index: number): Uint8Array {
+    const start = this.#bodyStarts[index];
+    return this.#collected.view.subarray(start, start + this.devices[index].bytes);
   }
 
   /** Reads one section; true once its footer is consumed, false while more bytes are needed. */
@@ -63,6 +70,7 @@ export class EarlySectionReader {
     const { section, name, instance, version } = header;
     const bytes = this.#collected.length - this.#bodyStart;
     this.devices.push({ section, name, instance, version, offset: this.#bodyOffset, bytes });
+    this.#bodyStarts.push(this.#bodyStart);
     this.#collect(cursor, cursor.at + FOOTER_BYTES);
     this.#header = undefined;
     return true;

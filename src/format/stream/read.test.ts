@@ -375,6 +375,89 @@ describe('early device sections', () => {
   });
 });
 
+// QEMU 11.1 sends them there, whatever the machine type.
+describe('early device sections in front of RAM', () => {
+  const section = (name: string, body: Uint8Array, id: number): Uint8Array =>
+    footer(sectionHeader(new ByteWriter(), 4, id, name, 0, 1).bytes(body), id).copy();
+  const virtioMem = '0000:00:02.0/virtio-mem-device-early';
+  const virtioMemBody = virtioMemEarlyBody(1000);
+  // A footer of the section that nothing can follow, and one that a part of RAM could follow if RAM had started.
+  const body = Buffer.concat([
+    patternPage(1, 500),
+    Buffer.from('7e0000000955' + '7e000000090200000001', 'hex'),
+    patternPage(2, 99),
+  ]);
+  const front = Buffer.concat([section('x/new-early', body, 9), section(virtioMem, virtioMemBody, 10)]);
+  const behind = section('y/new-early', patternPage(3, 70), 11);
+  const described = [
+    ['x/new-early', body.length],
+    [virtioMem, virtioMemBody.length],
+    ['y/new-early', 70],
+  ] as const;
+  const devices = described.map(
+    ([name, bytes]) => `{"name": "${name}", "instance_id": 0, "fields": [{"size": ${bytes}}]}`,
+  );
+  const stream = (...early: readonly Uint8Array[]): Uint8Array => {
+    const builder = new StreamBuilder().header();
+    for (const bytes of early) {
+      builder.raw(bytes);
+    }
+    return builder
+      .ramStart([{ name: 'a', usedLength: 4096 }])
+      .raw(behind)
+      .end()
+      .raw(streamEnd(`{"devices": [${devices.join(', ')}]}`)).bytes;
+  };
+
+  test('are read like those behind its start, in pieces of any size', () => {
+    for (const pieceBytes of [1, 7, 5000]) {
+      const { summary } = load(stream(front), pieceBytes);
+      assert.deepEqual(
+        summary?.devices.map(({ name, bytes }) => [name, bytes]),
+        described.map((device) => [...device]),
+      );
+      assert.deepEqual(summary?.tail.early, new Uint8Array(Buffer.concat([front, behind])));
+      assert.deepEqual(summary?.warnings, []);
+    }
+  });
+
+  test('a command may stand between them and RAM', () => {
+    const { summary } = load(stream(front, command(1)), 11);
+    assert.equal(summary?.devices.length, 3);
+  });
+
+  test('are told when the blocks are known that they speak of, each with its own body', () => {
+    const told: string[] = [];
+    const reader = new StreamReader({
+      ramSetup: ({ blocks }) => told.push(blocks.map(({ name }) => name).join()),
+      earlySection: ({ name }, bytes) => told.push(`${name} ${bytes.length} ${Buffer.from(bytes).readUInt32BE(0)}`),
+      zeroPage: () => {},
+      page: () => {},
+      xbzrlePage: () => {},
+      end: () => told.push('end'),
+    });
+    const bytes = stream(front);
+    reader.push(bytes, reader.push(bytes, 0, 700));
+    const word = (of: Uint8Array): number => Buffer.from(of).readUInt32BE(0);
+    assert.deepEqual(told, [
+      'a',
+      `x/new-early ${body.length} ${word(body)}`,
+      `${virtioMem} ${virtioMemBody.length} ${word(virtioMemBody)}`,
+      `y/new-early 70 ${word(patternPage(3, 70))}`,
+      'end',
+    ]);
+  });
+
+  test('a stream that ends before RAM starts, and a section with the id of RAM, are refused', () => {
+    const end = new StreamBuilder()
+      .header()
+      .raw(section(virtioMem, virtioMemBody, 10))
+      .raw(streamEnd('')).bytes;
+    assert.throws(() => load(end, 13), { code: 'SECTION_ORDER', kind: 'invalid' });
+    assert.throws(() => load(stream(section(virtioMem, virtioMemBody, 1)), 13), { code: 'DEVICE_SECTION' });
+  });
+});
+
 test('an error names the file', () => {
   assert.throws(() => load(Buffer.from('not a stream'), 12, { file: 'x.mig' }), {
     file: 'x.mig',

@@ -83,7 +83,9 @@ export class StreamReader {
   #ramSectionType: number = ElementType.SECTION_START;
   #setup: RamSetupReader | undefined;
   #pages: PageRecordReader | undefined;
-  #early: EarlySectionReader | undefined;
+  readonly #early: EarlySectionReader;
+  /** Early sections that the handler has been told of. */
+  #earlyTold = 0;
   #tail: DeviceTailCollector | undefined;
   readonly #postcopy: PostcopyReader | undefined;
   /** The package that arrives, and how long it will be. */
@@ -99,6 +101,7 @@ export class StreamReader {
     this.#cursor = new Cursor(this.#startOffset);
     this.#fileBytes = options.fileBytes;
     this.#tailLimit = options.deviceTailLimit ?? DEVICE_TAIL_LIMIT_BYTES;
+    this.#early = new EarlySectionReader(this.#tailLimit);
     this.#postcopy = handler.postcopy && new PostcopyReader(handler.postcopy, this.#tailLimit);
     this.#commands = new CommandReader(handler, this.#postcopy);
     this.#pageSize = options.targetPageSize ?? DEFAULT_TARGET_PAGE_SIZE;
@@ -116,7 +119,7 @@ export class StreamReader {
 
   /** Bytes of device state held at this moment; whatever else the reader holds is bounded by 2 MiB (block names). */
   get heldBytes(): number {
-    return (this.#early?.bytes.length ?? 0) + (this.#tail?.length ?? 0) + this.#package.length;
+    return this.#early.bytes.length + (this.#tail?.length ?? 0) + this.#package.length;
   }
 
   /**
@@ -243,7 +246,10 @@ export class StreamReader {
         if (this.#switched !== undefined) {
           throw this.#cursor.invalid('SECTION_ORDER', 'A device section follows the package', 0, type);
         }
-        return this.#ram === 'started' ? this.#next(this.#earlySection, 'early device section') : this.#tailStart();
+        // QEMU 11.1 sends the early section of a memory device in front of RAM; others have sent it behind RAM's start.
+        return this.#ram === 'before' || this.#ram === 'started'
+          ? this.#next(this.#earlySection, 'early device section')
+          : this.#tailStart();
       case ElementType.COMMAND:
         return this.#commands.read(this.#cursor, this.#pageSize) && this.#afterCommand();
       default:
@@ -283,7 +289,7 @@ export class StreamReader {
       this.#withAddresses,
       this.#mapped ? this.#fileBytes : undefined,
     );
-    this.#early = new EarlySectionReader(section, this.#tailLimit);
+    this.#early.ramStarted(section);
     cursor.at += bytes;
     return this.#next(this.#ramSetup, 'RAM setup');
   }
@@ -296,6 +302,7 @@ export class StreamReader {
     this.#pages = new PageRecordReader(setup, this.#handler);
     this.#postcopy?.ramSetup(setup);
     this.#handler.ramSetup(setup);
+    this.#tellEarly();
     return this.#next(this.#records, 'RAM setup');
   }
 
@@ -371,7 +378,7 @@ export class StreamReader {
     if (this.#package.length < this.#packageBytes) {
       return false;
     }
-    const early = this.#early!;
+    const early = this.#early;
     const content = this.#postcopy!.readPackage(this.#package.view, cursor.position - this.#packageBytes);
     this.#package.truncate(0);
     const devices = [...early.devices, ...content.devices];
@@ -401,17 +408,25 @@ export class StreamReader {
   // Device state (1.7 to 1.10).
 
   #earlySection(): boolean {
-    const early = this.#early!;
-    if (!early.read(this.#cursor)) {
+    if (!this.#early.read(this.#cursor)) {
       return false;
     }
-    this.#handler.earlySection?.(early.devices.at(-1)!, early.lastBody);
+    if (this.#ram !== 'before') {
+      this.#tellEarly();
+    }
     return this.#nextElement();
+  }
+
+  /** The handler hears of early sections once it knows the RAM blocks that they speak of. */
+  #tellEarly(): void {
+    for (; this.#earlyTold < this.#early.devices.length; this.#earlyTold += 1) {
+      this.#handler.earlySection?.(this.#early.devices[this.#earlyTold], this.#early.body(this.#earlyTold));
+    }
   }
 
   #tailStart(): boolean {
     if (this.#ram === 'before') {
-      throw this.#cursor.invalid('SECTION_ORDER', 'RAM does not come first', 0, this.#cursor.peek());
+      throw this.#cursor.invalid('SECTION_ORDER', 'The stream ends before RAM starts', 0, this.#cursor.peek());
     }
     this.#tail = new DeviceTailCollector(this.#cursor.position, this.#tailLimit);
     return this.#next(this.#tailBytes, 'device state');
@@ -438,7 +453,7 @@ export class StreamReader {
   }
 
   #finish(tail: CollectedTail): void {
-    const early = this.#early!;
+    const early = this.#early;
     const devices = [...early.devices, ...tail.devices];
     this.#checkIds(devices);
     for (const { name, instance, bytes, offset } of early.devices) {

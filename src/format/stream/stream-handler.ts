@@ -67,7 +67,7 @@ export interface StreamHandler {
 
   ramSetup(setup: RamSetup): void;
 
-  /** A device section before the first page, complete. `body` is valid only during the call. */
+  /** A device section before the first page, complete; told after `ramSetup`, wherever it stood. `body` is valid only during the call. */
   earlySection?(section: DeviceSection, body: Uint8Array): void;
 
   /**
