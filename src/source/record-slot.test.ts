@@ -88,7 +88,9 @@ describe('RecordSlot', () => {
       for (const most of [256, 7, 1]) {
         for (let filler = 0; filler <= 1000; filler += 97) {
           const slot = new GatheredRecords(segment, SLOT, base);
-          assert.equal(slot.append(new Uint8Array(filler).fill(0xf1)), true);
+          if (filler > 0) {
+            assert.equal(slot.append(new Uint8Array(filler).fill(0xf1)), true);
+          }
           assert.ok(fillUp(slot, batch, most) > 0);
           assert.equal(slot.append(SECTION_END), true, `no room for the end after ${filler} bytes`);
           assertNextUntouched();
