@@ -10,6 +10,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';
+import { RamferryError } from '../memory/errors.js';
 import type { ByteChannel, ChannelReader } from './channel.js';
 import { listen } from './listen-node.js';
 import { openChannel } from './open-channel-node.js';
@@ -617,4 +618,46 @@ test('a cancelled open does not start', async () => {
   await assert.rejects(openChannel(`exec:touch ${file}`, { direction: 'read', signal }), /changed my mind/);
   await delay(50);
   assert.ok(!fs.existsSync(file));
+});
+
+test('where it listens is said as it is bound, for each version of IP', async (context) => {
+  const any = await listen('tcp::0,ipv4=on');
+  assert.match(any.uri, /^tcp:0\.0\.0\.0:\d+$/);
+  const port = Number(/\d+$/.exec(any.uri)![0]);
+  await assert.rejects(listen(`tcp::${port},ipv4=on`), code('ADDRESS_IN_USE'));
+  const next = await listen(`tcp::${port},ipv4=on,to=65535`);
+  assert.ok(Number(/\d+$/.exec(next.uri)![0]) > port);
+  (await openChannel(any.uri, { direction: 'both' })).destroy();
+  await Promise.all([any.close(), next.close()]);
+  const named = await listen('tcp:localhost:0,ipv4');
+  assert.match(named.uri, /^tcp:127\.0\.0\.1:\d+$/);
+  await named.close();
+  if (!fs.existsSync('/proc/net/if_inet6')) {
+    context.diagnostic('no IPv6 here');
+    return;
+  }
+  const both = await listen('tcp::0');
+  assert.match(both.uri, /^tcp:\[::\]:\d+$/);
+  const channel = await openChannel(both.uri.replace('[::]', '127.0.0.1'), { direction: 'both' });
+  const accepted = await both.accept();
+  // Not as an IPv6 address that an IPv4 one is mapped to.
+  assert.match(accepted.peer, /^tcp:127\.0\.0\.1:\d+$/);
+  channel.destroy();
+  accepted.destroy();
+  await both.close();
+  const six = await listen('tcp::0,ipv6=on');
+  await assert.rejects(
+    openChannel(six.uri.replace('[::]', '127.0.0.1'), { direction: 'both' }),
+    code('CONNECT_REFUSED'),
+  );
+  (await openChannel(six.uri, { direction: 'both' })).destroy();
+  await six.close();
+});
+
+test('a socket in a folder that is not there: the folder is named, not a permission', async () => {
+  await assert.rejects(
+    listen(`unix:${folder}/none/in.sock`),
+    (error) =>
+      error instanceof RamferryError && error.code === 'NOT_FOUND' && error.message.includes(`${folder}/none.`),
+  );
 });

@@ -1,12 +1,15 @@
 // Listens at a `tcp:` or `unix:` address.
 
+import { lookup } from 'node:dns/promises';
 import fs from 'node:fs';
 import net from 'node:net';
+import path from 'node:path';
 import { RamferryError } from '../memory/errors.js';
 import type { ByteChannel, ChannelListener } from './channel.js';
 import { channelError } from './channel-error.js';
 import { adoptSocket, SOCKET_OPTIONS } from './socket-channel-node.js';
 import { type Endpoint, formatUri, parseUri, usageError } from './uri.js';
+import type { TcpEndpoint } from './uri-tcp.js';
 
 /** Connections that wait for an `accept`: more than the 255 channels multifd can ask for, and still bounded. */
 const MAX_WAITING = 512;
@@ -41,6 +44,7 @@ const bindUnix = async (server: net.Server, path: string): Promise<void> => {
   try {
     await bind(server, { path });
   } catch (error) {
+    refuseMissingFolder(path);
     if (systemCode(error) !== 'EADDRINUSE') {
       throw error;
     }
@@ -57,6 +61,34 @@ const bindUnix = async (server: net.Server, path: string): Promise<void> => {
     }
   }
 };
+
+/** Node reports a folder that is not there as one that may not be entered. */
+const refuseMissingFolder = (socket: string): void => {
+  const folder = path.dirname(socket);
+  if (fs.statSync(folder, { throwIfNoEntry: false }) === undefined) {
+    throw new RamferryError('failed', 'NOT_FOUND', `Cannot listen on unix:${socket}: there is no folder ${folder}.`, {
+      file: socket,
+    });
+  }
+};
+
+/** Binds the first port that is free of those asked for. */
+const bindTcp = async (server: net.Server, { host, port, family, lastPort = port }: TcpEndpoint): Promise<void> => {
+  const every = family === 4 ? '0.0.0.0' : family === 6 ? '::' : undefined;
+  const address = host === '' || family === undefined ? host || every : (await lookup(host, { family })).address;
+  for (let next = port; ; next += 1) {
+    try {
+      return await bind(server, { host: address, port: next, ipv6Only: family === 6 });
+    } catch (error) {
+      if (systemCode(error) !== 'EADDRINUSE' || next >= lastPort) {
+        throw error;
+      }
+    }
+  }
+};
+
+/** An IPv4 address that a socket of both versions shows as one of IPv6, as people write it. */
+const plainAddress = (address: string): string => address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/, '');
 
 class SocketListener implements ChannelListener {
   readonly uri: string;
@@ -79,7 +111,8 @@ class SocketListener implements ChannelListener {
       return;
     }
     const { remoteAddress: host, remotePort: port } = connection;
-    const peer = host === undefined || port === undefined ? this.uri : formatUri({ kind: 'tcp', host, port });
+    const peer =
+      host === undefined || port === undefined ? this.uri : formatUri({ kind: 'tcp', host: plainAddress(host), port });
     const channel = adoptSocket(peer, connection);
     const next = this.#waiting.shift();
     if (next === undefined) {
@@ -133,20 +166,21 @@ class SocketListener implements ChannelListener {
  */
 export const listen = async (uri: string): Promise<ChannelListener> => {
   const endpoint = parseUri(uri);
-  const server = net.createServer({ ...SOCKET_OPTIONS, pauseOnConnect: true });
+  const server = net.createServer({
+    ...SOCKET_OPTIONS,
+    keepAlive: endpoint.kind === 'tcp' && endpoint.keepAlive === true,
+    pauseOnConnect: true,
+  });
   try {
     if (endpoint.kind === 'unix') {
       await bindUnix(server, endpoint.path);
       return new SocketListener(server, endpoint);
     }
     if (endpoint.kind === 'tcp') {
-      await bind(server, { host: endpoint.host === '' ? undefined : endpoint.host, port: endpoint.port });
-      const { port } = server.address() as net.AddressInfo;
-      return new SocketListener(server, {
-        ...endpoint,
-        host: endpoint.host === '' ? 'localhost' : endpoint.host,
-        port,
-      });
+      await bindTcp(server, endpoint);
+      // Where it is bound in truth: a name may stand for several addresses, and no address for all.
+      const { address, port } = server.address() as net.AddressInfo;
+      return new SocketListener(server, { kind: 'tcp', host: address, port });
     }
   } catch (error) {
     throw channelError(error, 'listen on', uri);

@@ -10,6 +10,7 @@ import { ReaderFeed } from './reader-feed.js';
 import { SOCKET_OPTIONS, SocketChannel } from './socket-channel-node.js';
 import { SocketFileWatch } from './socket-file-watch-node.js';
 import { formatUri, parseUri, usageError } from './uri.js';
+import type { TcpEndpoint } from './uri-tcp.js';
 
 export interface OpenOptions {
   /**
@@ -29,6 +30,14 @@ export interface OpenOptions {
 }
 
 const RETRY_PAUSE_MS = 50;
+
+/** The address for `net.connect`. */
+export const connectAddress = ({ host, port, family, keepAlive }: TcpEndpoint): net.TcpNetConnectOpts => ({
+  host,
+  port,
+  ...(family !== undefined && { family }),
+  ...(keepAlive === true && { keepAlive }),
+});
 
 /** What a peer that does not listen yet answers with: refused, or no socket file. */
 const mayComeLater = (error: unknown): boolean =>
@@ -99,10 +108,13 @@ export const openChannel = async (uri: string, options: OpenOptions): Promise<By
   const peer = formatUri(endpoint);
   switch (endpoint.kind) {
     case 'tcp':
+      if (endpoint.lastPort !== undefined) {
+        throw usageError(uri, 'to= is a choice of ports to listen on, and this one is to be connected to');
+      }
       if (endpoint.host === '' || endpoint.port === 0) {
         throw usageError(uri, 'to connect, it needs a host and a port other than 0');
       }
-      return connect(peer, { host: endpoint.host, port: endpoint.port }, options);
+      return connect(peer, connectAddress(endpoint), options);
     case 'unix':
       return connect(peer, { path: endpoint.path }, options);
     case 'file':

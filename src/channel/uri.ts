@@ -1,16 +1,20 @@
 // Channel addresses as QEMU spells them, so that one string works on both command lines:
 //
 //   tcp:HOST:PORT           tcp:[::1]:4444   tcp::4444 (listening: on every address)   port 0: any free one
+//                           options of QEMU: ,ipv4=on ,ipv6=on ,to=PORT ,keep-alive=on
 //   unix:PATH
 //   file:PATH[,offset=N]    N decimal or 0x…
 //   exec:COMMAND            run by /bin/sh -c
 //   fd:N                    a descriptor this process inherited
 //   -                       stdin and stdout (ours, not QEMU's)
+//
+// and as libvirt spells them: tcp://HOST:PORT, unix:///PATH.
 
 import { RamferryError } from '../memory/errors.js';
+import { formatTcp, parseTcp, type TcpEndpoint } from './uri-tcp.js';
 
 export type Endpoint =
-  | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
+  | TcpEndpoint
   | { readonly kind: 'unix'; readonly path: string }
   | { readonly kind: 'file'; readonly path: string; readonly offset: number }
   | { readonly kind: 'exec'; readonly command: string }
@@ -25,7 +29,6 @@ const MAX_UNIX_PATH_BYTES = 107;
 /** QEMU looks for the first occurrence, so a path that contains this text cannot be named in either program. */
 const OFFSET_OPTION = ',offset=';
 
-const MAX_PORT = 65535;
 const MAX_DESCRIPTOR = 2 ** 31 - 1;
 
 /** The error for an address that cannot be used, with what it is meant for in the complaint. */
@@ -36,16 +39,12 @@ export const usageError = (uri: string, complaint: string, hint = `use ${URI_FOR
 const decimal = (text: string, maximum: number): number | undefined =>
   /^[0-9]+$/.test(text) && Number(text) <= maximum ? Number(text) : undefined;
 
-const parseTcp = (uri: string, rest: string): Endpoint => {
-  const match = /^(?:\[([^\]]*)\]|([^:[\]]*)):([^:]*)$/.exec(rest);
-  if (match === null) {
-    throw usageError(uri, 'tcp: takes HOST:PORT', 'write an IPv6 address in brackets, as in tcp:[::1]:4444');
+const parseTcpUri = (uri: string, rest: string): Endpoint => {
+  const parsed = parseTcp(rest);
+  if ('complaint' in parsed) {
+    throw usageError(uri, parsed.complaint, parsed.hint);
   }
-  const port = decimal(match[3]!, MAX_PORT);
-  if (port === undefined) {
-    throw usageError(uri, `the port "${match[3]}" is not a number from 0 to ${MAX_PORT}`);
-  }
-  return { kind: 'tcp', host: match[1] ?? match[2]!, port };
+  return parsed;
 };
 
 const parseUnix = (uri: string, path: string): Endpoint => {
@@ -87,9 +86,10 @@ export const parseUri = (uri: string): Endpoint => {
   const scheme = colon < 0 ? '' : uri.slice(0, colon);
   switch (scheme) {
     case 'tcp':
-      return parseTcp(uri, rest);
+      return parseTcpUri(uri, /^\/\/(.*?)\/?$/s.exec(rest)?.[1] ?? rest);
     case 'unix':
-      return parseUnix(uri, rest);
+      // Three slashes or two, the system takes them as one.
+      return parseUnix(uri, rest.replace(/^\/{2,}/, '/'));
     case 'file':
       return parseFile(uri, rest);
     case 'exec':
@@ -116,7 +116,13 @@ export const parseUri = (uri: string): Endpoint => {
           scheme === 'vsock' ? 'bridge it, as in exec:socat - VSOCK-CONNECT:CID:PORT' : 'use tcp: over the same link',
       });
     default:
-      throw usageError(uri, scheme === '' ? 'it names no transport' : `there is no transport "${scheme}"`);
+      throw scheme === ''
+        ? usageError(
+            uri,
+            'it names no transport',
+            uri.includes('/') ? `a socket is unix:${uri}, a file file:${uri}` : undefined,
+          )
+        : usageError(uri, `there is no transport "${scheme}"`);
   }
 };
 
@@ -124,7 +130,7 @@ export const parseUri = (uri: string): Endpoint => {
 export const formatUri = (endpoint: Endpoint): string => {
   switch (endpoint.kind) {
     case 'tcp':
-      return `tcp:${endpoint.host.includes(':') ? `[${endpoint.host}]` : endpoint.host}:${endpoint.port}`;
+      return formatTcp(endpoint);
     case 'unix':
       return `unix:${endpoint.path}`;
     case 'file':

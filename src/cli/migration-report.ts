@@ -7,11 +7,16 @@ import type { MigrationReport, RamStatistics } from '../source/statistics.js';
 import { formatBytes, formatCount, formatDuration, formatRate, formatTable } from './format.js';
 import type { ProgressState } from './progress.js';
 
+/** In these pages move; in all others somebody is waited for. */
+const MOVING: ReadonlySet<string> = new Set(['active', 'postcopy-active']);
+
 export const progressOf = (report: MigrationReport): ProgressState => ({
   phase: report.status,
   totalBytes: report.ram.total,
   remainingBytes: report.ram.remaining,
-  bytesPerSecond: (report.ram.mbps * 1e6) / 8,
+  // Not what travels: of a zero page that is nine bytes.
+  bytesPerSecond: report.ram['pages-per-second'] * report.ram['page-size'],
+  isWaiting: !MOVING.has(report.status),
   iteration: report.ramferry.iterations.length + 1,
   ...(report.ram['dirty-pages-rate'] > 0 && { dirtyBytesPerSecond: report.ram['dirty-pages-rate'] * GUEST_PAGE_SIZE }),
 });

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import type { MigrationReport } from '../source/statistics.js';
+import { progressOf } from './migration-report.js';
 import { estimateMs, Progress, type ProgressState, progressBar, progressLine } from './progress.js';
 
 const MIB = 2 ** 20;
@@ -87,4 +89,36 @@ test('quiet: only notes', () => {
     written('none', 300, () => 'active'),
     ['note\n'],
   );
+});
+
+test('the ETA goes by pages, recent seconds count, and there is none while somebody else is waited for', () => {
+  const written: string[] = [];
+  let now = 0;
+  const progress = new Progress({ stream: { write: (text) => written.push(text) }, mode: 'lines', now: () => now });
+  const report = (status: string, remaining: number, pagesPerSecond: number): MigrationReport =>
+    ({
+      status,
+      ram: {
+        ...{
+          total: 4096 * MIB,
+          remaining,
+          'page-size': 4096,
+          'pages-per-second': pagesPerSecond,
+          'dirty-pages-rate': 0,
+        },
+        // Zero pages: hardly a byte travels.
+        mbps: 0.1,
+      },
+      ramferry: { iterations: [] },
+    }) as unknown as MigrationReport;
+  const lineAt = (time: number, migration: MigrationReport): string => {
+    now = time;
+    progress.update(progressOf(migration));
+    return written.at(-1)!;
+  };
+  assert.match(lineAt(0, report('active', 1024 * MIB, 131_072)), /512 MiB\/s, .*ETA 2\.00 s$/m);
+  // A moment of one page a second makes no hours.
+  assert.match(lineAt(1000, report('active', 512 * MIB, 1)), /ETA 1\.\d\d s$/m);
+  assert.doesNotMatch(lineAt(2000, report('active', 512 * MIB, 0)), /ETA/);
+  assert.doesNotMatch(lineAt(3000, report('postcopy-paused', 512 * MIB, 1000)), /ETA/);
 });

@@ -11,6 +11,10 @@ export interface ProgressState {
   readonly remainingBytes?: number | undefined;
   /** Bytes of guest memory that get done per second. */
   readonly bytesPerSecond?: number | undefined;
+  /** The same over the last seconds: what an estimate goes by. */
+  readonly averageBytesPerSecond?: number | undefined;
+  /** It goes on when somebody else wants it to: nobody can say when it ends. */
+  readonly isWaiting?: boolean | undefined;
   readonly iteration?: number | undefined;
   /** Bytes per second that the guest dirties meanwhile. */
   readonly dirtyBytesPerSecond?: number | undefined;
@@ -32,14 +36,16 @@ const MAX_BAR = 30;
 
 const ERASE_LINE = '\r\x1b[K';
 
-/** Time until nothing remains, in milliseconds; undefined if it is dirtied as fast as it is sent. */
+/** Time until nothing remains, in milliseconds; undefined if it is dirtied as fast as it is sent, or others decide when. */
 export const estimateMs = ({
   remainingBytes,
   bytesPerSecond,
+  averageBytesPerSecond = bytesPerSecond,
   dirtyBytesPerSecond,
+  isWaiting,
 }: ProgressState): number | undefined => {
-  const gain = (bytesPerSecond ?? 0) - (dirtyBytesPerSecond ?? 0);
-  return remainingBytes === undefined || gain <= 0 ? undefined : (remainingBytes / gain) * 1000;
+  const gain = (averageBytesPerSecond ?? 0) - (dirtyBytesPerSecond ?? 0);
+  return remainingBytes === undefined || gain <= 0 || isWaiting === true ? undefined : (remainingBytes / gain) * 1000;
 };
 
 /** Figures with the rank by which they go when the line is too narrow: 0 stays longest. */
@@ -83,19 +89,43 @@ export const progressBar = (state: ProgressState, columns: number): string => {
   return join(`[${'#'.repeat(full)}${'-'.repeat(cells - full)}]`);
 };
 
+/** How long a rate counts: in a moment in which little gets done, nobody should read of hours. */
+const AVERAGE_MS = 3000;
+
+/** The rate of a phase, recent moments counting most. */
+class AverageRate {
+  #phase = '';
+  #at = 0;
+  #average: number | undefined;
+
+  add({ phase, bytesPerSecond }: ProgressState, now: number): number | undefined {
+    if (phase !== this.#phase || this.#average === undefined || bytesPerSecond === undefined) {
+      this.#average = bytesPerSecond;
+    } else {
+      this.#average += (bytesPerSecond - this.#average) * (1 - Math.exp((this.#at - now) / AVERAGE_MS));
+    }
+    this.#phase = phase;
+    this.#at = now;
+    // Nothing at all gets done: it waits.
+    return bytesPerSecond === 0 ? 0 : this.#average;
+  }
+}
+
 export class Progress {
   readonly #options: ProgressOptions;
   #shownAt = Number.NEGATIVE_INFINITY;
   #shownPhase = '';
   #barIsShown = false;
+  readonly #rate = new AverageRate();
 
   constructor(options: ProgressOptions) {
     this.#options = options;
   }
 
   /** May be called as often as one likes. */
-  update(state: ProgressState): void {
+  update(latest: ProgressState): void {
     const { mode, now, stream } = this.#options;
+    const state = { ...latest, averageBytesPerSecond: this.#rate.add(latest, now()) };
     const interval = mode === 'bar' ? REDRAW_MS : LINE_MS;
     if (mode === 'none' || (state.phase === this.#shownPhase && now() - this.#shownAt < interval)) {
       return;

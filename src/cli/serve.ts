@@ -66,6 +66,7 @@ export const serve: Verb<ServeOptions> = {
     }
     const list = demandPath(file);
     const known = options.demand ? readDemandFile(list, { progress }) : [];
+    let isLazy = options.lazy === true;
     const migration = new Migration({
       guest: { kind: 'snapshot-file', file },
       uri,
@@ -79,12 +80,16 @@ export const serve: Verb<ServeOptions> = {
         preempt: options.preempt === true,
       },
       retryMs: options.retry * MS,
-      onProgress: (report) => progress.update(progressOf(report)),
+      // Lazily, it ends when the guest has asked for everything.
+      onProgress: (report) => progress.update({ ...progressOf(report), ...(isLazy && { isWaiting: true }) }),
       // One process serves over one link; whoever starts the next one knows the address.
       onStatus: (status) => status === 'postcopy-paused' && migration.abandonPostcopy(),
       ...traceOf(options.trace, progress),
     });
-    const finish = (): void => migration.finishPostcopy();
+    const finish = (): void => {
+      isLazy = false;
+      migration.finishPostcopy();
+    };
     process.on('SIGUSR2', finish);
     const timer = options.finishAfter === undefined ? undefined : setTimeout(finish, options.finishAfter * MS);
     signal.addEventListener('abort', () => {

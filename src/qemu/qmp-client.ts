@@ -1,7 +1,8 @@
 // A client of QEMU's monitor protocol (QMP): one JSON object per line, replies matched to commands by id, events
 // anywhere in between (spec/field.md 4.1).
 
-import { connect, type Socket } from 'node:net';
+import { connect, type NetConnectOpts, type Socket } from 'node:net';
+import { connectAddress } from '../channel/open-channel-node.js';
 import { parseUri, usageError } from '../channel/uri.js';
 import { RamferryError } from '../memory/errors.js';
 import type { QmpCommands } from './qmp-commands.js';
@@ -93,13 +94,13 @@ const parseMessage = (line: string): Message | undefined => {
 };
 
 /** Where a monitor listens, of the addresses that channels know. */
-const monitorAddress = (uri: string): { path: string } | { host: string; port: number } => {
+const monitorAddress = (uri: string): NetConnectOpts => {
   const endpoint = parseUri(uri);
   if (endpoint.kind === 'unix') {
     return { path: endpoint.path };
   }
   if (endpoint.kind === 'tcp') {
-    return { host: endpoint.host, port: endpoint.port };
+    return connectAddress(endpoint);
   }
   throw usageError(
     uri,
