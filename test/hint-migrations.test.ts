@@ -111,6 +111,7 @@ const withHints = (guest: SourceGuest, hints: HintSource): SourceGuest => ({
   isRunning: () => guest.isRunning(),
   stop: () => guest.stop(),
   resume: () => guest.resume(),
+  leave: (hasMoved) => guest.leave?.(hasMoved),
   saveDevices: () => guest.saveDevices(),
 });
 
@@ -204,7 +205,9 @@ test(`${MIGRATIONS} migrations under memory pressure: all pages in use arrive`, 
       assert.equal(guest.counters().bad, 0, what());
       sums.pages += checked;
       // Now and then it is the other one that goes on: its driver gives back what was held here (FH-12).
-      if (choose(4) === 0) {
+      if (choose(4) > 0) {
+        guest.takeBack();
+      } else {
         await guest.shutdown();
         guest = migrated;
         await guest.boot();

@@ -95,6 +95,7 @@ const migrate = async (
     assert.equal(error, undefined);
     assert.equal(report.status, 'completed');
     guest.limitSteps(STEPS_AFTER);
+    guest.takeBack();
     await guest.resume();
     destination.post({ type: 'judge' });
     const [here, there] = await Promise.all([judge(guest), destination.next('judged')]);

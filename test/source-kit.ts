@@ -27,7 +27,11 @@ export class ScriptedGuest implements SourceGuest {
   resumes = 0;
   /** Called when the engine orders the guest to stop, before it has. */
   beforeStop: () => void = () => {};
+  /** Whether it has left, and where to: to a destination that runs it, or into a file. */
+  left: 'moved' | 'saved' | undefined;
   readonly #writer;
+  /** Whether it ran when the engine stopped it. */
+  #ran = false;
 
   /** `pages`: the size of each block. */
   constructor(pages: readonly number[], segmentBytes = 2 ** 22, hostPageSize = PAGE) {
@@ -70,12 +74,23 @@ export class ScriptedGuest implements SourceGuest {
   async stop(): Promise<void> {
     this.beforeStop();
     this.stops += 1;
+    this.#ran = this.running;
     this.running = false;
   }
 
   async resume(): Promise<void> {
     this.resumes += 1;
-    this.running = true;
+    this.running = this.#ran;
+  }
+
+  /** Its owner pauses it, whatever the engine does. */
+  pause(): void {
+    this.#ran = false;
+    this.running = false;
+  }
+
+  leave(hasMoved: boolean): void {
+    this.left = hasMoved ? 'moved' : 'saved';
   }
 
   saveDevices(): { early: Uint8Array; sections: Uint8Array; description: string } {
@@ -149,6 +164,7 @@ export class ScriptedHints implements HintSource {
 export class RecordingSink implements PageSink {
   transferred = 0;
   queued = 0;
+  movesGuest = true;
   ready = true;
   /** `block:page` to the value last delivered. */
   readonly delivered = new Map<string, number>();

@@ -90,13 +90,15 @@ export class OutputFile {
   /**
    * Makes the file durable and gives it its name. Closes the descriptor. Rejects if `abort` is called while it waits for
    * the disk; once the file has its name nothing waits any more, so that nobody can abort what is done.
+   * @param renamed called when the file has its name: what fails after that does not take it back
    */
-  async commit(): Promise<void> {
+  async commit(renamed?: () => void): Promise<void> {
     try {
       if (this.#partial !== undefined) {
         await fsync(this.descriptor);
         this.#throwIfAborted();
         fs.renameSync(this.#partial, this.#target);
+        renamed?.();
         syncFolder(path.dirname(this.#target));
       }
       this.#close();

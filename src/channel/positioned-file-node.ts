@@ -281,12 +281,12 @@ class DiskFile implements PositionedFile {
     punchHole(this.#output.descriptor, position, length);
   }
 
-  async commit(): Promise<void> {
+  async commit(renamed?: () => void): Promise<void> {
     this.barrier();
     this.#closeWriters();
     await this.#sync;
     this.#throwIfBroken();
-    await this.#output.commit();
+    await this.#output.commit(renamed);
     this.#isOpen = false;
   }
 

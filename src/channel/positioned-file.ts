@@ -41,8 +41,11 @@ export interface PositionedFile {
   /** Gives the space of pages back, where the system can: otherwise what they held stays. */
   punchHole(position: number, length: number): void;
 
-  /** Makes the file durable and gives it its name. Rejects if it was aborted meanwhile. */
-  commit(): Promise<void>;
+  /**
+   * Makes the file durable and gives it its name. Rejects if it was aborted meanwhile.
+   * @param renamed called when it has its name: what fails after that does not take it back
+   */
+  commit(renamed?: () => void): Promise<void>;
 
   /** Leaves everything as it was before the file was opened. Does nothing after `commit`, or the second time. */
   abort(): void;

@@ -81,6 +81,7 @@ const migration = (guest: WorkloadGuest, uri: string, options: Partial<Migration
 async function assertTwins(original: WorkloadGuest, migrated: WorkloadGuest): Promise<void> {
   for (const guest of [original, migrated]) {
     guest.limitSteps(STEPS_AFTER);
+    guest.takeBack();
     await guest.resume();
     await guest.finished();
     await guest.stop();
@@ -174,6 +175,7 @@ test('cancelled at any moment the guest runs on, and another attempt succeeds', 
     if (end.report?.status === 'completed') {
       assert.equal(received?.status, 'completed');
       await received?.guest?.shutdown();
+      guest.takeBack();
       await guest.resume();
       continue;
     }

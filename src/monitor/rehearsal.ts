@@ -95,7 +95,9 @@ export async function rehearsePostcopy(guest: SourceGuest, signal?: AbortSignal)
     // Nobody would go on with it.
     onStatus: (status) => status === 'postcopy-paused' && end(),
   });
-  const end = (): void => source.fail(new RamferryError('failed', 'REHEARSED', 'The rehearsal is over.'));
+  const end = (): void => {
+    source.fail(new RamferryError('failed', 'REHEARSED', 'The rehearsal is over.'));
+  };
   signal?.addEventListener('abort', end);
   source.startPostcopy();
   await source.run();

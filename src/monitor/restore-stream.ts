@@ -22,7 +22,9 @@ export const writeRestoreStream = async (
     sink: new StreamSink(channel, { returnPath: false }),
     parameters: { ...defaultParameters, maxBandwidth: 0 },
   });
-  const cancel = (): void => source.cancel();
+  const cancel = (): void => {
+    source.cancel();
+  };
   signal?.addEventListener('abort', cancel);
   const { status } = await source.run();
   signal?.removeEventListener('abort', cancel);

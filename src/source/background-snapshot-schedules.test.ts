@@ -21,6 +21,7 @@ import type { RamBlock } from '../memory/ram-block.js';
 import { RamBlockList } from '../memory/ram-block-list.js';
 import { BackgroundSnapshot } from './background-snapshot.js';
 import { systemClock } from './clock.js';
+import { GuestHold } from './guest-hold.js';
 import { SendBitmap } from './send-bitmap.js';
 
 const PAGES = 2;
@@ -163,7 +164,8 @@ class World {
     if (mutant === 'saves what a writer has claimed') {
       this.protector.claim = ({ count }) => count;
     }
-    this.#snapshot = new BackgroundSnapshot(new ScriptedGuest([]), this.protector, systemClock);
+    const guest = new ScriptedGuest([]);
+    this.#snapshot = new BackgroundSnapshot(guest, this.protector, new GuestHold(guest), systemClock);
     ram.segment.bytes.fill(0, ram.address, ram.address + PAGES * PAGE);
     for (let page = 0; page < PAGES; page += 1) {
       for (const at of halves(page)) {

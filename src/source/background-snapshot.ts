@@ -12,6 +12,7 @@ import { RamferryError } from '../memory/errors.js';
 import type { Extent } from '../memory/ram-block.js';
 import type { Clock } from './clock.js';
 import type { SourceGuest } from './guest.js';
+import type { GuestHold } from './guest-hold.js';
 import type { SendBitmap } from './send-bitmap.js';
 import type { DowntimeBreakdown } from './statistics.js';
 
@@ -27,10 +28,11 @@ export class BackgroundSnapshot {
   devices!: DeviceTail;
   readonly #guest: SourceGuest;
   readonly #protector: WriteProtector;
+  readonly #hold: GuestHold;
   readonly #clock: Clock;
   #urgentLeft = BATCH_PAGES;
 
-  constructor(guest: SourceGuest, protector: WriteProtector, clock: Clock) {
+  constructor(guest: SourceGuest, protector: WriteProtector, hold: GuestHold, clock: Clock) {
     if (guest.extentAt !== undefined) {
       throw new RamferryError(
         'usage',
@@ -41,25 +43,23 @@ export class BackgroundSnapshot {
     }
     this.#guest = guest;
     this.#protector = protector;
+    this.#hold = hold;
     this.#clock = clock;
   }
 
   /** The instant. The send bitmap holds what is to be saved. A guest that ran runs on, whatever fails. */
   async take(): Promise<DowntimeBreakdown> {
-    const wasRunning = this.#guest.isRunning();
     this.#protector.arm();
     const marks = [this.#clock.now()];
     try {
-      await this.#guest.stop();
+      await this.#hold.stop();
       marks.push(this.#clock.now());
       this.devices = this.#guest.saveDevices();
       marks.push(this.#clock.now());
       this.#protector.protect();
       marks.push(this.#clock.now());
     } finally {
-      if (wasRunning) {
-        await this.#guest.resume();
-      }
+      await this.#hold.resume();
     }
     marks.push(this.#clock.now());
     const part = (index: number): number => Math.round((marks[index + 1]! - marks[index]!) * 100) / 100;

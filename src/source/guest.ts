@@ -95,11 +95,20 @@ export interface SourceGuest {
   /** Whether the guest executes at this moment. */
   isRunning(): boolean;
 
-  /** Returns once every vCPU is parked and every mark of its stores is visible to this thread (TS-3). */
+  /**
+   * Keeps the guest from running, whoever else does. Returns once every vCPU is parked and every mark of its stores is visible
+   * to this thread (TS-3).
+   */
   stop(): Promise<void>;
 
-  /** Lets a stopped guest run on. */
+  /** Takes back `stop`: the guest runs on, if it ran then and its owner has not paused it since. */
   resume(): Promise<void>;
+
+  /**
+   * Instead of `resume`: the guest stays stopped, and is its owner's again. With `hasMoved` it runs, or may run, at the destination, so
+   * that its owner must not let it run here by mistake. Not for guests that never run.
+   */
+  leave?(hasMoved: boolean): void;
 
   /** FULL sections, footers included, that go between RAM START and the first page (virtio-mem's early section). */
   readonly earlySections?: Uint8Array;

@@ -46,6 +46,8 @@ export interface MappedRamSinkOptions {
 export class MappedRamSink implements PageSink {
   queued = 0;
   readonly ready = true;
+  readonly movesGuest = false;
+  onConfirmed = (): void => {};
 
   readonly #file: PositionedFile;
   readonly #trace: Trace;
@@ -260,7 +262,7 @@ export class MappedRamSink implements PageSink {
 
   async finish(): Promise<void> {
     this.#throwIfAborted();
-    await this.#file.commit();
+    await this.#file.commit(() => this.onConfirmed());
   }
 
   abort(reason: Error): void {

@@ -1,7 +1,6 @@
 // The source engine: one loop for every guest and every sink.
 
 import { GUEST_PAGE_SIZE, NORMAL_RECORD_BYTES } from '../../kernels/kernels.js';
-import type { ByteChannel } from '../channel/channel.js';
 import { RateLimit } from '../channel/rate-limit.js';
 import { clampClearBitmapShift } from '../dirty-log/clear-bitmap.js';
 import type { DirtyLog } from '../dirty-log/dirty-log.js';
@@ -14,16 +13,19 @@ import type { RamBlockList } from '../memory/ram-block-list.js';
 import { BackgroundSnapshot } from './background-snapshot.js';
 import { BandwidthWindow } from './bandwidth.js';
 import { type Clock, systemClock } from './clock.js';
-import { excludeDiscarded, freezeDiscards } from './discarded-pages.js';
+import { excludeDiscarded } from './discarded-pages.js';
+import { Ending } from './ending.js';
 import { FreePageHints } from './free-page-hints.js';
 import type { SourceGuest } from './guest.js';
+import { GuestHold } from './guest-hold.js';
 import { HintWait } from './hint-wait.js';
 import type { PageSink } from './page-sink.js';
 import { changeParameters, effectiveParameters, type MigrationParameters } from './parameters.js';
-import { Postcopy, type PostcopyOptions } from './postcopy.js';
+import { Pause } from './pause.js';
+import { type OpenChannel, Postcopy, type PostcopyOptions } from './postcopy.js';
 import { SendBitmap } from './send-bitmap.js';
 import { Counters, type DowntimeBreakdown, type Iteration, type MigrationReport } from './statistics.js';
-import { MigrationState, type MigrationStatus } from './status.js';
+import type { MigrationState, MigrationStatus } from './status.js';
 import { Throttle } from './throttle.js';
 import type { Trace } from './trace.js';
 
@@ -55,6 +57,8 @@ export interface MigrationSourceOptions {
    * its own. Either way it is released at the end of `run`.
    */
   readonly claim?: number | undefined;
+  /** Where another thread finds what is done to the guest (`allocateGuestHold`), should this one die. Default: nowhere. */
+  readonly hold?: SharedArrayBuffer;
   readonly clock?: Clock;
   readonly trace?: Trace;
   /** The state moved (QMP's MIGRATION event). */
@@ -75,12 +79,11 @@ export interface MigrationSourceOptions {
  *
  * A background snapshot has its instant at the end of the setup, sends until nothing is left, and ends without a stop.
  *
- * Whatever fails before that answer leaves the guest running where it is (G-10, PL-36). After a switch to postcopy, which
- * may be ordered at any moment, the guest is at the destination (postcopy.ts).
+ * Whatever fails before that answer leaves the guest running where it is (G-10, PL-36), and after it nothing brings the guest back
+ * (ending.ts). After a switch to postcopy, which may be ordered at any moment, the guest is at the destination (postcopy.ts).
+ * Whatever was done to the guest on the way is undone in the end (guest-hold.ts).
  */
 export class MigrationSource {
-  readonly state: MigrationState;
-
   readonly #guest: SourceGuest;
   readonly #sink: PageSink;
   readonly #clock: Clock;
@@ -92,7 +95,9 @@ export class MigrationSource {
   readonly #counters = new Counters();
   readonly #iterations: Iteration[] = [];
   readonly #throttle = new Throttle();
-  readonly #cancelled = new AbortController();
+  readonly #hold: GuestHold;
+  readonly #ending: Ending;
+  readonly #pause: Pause;
   readonly #postcopy: Postcopy | undefined;
   readonly #snapshot: BackgroundSnapshot | undefined;
 
@@ -105,12 +110,8 @@ export class MigrationSource {
   #startedAt = 0;
   #setupMs = 0;
   #discardedPages = 0;
-  #thawDiscards = (): void => {};
   #totalMs: number | undefined;
   #downtime: DowntimeBreakdown | undefined;
-  #error: Error | undefined;
-  /** Why the link of a postcopy broke last. */
-  #pausedBy: Error | undefined;
   #passStart = { at: 0, normalPages: 0, zeroPages: 0, bytes: 0, calls: 0, pages: 0 };
   #period = { at: 0, transferred: 0 };
   #lastSyncAt = 0;
@@ -122,7 +123,10 @@ export class MigrationSource {
     this.#clock = options.clock ?? systemClock;
     this.#trace = options.trace ?? {};
     this.#parameters = changeParameters(options.parameters, {});
-    this.#snapshot = options.snapshotWith && new BackgroundSnapshot(this.#guest, options.snapshotWith, this.#clock);
+    this.#pause = new Pause(this.#clock);
+    this.#hold = new GuestHold(options.guest, options.snapshotWith, options.hold);
+    this.#snapshot =
+      options.snapshotWith && new BackgroundSnapshot(this.#guest, options.snapshotWith, this.#hold, this.#clock);
     // A guest thread that waits for its page must not wait for a rate (PL-30).
     const isLimited = this.#snapshot === undefined;
     this.#rateLimit = new RateLimit(isLimited ? this.#parameters.maxBandwidth : 0, this.#clock.now());
@@ -132,10 +136,25 @@ export class MigrationSource {
     if (warning !== undefined) {
       this.#warnings.push(warning);
     }
-    this.state = new MigrationState((status) => {
-      this.#trace.migrate_set_state?.(status);
-      options.onStatus?.(status);
+    this.#ending = new Ending({
+      sink: this.#sink,
+      clock: this.#clock,
+      couldRunTwice: () => this.#hold.willRun,
+      onConfirmed: () => this.#confirmed(),
+      onStatus: (status) => {
+        this.#trace.migrate_set_state?.(status);
+        options.onStatus?.(status);
+      },
     });
+    this.#sink.onConfirmed = () => this.#ending.confirm();
+    this.#ending.signal.addEventListener('abort', () => this.#pause.end(), { once: true });
+    if (this.#postcopy !== undefined) {
+      this.#postcopy.onRequest = () => this.#pause.interrupt();
+    }
+  }
+
+  get state(): MigrationState {
+    return this.#ending.state;
   }
 
   /** Takes effect at once, in the middle of a migration too. */
@@ -179,7 +198,7 @@ export class MigrationSource {
    * paused again (RC-6).
    * @throws RamferryError `usage`, if it is not paused (RC-8)
    */
-  recoverPostcopy(open: () => Promise<ByteChannel>): void {
+  recoverPostcopy(open: OpenChannel): void {
     if (!this.#announcedPostcopy().recover(open)) {
       throw new RamferryError(
         'usage',
@@ -200,23 +219,28 @@ export class MigrationSource {
     return this.#postcopy;
   }
 
-  /** Ends the migration; the guest runs on here. Without effect once the destination has confirmed (PL-4). */
-  cancel(): void {
-    if (this.state.move('cancelling')) {
-      this.#trace.migration_cancel?.();
-      this.#cancelled.abort();
-      this.#sink.abort(new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.'));
-    }
+  /**
+   * Ends the migration; the guest runs on here. Without effect once the destination has confirmed (PL-4), or after the switch to
+   * postcopy; says whether it can have one. A destination that has everything, and may be running the guest already, is
+   * waited for some seconds: if it confirms after all, the migration is completed.
+   */
+  cancel(): boolean {
+    this.#trace.migration_cancel?.();
+    return this.#ending.cancel();
   }
 
   /**
    * Fails the migration from outside, e.g. because a RAM block is being resized (DM-23); the first error wins (PL-5). It
-   * gives up a postcopy: the guest stays at the destination, without the pages that are missing there.
+   * gives up a postcopy: the guest stays at the destination, without the pages that are missing there. Says whether it can have an
+   * effect, as `cancel`.
    */
-  fail(error: Error): void {
-    this.#error ??= (this.state.value === 'postcopy-paused' ? this.#pausedBy : undefined) ?? error;
-    this.#cancelled.abort();
-    this.#sink.abort(error);
+  fail(error: Error): boolean {
+    return this.#ending.fail(error);
+  }
+
+  /** Says something in the report. */
+  warn(warning: string): void {
+    this.#warnings.push(warning);
   }
 
   /**
@@ -225,7 +249,7 @@ export class MigrationSource {
    * @throws RamferryError `MIGRATION_IN_PROGRESS` if it was started before
    */
   async run(): Promise<MigrationReport> {
-    if (!this.state.move('setup')) {
+    if (!this.#ending.start()) {
       throw new RamferryError(
         'usage',
         'MIGRATION_IN_PROGRESS',
@@ -238,10 +262,9 @@ export class MigrationSource {
       unsubscribe = this.#claimGuest();
     } catch (error) {
       // The guest is somebody else's: nothing of it is touched, not even to clean up.
-      this.#error ??= error as Error;
-      this.#sink.abort(this.#error);
+      this.#ending.threw(error);
       this.#totalMs = 0;
-      this.state.move(this.state.value === 'cancelling' ? 'cancelled' : 'failed');
+      this.#ending.close();
       return this.report();
     }
     try {
@@ -262,7 +285,9 @@ export class MigrationSource {
     this.#claimed = { claim, list, blocks: list.blocks };
     // Who waits for a slow destination hears of it at once.
     return list.subscribe({
-      resizing: ({ name }) => this.fail(geometryChanged(`RAM block ${name} was resized`, name)),
+      resizing: ({ name }) => {
+        this.fail(geometryChanged(`RAM block ${name} was resized`, name));
+      },
     });
   }
 
@@ -286,52 +311,50 @@ export class MigrationSource {
     this.#claimed.blocks.find(({ id }) => id === wanted)?.name;
 
   async #run(): Promise<MigrationReport> {
-    const wasRunning = this.#guest.isRunning();
     try {
       await this.#setup();
       if (this.#postcopy?.recovers !== true) {
-        this.#enter('active');
+        this.#ending.enter('active');
         await this.#iterate();
-        this.#enter('device');
+        this.#ending.enter('device');
       }
       await (this.#postcopy?.isOrdered === true ? this.#completeByPostcopy(this.#postcopy) : this.#complete());
-      this.#enter('completed');
+      this.#ending.confirm();
+      this.#ending.throwIfUnconfirmed();
     } catch (error) {
-      this.#error ??= error instanceof Error ? error : new Error(String(error));
-      this.#sink.abort(this.#error);
-      this.#downtime = undefined;
-      // Whoever took the claim from outside has undone what was done to the guest, and another migration may have it by now.
-      const isHere = this.#postcopy?.hasBegun !== true && this.#claimed.claim.isHeld;
-      if (this.state.value !== 'cancelling') {
-        this.#trace.migrate_error?.(this.#error.message);
-      }
-      // PC-11
-      if (wasRunning && isHere && this.#snapshot === undefined) {
-        await this.#guest.resume();
-      }
+      this.#threw(error);
     }
-    this.#cleanUp();
-    if (!this.state.ended) {
-      this.state.move(this.state.value === 'cancelling' ? 'cancelled' : 'failed');
-    }
+    await this.#cleanUp();
+    this.#ending.close();
     return this.report();
   }
 
   /** Why the migration failed or was cancelled. */
   get error(): Error | undefined {
-    return this.#error;
+    return this.state.ended ? this.#ending.error : undefined;
   }
 
-  #enter(status: MigrationStatus): void {
-    if (!this.state.move(status)) {
-      throw this.#error ?? new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.');
+  /** From here on nothing resumes the guest here: it is where it was sent to. */
+  #confirmed(): void {
+    if (this.#snapshot === undefined) {
+      this.#hold.giveAway(this.#sink.movesGuest === true);
+    }
+  }
+
+  #threw(error: unknown): void {
+    this.#ending.threw(error);
+    if (this.#ending.isConfirmed) {
+      this.warn(`After the destination had confirmed: ${error instanceof Error ? error.message : String(error)}`);
+      return;
+    }
+    this.#downtime = undefined;
+    if (this.state.value !== 'cancelling') {
+      this.#trace.migrate_error?.((this.#ending.error as Error).message);
     }
   }
 
   #throwIfStopped(): void {
-    if (this.#cancelled.signal.aborted) {
-      throw this.#error ?? new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.');
-    }
+    this.#ending.throwIfStopped();
     this.#checkGeometry();
   }
 
@@ -350,10 +373,14 @@ export class MigrationSource {
       ...(this.#guest.extentAt !== undefined && { extentAt: this.#guest.extentAt.bind(this.#guest) }),
       trace: this.#trace,
     });
-    this.#thawDiscards = freezeDiscards(blocks);
+    this.#hold.freezeDiscards();
+    if (this.#snapshot !== undefined) {
+      this.#hold.protect();
+    }
     this.#hints = this.#hintsOf(log);
-    log?.start();
-    blocks.dirty.migrationTracking = log !== undefined;
+    if (this.#snapshot === undefined) {
+      this.#hold.startLog();
+    }
     // The first sync adds nothing, every bit is set already; it records the debts of the first pass (PL-7).
     if (this.#snapshot === undefined) {
       this.#sync(false);
@@ -377,6 +404,7 @@ export class MigrationSource {
     if (source === undefined || log === undefined || this.#postcopy !== undefined) {
       return undefined;
     }
+    this.#hold.takeHints();
     const { hintWaitMs, maxBandwidth } = this.#parameters;
     return new FreePageHints({
       source,
@@ -513,14 +541,15 @@ export class MigrationSource {
     this.#updateWindow(this.#clock.now());
   }
 
-  /** Takes hints meanwhile; ends early for a page request. */
+  /** Takes hints meanwhile; ends early for a page request (PC-18). */
   async #sleep(milliseconds: number): Promise<void> {
-    const signal = this.#postcopy?.untilRequest(this.#cancelled.signal) ?? this.#cancelled.signal;
     const until = this.#clock.now() + milliseconds;
     const longest = this.#hints === undefined ? milliseconds : HINT_POLL_MS;
-    for (let left = milliseconds; left > 0 && !signal.aborted; ) {
+    for (let left = milliseconds; left > 0 && this.#postcopy?.isAsked !== true; ) {
       const piece = Math.min(left, longest);
-      await this.#clock.sleep(piece, signal);
+      if (await this.#pause.sleep(piece)) {
+        return;
+      }
       this.#hints?.take(this.#clock.now());
       left = Math.min(left - piece, until - this.#clock.now());
     }
@@ -592,7 +621,7 @@ export class MigrationSource {
     ) {
       this.#trace.migration_throttle?.();
       this.#trace.cpu_throttle_set?.(this.#throttle.percentage);
-      this.#guest.throttle(this.#throttle.percentage);
+      this.#hold.throttle(this.#throttle.percentage);
     }
   }
 
@@ -639,7 +668,7 @@ export class MigrationSource {
       this.#trace.vmstate_downtime_checkpoint?.(checkpoint);
     };
     this.#trace.vmstate_downtime_checkpoint?.('src-downtime-start');
-    await this.#guest.stop();
+    await this.#hold.stop();
     mark('src-vm-stopped');
     // Exactly one sync with the guest stopped; after it no layer gains bits (G-7, PL-34).
     this.#sync(true);
@@ -662,35 +691,39 @@ export class MigrationSource {
   async #completeByPostcopy(postcopy: Postcopy): Promise<void> {
     await postcopy.run({
       send: this.#send,
-      cancelled: this.#cancelled.signal,
+      cancelled: this.#ending.signal,
+      stopGuest: () => this.#hold.stop(),
       syncLast: () => this.#sync(true),
       sendFor: () => this.#sendFor(ITERATION_MS, false),
-      enter: (status) => this.#enter(status),
+      enter: (status) => this.#ending.enter(status),
+      giveGuestAway: () => {
+        this.#throwIfStopped();
+        this.#hold.giveAway(true);
+      },
+      isConfirmed: () => this.#ending.isConfirmed,
       switched: (downtime) => {
         this.#downtime = downtime;
         this.#limitBandwidth();
       },
-      paused: (error) => {
-        this.#pausedBy = error;
-        this.#enter('postcopy-paused');
-      },
+      paused: (error) => this.#ending.pausedBy(error),
       throwIfStopped: () => this.#throwIfStopped(),
     });
   }
 
-  #cleanUp(): void {
+  /** Never throws; what could not be undone is said in the report. */
+  async #cleanUp(): Promise<void> {
     this.#trace.migration_cleanup?.();
+    // Whoever took the claim from outside has undone what was done to the guest, and another migration may have it by now.
+    const failures = this.#claimed.claim.isHeld ? await this.#hold.undo(() => this.#send?.release()) : [];
     this.#totalMs = this.#clock.now() - this.#startedAt;
-    if (!this.#claimed.claim.isHeld) {
-      return;
+    for (const { what, error } of failures) {
+      this.warn(`The guest was not left as it was. ${what}: ${error.message}`);
     }
-    this.#snapshot?.end();
-    this.#guest.throttle?.(0);
-    this.#hints?.done();
-    this.#guest.log?.stop();
-    this.#guest.blocks.dirty.migrationTracking = false;
-    this.#send?.release();
-    this.#thawDiscards();
+    if (this.#ending.wasTooLate) {
+      this.warn(
+        'The migration was given up when the destination had everything, and then the destination confirmed it.',
+      );
+    }
   }
 
   /** The figures at this moment. */
@@ -699,7 +732,7 @@ export class MigrationSource {
     const totalMs = this.#totalMs ?? this.#clock.now() - this.#startedAt;
     const wholeRunMbps = (this.#sink.transferred * 8) / Math.max(1, totalMs - this.#setupMs) / 1000;
     const downtime = this.#downtime;
-    const error = this.#error ?? (completed ? undefined : this.#pausedBy);
+    const { error } = this.#ending;
     return {
       status: this.state.value,
       'total-time': Math.round(totalMs),

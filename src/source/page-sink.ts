@@ -61,7 +61,21 @@ export interface PageSink {
 
   writeDevices(devices: DeviceTail): void;
 
-  /** Resolves when the other side has confirmed, where it can; the migration is past cancelling then. */
+  /**
+   * Whether the other side has everything and has not answered yet: it may run the guest from now on. Default: never.
+   */
+  readonly isUndecided?: boolean;
+
+  /** Whether the guest runs at the other side once it has confirmed. Default: it is saved. */
+  readonly movesGuest?: boolean;
+
+  /**
+   * Called at the moment of the other side's confirmation, even if it comes while an earlier call is waited for. What fails after it
+   * makes no difference to the guest. A sink that does not call it has confirmed when `finish` resolves.
+   */
+  onConfirmed?: () => void;
+
+  /** Resolves when the other side has confirmed, where it can. */
   finish(): Promise<void>;
 
   /** Drops everything; pending and later waits reject with `reason`. */

@@ -324,9 +324,9 @@ export class PostcopySink extends StreamSink {
       }
       this.append(ramPart(ElementType.SECTION_END, this.ramSectionId));
       this.append(ramBodyEnd(this.ramSectionId));
-      this.append(Uint8Array.of(ElementType.EOF));
       this.#isPartOpen = false;
       this.#hasEnded = true;
+      this.appendEnd(Uint8Array.of(ElementType.EOF));
     }
     try {
       await super.finish();

@@ -449,7 +449,7 @@ for (const [what, bytes, code] of [
   ['no pages', requestPages(0, 0, 'block0'), 'PAGE_REQUEST'],
   ['a page of the block before, without one', requestPages(0, PAGE), 'PAGE_REQUEST'],
   ['a message of type 8', Uint8Array.of(0, 8, 0, 0), 'RETURN_PATH_MESSAGE'],
-  ['an end before the end', shut(0), 'PEER_CLOSED'],
+  ['an end before the end', shut(0), 'CONFIRMED_TOO_EARLY'],
   ['a bitmap that nobody asked for', Uint8Array.of(0, 5, 0, 2, 1, 0x78), 'RECEIVED_BITMAP'],
 ] as const) {
   test(`a destination that sends ${what} is left paused`, async () => {

@@ -26,6 +26,9 @@ import type { MigrationStatus } from './status.js';
 
 export type { GuestPage } from './first-pages.js';
 
+/** Makes a connection to the destination; with the signal's reason it rejects if nobody wants it any more. */
+export type OpenChannel = (signal: AbortSignal) => Promise<ByteChannel>;
+
 export interface PostcopyOptions {
   /** Pages sent behind each requested one with it. */
   readonly prefetchPages: number;
@@ -51,9 +54,15 @@ export interface PostcopyOptions {
 /** What postcopy needs of the engine whose loop it uses. */
 export interface PostcopyEngine {
   readonly send: SendBitmap;
+  /** Aborted once the migration is given up. */
   readonly cancelled: AbortSignal;
+  stopGuest(): Promise<void>;
   /** The sync with the guest stopped. */
   syncLast(): void;
+  /** The point of no return: from here on the guest is the destination's (PC-11). Throws if the migration was given up. */
+  giveGuestAway(): void;
+  /** Whether the destination has confirmed that it has everything: nothing is left to go wrong. */
+  isConfirmed(): boolean;
   /** One run of the loop. */
   sendFor(): Promise<void>;
   enter(status: MigrationStatus): void;
@@ -121,7 +130,7 @@ export class Postcopy {
   #prefetchedPages = 0;
   #recoveries = 0;
   /** Set while the migration is paused: takes the way to a new connection. */
-  #reconnect: ((open: () => Promise<ByteChannel>) => void) | undefined;
+  #reconnect: ((open: OpenChannel) => void) | undefined;
 
   constructor(guest: SourceGuest, sink: PageSink, options: PostcopyOptions, clock: Clock) {
     if (!(sink instanceof PostcopySink)) {
@@ -175,14 +184,14 @@ export class Postcopy {
     this.#isOrdered = true;
   }
 
-  /** `signal`, which a page request aborts as well: a pause of the background ends for it (PC-18). */
-  untilRequest(signal: AbortSignal): AbortSignal {
-    const asked = new AbortController();
-    this.#requests.onArrival = () => asked.abort();
-    if (!this.#requests.isEmpty) {
-      asked.abort();
-    }
-    return AbortSignal.any([signal, asked.signal]);
+  /** Whether pages are asked for: nobody pauses then (PC-18). */
+  get isAsked(): boolean {
+    return !this.#requests.isEmpty;
+  }
+
+  /** Called with each request for pages. */
+  set onRequest(listener: () => void) {
+    this.#requests.onArrival = listener;
   }
 
   /** Ends laziness: everything is sent, and then the migration is over. */
@@ -208,7 +217,7 @@ export class Postcopy {
    * Goes on over a new connection; false if it is not paused (RC-8).
    * @throws RamferryError `usage`, if pages that did not arrive may have been released
    */
-  recover(open: () => Promise<ByteChannel>): boolean {
+  recover(open: OpenChannel): boolean {
     if (this.#release !== undefined) {
       throw new RamferryError('usage', 'RELEASE_RAM', RELEASED);
     }
@@ -242,6 +251,9 @@ export class Postcopy {
         while (this.#release?.sweep() === true) {}
         return;
       } catch (error) {
+        if (engine.isConfirmed()) {
+          throw error;
+        }
         engine.throwIfStopped();
         const open = await this.#pause(engine, error as Error);
         step = () => this.#handshake(engine, open);
@@ -254,7 +266,7 @@ export class Postcopy {
     const { send } = engine;
     await this.#sink.openPreempt();
     const marks = [this.#clock.now()];
-    await this.#guest.stop();
+    await engine.stopGuest();
     marks.push(this.#clock.now());
     engine.syncLast();
     marks.push(this.#clock.now());
@@ -279,6 +291,7 @@ export class Postcopy {
     const devices = this.#guest.saveDevices();
     engine.enter('postcopy-active');
     return async () => {
+      engine.giveGuestAway();
       this.#begin();
       this.#sink.writePackage(devices);
       await this.#sink.flush();
@@ -307,19 +320,25 @@ export class Postcopy {
   /** The link is gone. Resolves with the way to the next one, once there is an order to take it. */
   async #pause(engine: PostcopyEngine, error: Error): Promise<() => Promise<ByteChannel>> {
     this.#sink.abort(error);
-    const reconnect = new Promise<() => Promise<ByteChannel>>((resolve) => {
-      this.#reconnect = resolve;
-    });
     const { cancelled } = engine;
-    const givenUp = new Promise<void>((resolve) =>
-      cancelled.addEventListener('abort', () => resolve(), { once: true }),
-    );
+    let goOn = (): void => {};
+    let open: OpenChannel | undefined;
+    const ordered = new Promise<void>((resolve) => {
+      goOn = resolve;
+      this.#reconnect = (ordered) => {
+        open = ordered;
+        resolve();
+      };
+    });
+    cancelled.addEventListener('abort', goOn);
     // Who hears of it may give up at once.
     engine.paused(error);
-    await Promise.race([reconnect, givenUp]);
+    await ordered;
+    cancelled.removeEventListener('abort', goOn);
+    this.#reconnect = undefined;
     engine.throwIfStopped();
     engine.enter('postcopy-recover-setup');
-    return reconnect;
+    return () => (open as OpenChannel)(cancelled);
   }
 
   /**
@@ -328,7 +347,13 @@ export class Postcopy {
    */
   async #handshake(engine: PostcopyEngine, open?: () => Promise<ByteChannel>): Promise<void> {
     const channel = await open?.();
-    engine.enter('postcopy-recover');
+    try {
+      engine.giveGuestAway();
+      engine.enter('postcopy-recover');
+    } catch (error) {
+      channel?.destroy();
+      throw error;
+    }
     this.#begin();
     this.#requests.clear();
     this.#current = undefined;
@@ -356,14 +381,7 @@ export class Postcopy {
     for (;;) {
       await engine.sendFor();
       engine.throwIfStopped();
-      if (this.#sink.hasShut) {
-        throw new RamferryError(
-          'failed',
-          'PEER_CLOSED',
-          `The destination ${this.#sink.peer} ended the migration while ${send.remaining} pages were still to be sent.`,
-          { file: this.#sink.peer, value: send.remaining },
-        );
-      }
+      this.#sink.throwIfBroken();
       if (this.#sink.isLoaded && !this.#wasLoaded) {
         this.#wasLoaded = true;
         this.#options.onLoaded?.();
@@ -384,11 +402,16 @@ export class Postcopy {
    */
   async #finish(engine: PostcopyEngine): Promise<void> {
     const finished = this.#sink.finish();
-    finished.catch(() => {});
-    while (this.#sink.isPreempting) {
+    let isFinished = false;
+    const wake = (): void => {
+      isFinished = true;
+      this.#sink.notify();
+    };
+    finished.then(wake, wake);
+    while (this.#sink.isPreempting && !isFinished) {
       await engine.sendFor();
-      if (!this.#isAsked) {
-        await Promise.race([finished, this.#sink.activity()]);
+      if (!this.#isAsked && !isFinished) {
+        await this.#sink.activity();
       }
     }
     await finished;

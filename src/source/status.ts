@@ -7,7 +7,9 @@
  *              ├──────────┴──────────┴──▶ cancelling ──▶ cancelled
  *              └──────────┴──────────┴──▶ failed
  *
- * `device` is entered at the switchover: the guest is stopped, the rest of RAM and the device state travel. In postcopy the
+ * `device` is entered at the switchover: the guest is stopped, the rest of RAM and the device state travel. `completed` is entered
+ * at the moment of the destination's confirmation, and never left: no cancel, failure or late message resumes the guest here
+ * after it, while the rest is cleaned up. In postcopy the
  * rest of RAM follows later; neither side alone is a complete guest then, so a broken link pauses and does not fail:
  *
  *   device ──▶ postcopy-active ──▶ completed
@@ -65,9 +67,14 @@ export class MigrationState {
     return successors[this.#value].length === 0;
   }
 
+  /** Whether `next` is legal from here. */
+  canMove(next: MigrationStatus): boolean {
+    return successors[this.#value].includes(next);
+  }
+
   /** Moves to `next` if that is legal from here; says whether it did. */
   move(next: MigrationStatus): boolean {
-    if (!successors[this.#value].includes(next)) {
+    if (!this.canMove(next)) {
       return false;
     }
     this.#value = next;

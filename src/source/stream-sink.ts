@@ -32,6 +32,8 @@ export interface StreamSinkOptions {
 export class StreamSink implements PageSink {
   transferred = 0;
   queued = 0;
+  readonly movesGuest: boolean;
+  onConfirmed = (): void => {};
 
   /** Postcopy's goes on over another one when its connection breaks. */
   protected writer: RecordWriter;
@@ -42,12 +44,16 @@ export class StreamSink implements PageSink {
   readonly #trace: Trace;
   #error: Error | undefined;
   #shut: number | undefined;
+  #isConfirmed = false;
+  /** Whether the end of the stream was handed to the channel: only then can the destination have all of it. */
+  #isWhole = false;
   /** Whoever waits for a write to end, for the destination's answer, or for the end of it all. */
   #waiters: (() => void)[] = [];
 
   constructor(channel: ByteChannel, options: StreamSinkOptions) {
     this.writer = this.#writerTo(channel);
     this.#options = options;
+    this.movesGuest = options.returnPath;
     this.#trace = options.trace ?? {};
     if (options.returnPath) {
       this.#readReturnPath();
@@ -66,6 +72,7 @@ export class StreamSink implements PageSink {
     this.writer.mayGather = mayGather;
     this.#error = undefined;
     this.#shut = undefined;
+    this.#isWhole = false;
     this.#readReturnPath();
   }
 
@@ -93,9 +100,9 @@ export class StreamSink implements PageSink {
     return this.#error === undefined && this.writer.writes < this.maxWrites;
   }
 
-  /** Whether the destination has said its last word. */
-  get hasShut(): boolean {
-    return this.#shut !== undefined;
+  /** Whether the destination has everything and may run the guest, but has not said so. */
+  get isUndecided(): boolean {
+    return this.movesGuest && this.#isWhole && this.#shut === undefined && this.#error === undefined;
   }
 
   async whenReady(): Promise<void> {
@@ -160,14 +167,12 @@ export class StreamSink implements PageSink {
 
   writeDevices(devices: DeviceTail): void {
     this.append(devices.sections);
-    this.append(streamEnd(devices.description));
+    this.appendEnd(streamEnd(devices.description));
   }
 
   async finish(): Promise<void> {
-    await this.flush();
-    if (this.#options.returnPath) {
-      await this.until(() => this.#shut === 0);
-    }
+    // What it confirms it has, whether the system has told us of it or not.
+    await this.until(() => this.#isConfirmed || (this.writer.writes === 0 && !this.#options.returnPath));
     await this.channel.end();
     // Nobody reads any more; without this a socket would stay until its peer closes, unnoticed.
     this.channel.destroy();
@@ -176,6 +181,13 @@ export class StreamSink implements PageSink {
   abort(reason: Error): void {
     this.fail(reason);
     this.channel.destroy();
+  }
+
+  /** The last bytes of the stream. */
+  protected appendEnd(bytes: Uint8Array): void {
+    this.append(bytes);
+    this.writer.writeSlot();
+    this.#isWhole = true;
   }
 
   /** Bytes that are not page records. */
@@ -205,11 +217,7 @@ export class StreamSink implements PageSink {
       },
       shut: (value) => {
         this.#trace.source_return_path_thread_shut?.(value);
-        this.#shut = value;
-        if (value !== 0) {
-          this.fail(this.#destinationFailed(value));
-        }
-        this.wake();
+        this.#hasShut(value);
       },
       requestPages: messages.requestPages ?? unexpected('requested pages'),
       switchoverAck: unexpected('acknowledged a switchover it was not asked about'),
@@ -245,6 +253,33 @@ export class StreamSink implements PageSink {
     });
   }
 
+  /** The destination's last word. It is a confirmation only of a stream that is whole, and that was not given up. */
+  #hasShut(value: number): void {
+    this.#shut = value;
+    if (value !== 0) {
+      this.fail(this.#destinationFailed(value));
+    } else if (!this.#isWhole) {
+      this.fail(this.#confirmedTooEarly());
+    } else if (this.#error === undefined) {
+      this.#isConfirmed = true;
+      this.onConfirmed();
+    }
+    this.wake();
+  }
+
+  #confirmedTooEarly(): RamferryError {
+    const { peer } = this.channel;
+    return new RamferryError(
+      'failed',
+      'CONFIRMED_TOO_EARLY',
+      `The destination ${peer} confirmed the migration after ${this.queued} bytes, before it had all of it.`,
+      {
+        file: peer,
+        value: this.queued,
+      },
+    );
+  }
+
   #destinationFailed(value: number): RamferryError {
     const { peer } = this.channel;
     return new RamferryError(
@@ -260,6 +295,17 @@ export class StreamSink implements PageSink {
 
   #peerClosed(): RamferryError {
     const { peer } = this.channel;
+    if (this.isUndecided) {
+      return new RamferryError(
+        'failed',
+        'PEER_CLOSED',
+        `The destination ${peer} had everything and closed the return path without confirming it.`,
+        {
+          file: peer,
+          hint: 'Make sure that the guest does not run there: look at the destination, which says why it gave up.',
+        },
+      );
+    }
     return new RamferryError(
       'failed',
       'PEER_CLOSED',
@@ -279,7 +325,7 @@ export class StreamSink implements PageSink {
     }
   }
 
-  protected throwIfBroken(): void {
+  throwIfBroken(): void {
     if (this.#error !== undefined) {
       throw this.#error;
     }

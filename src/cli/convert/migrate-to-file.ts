@@ -27,7 +27,9 @@ const migrate = async (
     parameters: { ...defaultParameters, maxBandwidth: 0 },
     onProgress: (report) => progress.update({ ...progressOf(report), phase: 'converting', iteration: undefined }),
   });
-  const cancel = (): void => source.cancel();
+  const cancel = (): void => {
+    source.cancel();
+  };
   signal.addEventListener('abort', cancel);
   const { status } = await source.run();
   signal.removeEventListener('abort', cancel);

@@ -20,6 +20,8 @@ export interface Judgement {
  */
 export async function runOn(guest: WorkloadGuest, steps: number): Promise<void> {
   guest.limitSteps(0);
+  // The original, which has moved away, runs on as the twin of the other.
+  guest.takeBack();
   await guest.resume();
   await guest.balloonIdle();
   await guest.stop();

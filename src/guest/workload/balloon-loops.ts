@@ -1,16 +1,17 @@
 // The main loops of the two threads that a guest with a balloon has besides its writers. Both store to guest RAM, so both
 // are writers of the dirty log, and parked when the guest is stopped.
 
-import { BalloonDevice, GuestMemory, runDevice } from '../../device/index.js';
+import { BalloonDevice, GuestMemory, GuestRunState, runDevice } from '../../device/index.js';
 import { attachStoreBarrier, type StoreBarrierWriter } from '../../dirty-log/index.js';
 import { RamBlockList } from '../../memory/index.js';
 import { BalloonDriver, type BalloonZone, DriverRegister, driverRegisters } from './balloon-driver.js';
-import { BalloonThread, Control, lockWord, RunState, type SharedBalloon, type WorkloadShared } from './control.js';
+import { BalloonThread, lockWord, type SharedBalloon, type WorkloadShared } from './control.js';
 import { addressOf, KERNEL_BLOCK, memoryRegions, writableBlocks } from './machine.js';
 import { Mutex } from './mutex.js';
 import { PageAllocator } from './page-allocator.js';
 import { Region } from './region.js';
 import { hasOption } from './registers.js';
+import { isHeld, RunState, RunWord } from './run-word.js';
 
 /** Should a wake-up be missing, it is made up for soon. */
 const SLEEP_MS = 100;
@@ -21,29 +22,43 @@ const attach = (shared: WorkloadShared, thread: number) => {
   const barrier = attachStoreBarrier(shared.barrier, shared.writerCount + thread, blocks.bitmaps);
   const tracker = shared.barrierChoice === 'none' ? undefined : barrier;
   const memory = new GuestMemory(memoryRegions(blocks), tracker ?? { markRange: () => {} });
-  return { blocks, barrier, tracker, memory, control: new Int32Array(shared.control) };
+  return { blocks, barrier, tracker, memory, runWord: new RunWord(new Int32Array(shared.control)) };
+};
+
+/** Returns when the guest runs, quits, or is held by somebody else than before. */
+const sleepWhileHeld = (runWord: RunWord): void => {
+  const { value } = runWord;
+  if (isHeld(value)) {
+    runWord.sleep(value);
+  }
 };
 
 /** Runs the device until the guest quits. */
 export function runBalloonDevice(shared: WorkloadShared, balloon: SharedBalloon): void {
-  const { barrier, memory, control } = attach(shared, BalloonThread.device);
+  const { barrier, memory, runWord } = attach(shared, BalloonThread.device);
   runDevice(new BalloonDevice(balloon.device, memory), {
     barrier,
-    runState: () => Atomics.load(control, Control.run) as (typeof RunState)[keyof typeof RunState],
-    sleepStopped: () => Atomics.wait(control, Control.run, RunState.stopped),
+    runState: () => {
+      const { value } = runWord;
+      return isHeld(value)
+        ? GuestRunState.stopped
+        : value === RunState.quit
+          ? GuestRunState.quit
+          : GuestRunState.running;
+    },
+    sleepStopped: () => sleepWhileHeld(runWord),
   });
 }
 
 /** Runs the driver until the guest quits. Memory that is plugged later is not reported. */
 export function runBalloonDriver(shared: WorkloadShared, balloon: SharedBalloon): void {
-  const { blocks, barrier, tracker, memory, control } = attach(shared, BalloonThread.driver);
+  const { blocks, barrier, tracker, memory, runWord } = attach(shared, BalloonThread.driver);
   const registers = driverRegisters(balloon.driver);
-  const running = (): boolean => Atomics.load(control, Control.run) === RunState.running;
   // Only a guest that runs knows its options, and whether its driver was attached elsewhere.
   let driver: BalloonDriver | undefined;
   for (;;) {
     barrier.unpark();
-    const run = Atomics.load(control, Control.run);
+    const run = runWord.value;
     if (run === RunState.running) {
       driver ??= new BalloonDriver({
         device: balloon.device.virtio,
@@ -53,7 +68,7 @@ export function runBalloonDriver(shared: WorkloadShared, balloon: SharedBalloon)
         zones: zonesOf(shared, blocks, registers, tracker),
         pagePoison: hasOption(registers[DriverRegister.options]!, 'pagePoison'),
       });
-      while (running() && driver.service()) {
+      while (runWord.isRunning && driver.service()) {
         barrier.safepoint();
       }
     }
@@ -61,10 +76,10 @@ export function runBalloonDriver(shared: WorkloadShared, balloon: SharedBalloon)
     if (run === RunState.quit) {
       return;
     }
-    if (running()) {
+    if (runWord.isRunning) {
       driver?.virtio.sleep(SLEEP_MS);
     } else {
-      Atomics.wait(control, Control.run, RunState.stopped);
+      sleepWhileHeld(runWord);
     }
   }
 }

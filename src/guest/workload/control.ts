@@ -5,13 +5,12 @@ import type { BalloonShared } from '../../device/index.js';
 import type { StoreBarrierShared } from '../../dirty-log/index.js';
 import type { SharedRamBlockList } from '../../memory/index.js';
 import { REGISTER_COUNT } from './registers.js';
+import { RunHold, RunWord } from './run-word.js';
 import type { VirtioMemShared } from './virtio-mem-machine.js';
-
-/** What the guest as a whole is to do; all writers watch this word, and sleep on it. */
-export const RunState = { stopped: 0, running: 1, quit: 2 } as const;
 
 /** Words of the control block. */
 export const Control = {
+  /** Who holds the guest (run-word.ts); all its threads watch this word, and sleep on it. */
   run: 0,
   /** Part of the time that writers sleep, in percent, 0 to 99. */
   throttle: 1,
@@ -55,8 +54,12 @@ export interface SharedBalloon {
 export const BalloonThread = { driver: 0, device: 1 } as const;
 export const BALLOON_THREADS = 2;
 
-export const allocateControl = (writerCount: number): SharedArrayBuffer =>
-  new SharedArrayBuffer(lockWord(writerCount, writerCount) * 4);
+/** The control block of a guest that its owner has not started yet. */
+export const allocateControl = (writerCount: number): SharedArrayBuffer => {
+  const buffer = new SharedArrayBuffer(lockWord(writerCount, writerCount) * 4);
+  new RunWord(new Int32Array(buffer)).change(RunHold.owner, 0);
+  return buffer;
+};
 
 /** Writers' registers lie cache lines apart: 26 registers are three and a quarter lines, the distance is four. */
 const REGISTERS_DISTANCE = 32;

@@ -7,7 +7,8 @@ import { attachStoreBarrier } from '../../dirty-log/index.js';
 import { confineHugePages } from '../../memory/huge-pages-node.js';
 import { RamBlockList } from '../../memory/index.js';
 import { releaseMemory } from '../../memory/release-memory-node.js';
-import { Control, RunState, type WorkloadShared } from './control.js';
+import { Control, type WorkloadShared } from './control.js';
+import { isHeld, RunState, RunWord } from './run-word.js';
 import { VirtioMemDriver } from './virtio-mem-driver.js';
 import { VirtioMemMachine } from './virtio-mem-machine.js';
 import { VirtioMemRegister } from './virtio-mem-registers.js';
@@ -32,6 +33,7 @@ export interface VirtioMemThreadData {
 
 const { shared, writer } = workerData as VirtioMemThreadData;
 const control = new Int32Array(shared.control);
+const runWord = new RunWord(control);
 const blocks = RamBlockList.attach(shared.blocks);
 const barrier = attachStoreBarrier(shared.barrier, writer, blocks.bitmaps);
 const marks = shared.barrierChoice === 'none' ? undefined : barrier;
@@ -71,7 +73,7 @@ const runSlice = (): number => {
     paceStart = Math.max(paceStart, now);
     for (let step = 0; step < BURST_STEPS; step += 1) {
       barrier.safepoint();
-      if (Atomics.load(control, Control.run) !== RunState.running) {
+      if (!runWord.isRunning) {
         return 0;
       }
       if (machine.wantedBytes !== device.requestedSize) {
@@ -95,16 +97,16 @@ const runSlice = (): number => {
 parentPort?.postMessage('parked' satisfies WriterThreadMessage);
 for (;;) {
   barrier.unpark();
-  const run = Atomics.load(control, Control.run);
+  const run = runWord.value;
   const sleepMs = run === RunState.running ? runSlice() : Number.POSITIVE_INFINITY;
   barrier.park();
   if (run === RunState.quit) {
     break;
   }
   if (sleepMs > 0) {
-    Atomics.wait(control, Control.run, run, sleepMs);
+    runWord.sleep(run, sleepMs);
   }
-  if (run === RunState.stopped) {
+  if (isHeld(run)) {
     paceStart = performance.now();
   }
 }

@@ -38,13 +38,13 @@ import {
   BalloonThread,
   type BarrierChoice,
   Control,
-  RunState,
   registersOf,
   type WorkloadShared,
 } from './control.js';
 import { digestPagesInUse } from './digest-in-use-node.js';
 import { addBlocks, KERNEL_BLOCK, plugBlock, writableBlocks } from './machine.js';
 import { decodeRegisters, REGISTERS_VERSION, Register, WorkloadKind, WorkloadOption } from './registers.js';
+import { RunState, RunWord } from './run-word.js';
 import { type Verification, verifyMemory } from './verify.js';
 import {
   addVirtioMemBlocks,
@@ -147,6 +147,7 @@ export class WorkloadGuest {
   /** The guest as an engine in this thread would use it. */
   readonly source: WorkloadSource;
   readonly #control: Int32Array;
+  readonly #runWord: RunWord;
   readonly #registers: readonly Float64Array[];
   readonly #shared: Omit<WorkloadShared, 'blocks'>;
   readonly #virtioMem: VirtioMemMachine | undefined;
@@ -175,6 +176,7 @@ export class WorkloadGuest {
       virtioMem,
     };
     this.#control = new Int32Array(this.#shared.control);
+    this.#runWord = new RunWord(this.#control);
     this.#registers = Array.from({ length: writerCount }, (_, i) => registersOf(this.#shared.registers, i));
     this.#virtioMem =
       virtioMem &&
@@ -387,13 +389,25 @@ export class WorkloadGuest {
     }
   }
 
-  /** Resolves when all writers are parked. */
+  /** Pauses the guest; a migration that fails leaves it paused. Resolves when all writers are parked. */
   stop(): Promise<void> {
-    return this.source.stop();
+    return this.source.pause();
   }
 
+  /**
+   * Lets the guest run on. While a migration has it stopped, it does so if that fails.
+   * @throws RamferryError `GUEST_MOVED` if it runs at the destination of a migration
+   */
   resume(): Promise<void> {
-    return this.source.resume();
+    return this.source.unpause();
+  }
+
+  /**
+   * Makes a guest that was migrated away resumable here again, where it was stopped. Whoever calls this knows that the other
+   * one does not run, or wants both.
+   */
+  takeBack(): void {
+    this.source.takeBack();
   }
 
   /** Resolves when the balloon driver, if there is one, waits to be asked for something. The guest must run. */
@@ -501,8 +515,7 @@ export class WorkloadGuest {
   }
 
   #quit(): void {
-    Atomics.store(this.#control, Control.run, RunState.quit);
-    Atomics.notify(this.#control, Control.run);
+    this.#runWord.quit();
   }
 
   /** Ends the threads. The memory stays. */
@@ -538,7 +551,7 @@ export class WorkloadGuest {
         this.#deathCause ??= error;
       });
       worker.on('exit', () => {
-        if (Atomics.load(this.#control, Control.run) !== RunState.quit) {
+        if (this.#runWord.value !== RunState.quit) {
           // Whoever waits for this thread finds it parked, and then that it is dead (TS-34).
           Atomics.store(this.#control, Control.died, index + 1);
           releaseWriter(this.#shared.barrier.handshake, index);

@@ -15,9 +15,10 @@ import { RamBlockList, RamferryError } from '../../memory/index.js';
 import type { HintSource, SourceGuest } from '../../source/guest.js';
 import { driverRegisters } from './balloon-driver.js';
 import { DRIVER_SECTION, DRIVER_VERSION, encodeDriver } from './balloon-section.js';
-import { Control, RunState, registersOf, type SharedBalloon, type WorkloadShared } from './control.js';
+import { Control, registersOf, type SharedBalloon, type WorkloadShared } from './control.js';
 import { memoryRegions, WORKLOAD_MACHINE } from './machine.js';
 import { encodeRegisters, REGISTERS_VERSION } from './registers.js';
+import { RunHold, RunWord } from './run-word.js';
 import { VirtioMemMachine } from './virtio-mem-machine.js';
 
 /** Section name of a writer's device state; the instance is the writer's number. */
@@ -48,6 +49,7 @@ export class WorkloadSource implements SourceGuest {
   readonly hints?: HintSource;
   readonly #balloon: SharedBalloon | undefined;
   readonly #control: Int32Array;
+  readonly #runWord: RunWord;
   /** Used for parking even where nothing is marked. */
   readonly #log: StoreBarrierLog;
   readonly #registers: readonly Float64Array[];
@@ -65,6 +67,7 @@ export class WorkloadSource implements SourceGuest {
       this.hints = new BalloonHints(shared.balloon.device);
     }
     this.#control = new Int32Array(shared.control);
+    this.#runWord = new RunWord(this.#control);
     this.#registers = Array.from({ length: shared.writerCount }, (_, i) => registersOf(shared.registers, i));
     this.#virtioMem = shared.virtioMem && new VirtioMemMachine(shared.virtioMem, blocks);
   }
@@ -74,21 +77,53 @@ export class WorkloadSource implements SourceGuest {
   }
 
   isRunning(): boolean {
-    return Atomics.load(this.#control, Control.run) === RunState.running;
+    return this.#runWord.isRunning;
   }
 
   /** Blocks the calling thread until all writers are parked. Throws GUEST_THREAD_DIED, GUEST_NOT_RESPONDING. */
   async stop(): Promise<void> {
-    // Not if it quits: that is for good.
-    Atomics.compareExchange(this.#control, Control.run, RunState.running, RunState.stopped);
-    this.#log.awaitParked();
-    this.checkAlive();
+    this.#hold(RunHold.migration);
   }
 
   async resume(): Promise<void> {
     this.checkAlive();
-    Atomics.compareExchange(this.#control, Control.run, RunState.stopped, RunState.running);
-    Atomics.notify(this.#control, Control.run);
+    this.#runWord.change(0, RunHold.migration);
+  }
+
+  leave(hasMoved: boolean): void {
+    this.#runWord.change(hasMoved ? RunHold.moved : RunHold.owner, RunHold.migration);
+  }
+
+  /** For the guest's owner: keeps it from running until `unpause`, whatever a migration does. Throws as `stop`. */
+  async pause(): Promise<void> {
+    this.#hold(RunHold.owner);
+  }
+
+  /**
+   * Takes back `pause`. While a migration has stopped the guest, this makes it run on if that fails.
+   * @throws RamferryError `GUEST_MOVED` if it runs at the destination of a migration
+   */
+  async unpause(): Promise<void> {
+    this.checkAlive();
+    if ((this.#runWord.value & RunHold.moved) !== 0) {
+      throw new RamferryError('usage', 'GUEST_MOVED', 'The guest has moved: it runs at the destination.', {
+        hint: 'Only if it is known not to run there any more, call takeBack first.',
+      });
+    }
+    this.#runWord.change(0, RunHold.owner);
+  }
+
+  /** Makes a guest that has moved one that its owner has paused. */
+  takeBack(): void {
+    if ((this.#runWord.value & RunHold.moved) !== 0) {
+      this.#runWord.change(RunHold.owner, RunHold.moved);
+    }
+  }
+
+  #hold(by: number): void {
+    this.#runWord.change(by, 0);
+    this.#log.awaitParked();
+    this.checkAlive();
   }
 
   throttle(percentage: number): void {

@@ -9,11 +9,12 @@
 import { GUEST_PAGE_SIZE } from '../../../kernels/kernels.js';
 import { attachStoreBarrier } from '../../dirty-log/index.js';
 import { RamBlockList, type SharedRamBlockList } from '../../memory/index.js';
-import { Control, lockWord, RunState, registersOf, type WorkloadShared } from './control.js';
+import { Control, lockWord, registersOf, type WorkloadShared } from './control.js';
 import { writableBlocks } from './machine.js';
 import { Mutex } from './mutex.js';
 import { runStep } from './programs.js';
 import { Register } from './registers.js';
+import { isHeld, RunState, RunWord } from './run-word.js';
 import { WorkloadWriter } from './writer.js';
 
 /** Steps between two looks at the clock. */
@@ -31,6 +32,7 @@ const CATCH_UP_PAGES = 4096;
 /** Runs writer number `writer` until the guest quits. `receive` returns the next block list that was posted, if any. */
 export function runWriter(shared: WorkloadShared, writer: number, receive: () => SharedRamBlockList | undefined): void {
   const control = new Int32Array(shared.control);
+  const runWord = new RunWord(control);
   const blocks = RamBlockList.attach(shared.blocks);
   const barrier = attachStoreBarrier(shared.barrier, writer, blocks.bitmaps);
   const registers = registersOf(shared.registers, writer);
@@ -95,7 +97,7 @@ export function runWriter(shared: WorkloadShared, writer: number, receive: () =>
       const steps = allowance(now);
       for (let i = 0; i < steps; i += 1) {
         barrier.safepoint();
-        if (Atomics.load(control, Control.run) !== RunState.running) {
+        if (!runWord.isRunning) {
           return 0;
         }
         if (registers[Register.stepsLeft] === 0) {
@@ -124,16 +126,16 @@ export function runWriter(shared: WorkloadShared, writer: number, receive: () =>
   for (;;) {
     barrier.unpark();
     // Only now: whoever stopped the guest before has seen this writer parked, or sees it run.
-    const run = Atomics.load(control, Control.run);
+    const run = runWord.value;
     const sleepMs = run === RunState.running ? runSlice() : Number.POSITIVE_INFINITY;
     barrier.park();
     if (run === RunState.quit) {
       return;
     }
     if (sleepMs > 0) {
-      Atomics.wait(control, Control.run, run, sleepMs);
+      runWord.sleep(run, sleepMs);
     }
-    if (run === RunState.stopped) {
+    if (isHeld(run)) {
       // Time spent stopped is not owed, nor are pages of which the state that was loaded meanwhile tells.
       paceStart = performance.now();
       pagesBefore = registers[Register.written]!;
