@@ -5,7 +5,14 @@ import { type Command, Option } from 'commander';
 import { channelError } from '../channel/channel-error.js';
 import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
-import { type Clone, Clones, type GuestSource, identityWarnings, privateBytes } from '../monitor/clones.js';
+import {
+  type Clone,
+  Clones,
+  checkTemplate,
+  type GuestSource,
+  identityWarnings,
+  privateBytes,
+} from '../monitor/clones.js';
 import { MapRestore, type RamSource } from '../monitor/map-restore.js';
 import { ServeRestore } from '../monitor/serve-restore.js';
 import { parseInteger } from './arguments.js';
@@ -21,7 +28,8 @@ import type { Verb, VerbResult } from './verb.js';
 interface CloneOptions {
   readonly count: number;
   readonly by?: 'map' | 'serve';
-  readonly punch: boolean;
+  readonly punch?: boolean;
+  readonly run?: boolean;
   readonly stop?: boolean;
 }
 
@@ -32,8 +40,9 @@ The command line is the guest's own, as it was saved: the same machine and devic
 Each clone has a QMP socket of its own, and a serial port on a socket where the guest has one and -serial does not say
 where it goes. The sockets are named once all clones run, and are gone when they end.
 
-A file that was saved live may hold stale bytes for pages that are zero. They are made holes, which changes nothing that
-the file says. With --no-punch, or where this is not possible, the guests get a copy that lives as long as they do.
+A guest that was saved while it was paused stays paused: cont in its monitor, or --run, starts it.
+A file that was saved live may hold stale bytes for pages that are zero; each guest makes its own copies of them zero. Where
+they are more than 16384 pages the guests get a copy that lives as long as they do, or --punch makes them holes in FILE.
 While guests run from FILE it must not change: who opens it for writing is made to wait, and the clones are ended.`;
 
 export const clone: Verb<CloneOptions> = {
@@ -46,7 +55,8 @@ export const clone: Verb<CloneOptions> = {
           'serve',
         ]),
       )
-      .option('--no-punch', 'never touch FILE: where it has stale bytes, make a copy')
+      .option('--run', 'start the guests, also if they were saved while paused')
+      .option('--punch', 'make stale bytes in FILE holes; what FILE says stays the same, its bytes do not')
       .option('--stop', 'end all clones of FILE, wherever they were started')
       .addHelpText('after', HELP);
   },
@@ -77,6 +87,7 @@ export const clone: Verb<CloneOptions> = {
         hint: 'write it behind --, as in: ramferry clone FILE -n 4 -- qemu-system-x86_64 -m 1G …',
       });
     }
+    checkTemplate(template, options.count);
     const start = performance.now();
     const source = await openSource(operand, template, options, { signal, progress });
     try {
@@ -109,7 +120,7 @@ interface OpenedSource {
 const openSource = async (
   operand: string,
   template: readonly string[],
-  { by, punch }: CloneOptions,
+  { by, punch, run = false }: CloneOptions,
   surroundings: Surroundings,
 ): Promise<OpenedSource> => {
   const { signal, progress } = surroundings;
@@ -117,7 +128,8 @@ const openSource = async (
     try {
       const guests = await MapRestore.prepare(operand, template, {
         signal,
-        stale: punch ? 'punch' : 'copy',
+        stale: punch === true ? 'punch' : 'zero',
+        run,
         inSlices: (...slice) => inSlices(surroundings, ...slice),
       });
       noteSource(progress, memoryFile(operand).path, guests);
@@ -138,7 +150,7 @@ const openSource = async (
   }
   const list = demandPath(operand);
   const known = readDemandFile(list, surroundings);
-  const guests = await ServeRestore.prepare(operand, known);
+  const guests = await ServeRestore.prepare(operand, { firstPages: known, run });
   const finish = async (): Promise<object> => {
     await writeDemandFile(list, known, guests.demands, surroundings);
     return { demands: guests.demandCount };
@@ -156,8 +168,8 @@ const folderPrefix = (file: string): string => {
   }
 };
 
-const sources: Readonly<Record<RamSource, string | undefined>> = {
-  file: undefined,
+const sources: Readonly<Record<RamSource, string>> = {
+  file: 'stay there: each guest makes its own copies of them zero',
   punched: 'were made holes; what the file says is the same',
   copy: 'stay there: the guests have a copy',
 };
@@ -192,9 +204,8 @@ const supervise = async (options: Supervision): Promise<VerbResult> => {
   signal.addEventListener('abort', stopped);
   const folder = new RunFolder(prefix, stopped);
   try {
-    const clones = await Clones.start({ source, count, template, folder: folder.path });
+    const clones = await Clones.start({ source, count, template, folder: folder.path, signal });
     try {
-      signal.throwIfAborted();
       const failures: RamferryError[] = [];
       const fail = (reason: RamferryError): void => {
         failures.push(reason);
@@ -204,6 +215,7 @@ const supervise = async (options: Supervision): Promise<VerbResult> => {
       clones.onLoadError(fail);
       const table = cloneTable(clones.all);
       const document = {
+        running: clones.run,
         clones: clones.all.map(describe),
         'run-time': clones.runMs,
         'total-time': performance.now() - start,
@@ -218,7 +230,7 @@ const supervise = async (options: Supervision): Promise<VerbResult> => {
       for (const line of table.trimEnd().split('\n')) {
         progress.note(line);
       }
-      progress.note(`${plural(count, 'clone')} run; Ctrl-C or "ramferry clone ${file} --stop" ends them`);
+      progress.note(`${stateOf(clones, source)}; Ctrl-C or "ramferry clone ${file} --stop" ends them`);
       await Promise.race([
         stop,
         clones.ended((ended, error) => {
@@ -236,6 +248,17 @@ const supervise = async (options: Supervision): Promise<VerbResult> => {
     folder.remove();
     signal.removeEventListener('abort', stopped);
   }
+};
+
+/** `3 clones run`, or why they do not. */
+const stateOf = ({ all, run }: Clones, { decision }: GuestSource): string => {
+  const clones = plural(all.length, 'clone');
+  if (run) {
+    return `${clones} run`;
+  }
+  return decision.runs
+    ? `${clones} loaded and paused, as -S says`
+    : `${clones} loaded and paused, as the guest was when it was saved (${decision.savedAs}; --run starts it)`;
 };
 
 const describe = (entry: Clone): object => {

@@ -6,18 +6,22 @@ import type { RamDigest } from '../format/ram-digest.js';
 import type { Snapshot } from '../format/snapshot.js';
 import { Capability } from '../format/stream/constants.js';
 import { type DeviceTail, pickRamSectionId } from '../format/stream/device-tail.js';
+import { withRunState } from '../format/stream/global-state.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
 import { RamBlockList } from '../memory/ram-block-list.js';
 import { Segment, STAGING_SLOT_PAGES } from '../memory/segment.js';
 import type { PageIndex } from '../memory/units.js';
 import type { SourceGuest } from '../source/guest.js';
+import type { RunDecision } from './run-decision.js';
 
 export interface SnapshotGuestOptions {
   /** Of the snapshot's blocks; sees all content on its way. */
   readonly digest?: RamDigest | undefined;
-  /** Names of blocks whose content the destination has by other means. */
-  readonly ignored?: ReadonlySet<string>;
+  /** Blocks whose content the destination has by other means, except for pages that it has to be told are zero, by name. */
+  readonly held?: ReadonlyMap<string, readonly PageRange[]> | undefined;
+  /** What the device state is to say instead of the state that the guest was saved in. */
+  readonly runState?: RunDecision['rewritten'];
   /**
    * Windows that take turns, so that a sink can still write one while the next is read: a power of two. Default 1, which stays
    * in the processor's cache.
@@ -27,6 +31,12 @@ export interface SnapshotGuestOptions {
 
 /** A little less than the ram address space has: besides each page's bits in it, those that say which pages have content. */
 const SENDABLE_BYTES = 6 * 2 ** 40;
+
+/** Neighbouring pages of a block. */
+export interface PageRange {
+  readonly firstPage: number;
+  readonly pageCount: number;
+}
 
 const WINDOW_BYTES = STAGING_SLOT_PAGES * GUEST_PAGE_SIZE;
 
@@ -51,13 +61,15 @@ export class SnapshotGuest implements SourceGuest {
   #loaded: { readonly block: RamBlock; readonly extent: Extent } | undefined;
 
   readonly #digest: RamDigest | undefined;
+  readonly #held: SnapshotGuestOptions['held'];
 
   /**
    * @param file its name, for errors
    * @throws RamferryError `invalid`, if the file has what cannot be sent on as a plain stream
    */
   constructor(snapshot: Snapshot, file?: string, options: SnapshotGuestOptions = {}) {
-    const { digest, ignored, windows = 1 } = options;
+    const { digest, held, runState, windows = 1 } = options;
+    this.#held = held;
     this.#digest = digest;
     this.#windows = Segment.create({ ramBytes: windows * WINDOW_BYTES });
     this.extentsKept = windows - 1;
@@ -91,15 +103,22 @@ export class SnapshotGuest implements SourceGuest {
     this.uuid = configuration.uuid;
     this.targetPageBits = configuration.targetPageBits;
     this.#snapshot = snapshot;
-    this.#devices = summary.tail;
+    this.#devices = runState === undefined ? summary.tail : withRunState(summary, runState);
     this.earlySections = summary.tail.early;
     this.ramSectionId = pickRamSectionId(summary.tail);
     this.blocks = RamBlockList.create();
     for (const { index, name, usedLength } of setup.blocks) {
       const discardGranularity = GUEST_PAGE_SIZE;
-      const block = this.blocks.add({ name, usedLength, ignored: ignored?.has(name) ?? false, discardGranularity });
+      const zeros = held?.get(name);
+      const block = this.blocks.add({ name, usedLength, ignored: zeros?.length === 0, discardGranularity });
       this.#indexes.set(block, index);
-      this.#discard(block);
+      if (zeros === undefined) {
+        this.#discard(block);
+      } else {
+        for (const { firstPage, pageCount } of zeros) {
+          block.discardManager!.populate(firstPage * GUEST_PAGE_SIZE, pageCount * GUEST_PAGE_SIZE);
+        }
+      }
     }
   }
 
@@ -131,7 +150,9 @@ export class SnapshotGuest implements SourceGuest {
       const { bitmaps } = this.blocks;
       address = bitmaps.allocate(block.usedPages);
       const target = new Uint8Array(bitmaps.memory.buffer, address, Math.ceil(block.usedPages / 8));
-      this.#snapshot.presentBitmap(this.#indexes.get(block) as number, target);
+      if (this.#held?.has(block.name) !== true) {
+        this.#snapshot.presentBitmap(this.#indexes.get(block) as number, target);
+      }
       this.#content.set(block, address);
     }
     return address;

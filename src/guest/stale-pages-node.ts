@@ -93,6 +93,13 @@ export const findStalePages = async (
 export const punchStalePages = (file: string, identity: string, ranges: readonly FileRange[]): boolean => {
   let descriptor: number;
   try {
+    // To open it for writing ends the guests that others run from it, even if nothing is written.
+    const reading = fs.openSync(file, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+    const isOurs = isSoleUser(reading);
+    fs.closeSync(reading);
+    if (!isOurs) {
+      return false;
+    }
     // Not to wait where somebody guards it.
     descriptor = fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_NONBLOCK);
   } catch {

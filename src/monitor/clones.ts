@@ -2,8 +2,10 @@
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { RunDecision } from '../guest/run-decision.js';
 import { RamferryError } from '../memory/errors.js';
 import { fillTemplate, hasOption, optionArguments, optionValue } from '../qemu/command-line.js';
+import { refuseSharedResources } from '../qemu/exclusive-resources.js';
 import type { RestoredGuest, RunIncomingOptions } from '../qemu/incoming.js';
 
 export interface StartOptions extends RunIncomingOptions {
@@ -20,6 +22,8 @@ export interface StartedGuest extends RestoredGuest {
 export interface GuestSource {
   /** Section names of the guest's devices. */
   readonly devices: readonly string[];
+  /** Whether the guests are to run. */
+  readonly decision: RunDecision;
   /** Starts a QEMU and its guest; leaves nothing behind where it rejects. */
   start(command: readonly string[], options: StartOptions): Promise<StartedGuest>;
   /** Calls `listener` if the file that the guests' memory comes from changes, or is about to. */
@@ -37,6 +41,8 @@ export interface ClonesOptions {
   readonly template: readonly string[];
   /** Folder for the sockets of the clones' monitors and serial ports; short, as a socket's path has 107 bytes at most. */
   readonly folder: string;
+  /** Ends a start that is under way, and all that it started. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface Clone extends StartedGuest {
@@ -71,27 +77,38 @@ export const identityWarnings = ({ devices }: Pick<GuestSource, 'devices'>, temp
   return fixed ? ['All clones get the same vmgenid from the command line: write guid=auto.'] : [];
 };
 
+/** @throws RamferryError `usage`, if so many QEMUs of this command line cannot run side by side, or under our eyes */
+export const checkTemplate = (template: readonly string[], count: number): void => {
+  if (hasOption(template, 'daemonize')) {
+    throw new RamferryError('usage', 'QEMU_COMMAND', 'With -daemonize nobody could watch over the clones.', {
+      value: '-daemonize',
+    });
+  }
+  if (count > 1) {
+    refuseSharedResources(template);
+  }
+};
+
 export class Clones {
   readonly all: readonly Clone[];
+  /** Whether their guests run; else they are paused, as they were when they were saved, or as -S says. */
+  readonly run: boolean;
   /** Milliseconds from when the last QEMU took commands until the last guest ran. */
   readonly runMs: number;
   #ending = false;
 
-  private constructor(all: readonly Clone[]) {
+  private constructor(all: readonly Clone[], run: boolean) {
     this.all = all;
+    this.run = run;
     const last = (moments: readonly number[]): number => moments.reduce((one, other) => Math.max(one, other));
     this.runMs = last(all.map(({ runsAt }) => runsAt)) - last(all.map(({ acceptedAt }) => acceptedAt));
   }
 
   /** Resolves when all run. Where one cannot, none is left, and the error says which. */
   static async start(options: ClonesOptions): Promise<Clones> {
-    const { source, count, template, folder } = options;
-    if (hasOption(template, 'daemonize')) {
-      throw new RamferryError('usage', 'QEMU_COMMAND', 'With -daemonize nobody could watch over the clones.', {
-        value: '-daemonize',
-      });
-    }
-    const leavePaused = hasOption(template, 'S');
+    const { source, count, template, folder, signal } = options;
+    checkTemplate(template, count);
+    const leavePaused = hasOption(template, 'S') || !source.decision.runs;
     const serialPorts = hasSerialOption(template) ? 0 : source.devices.filter((name) => name === 'serial').length;
     const start = async (index: number): Promise<Clone> => {
       const socket = (name: string): string =>
@@ -102,19 +119,35 @@ export class Clones {
         ...['-qmp', socket('qmp')],
         ...ports.slice(0, serialPorts).flatMap((name) => ['-serial', socket(name)]),
       ];
-      const guest = await source.start(command, { leavePaused, socket: join(folder, `${index}.migration`) });
+      const guest = await source.start(command, {
+        ...{ leavePaused, signal: starting },
+        socket: join(folder, `${index}.migration`),
+      });
       const serial = serialPorts > 0 ? join(folder, `${index}.serial`) : undefined;
       return { ...guest, index, qmp: join(folder, `${index}.qmp`), serial };
     };
-    const results = await Promise.allSettled(Array.from({ length: count }, (_, index) => start(index)));
-    const failed = results.findIndex(({ status }) => status === 'rejected');
-    const started = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
-    if (failed >= 0) {
-      await endAll(started);
-      throw startError((results[failed] as PromiseRejectedResult).reason, failed, options);
+    // One that cannot start ends the others, which would only be ended later.
+    let first: { readonly index: number; readonly reason: unknown } | undefined;
+    const failed = new AbortController();
+    const starting = signal === undefined ? failed.signal : AbortSignal.any([signal, failed.signal]);
+    const started: Clone[] = [];
+    await Promise.all(
+      Array.from({ length: count }, async (_, index) => {
+        try {
+          started[index] = await start(index);
+        } catch (reason) {
+          first ??= { index, reason };
+          failed.abort(reason);
+        }
+      }),
+    );
+    if (first !== undefined) {
+      await endAll(started.filter((clone) => clone !== undefined));
+      signal?.throwIfAborted();
+      throw startError(first.reason, first.index, options);
     }
     source.loadRest?.();
-    return new Clones(started);
+    return new Clones(started, !leavePaused);
   }
 
   /** Resolves when all memory of all of them is there; never, if that of one cannot come. */

@@ -8,15 +8,24 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { openPath, openUnnamedFile, reopen } from '../channel/unnamed-file-node.js';
+import type { LibvirtImage } from '../format/libvirt/save-image.js';
 import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
 import type { ReadRamBlock } from '../format/stream/stream-handler.js';
 import { FileGuard } from '../guest/file-guard-node.js';
 import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
+import { decideRun, type RunDecision } from '../guest/run-decision.js';
+import type { PageRange } from '../guest/snapshot-guest.js';
 import { copySparsely, type Slices } from '../guest/sparse-copy-node.js';
 import { type FileRange, findStalePages, punchStalePages } from '../guest/stale-pages-node.js';
 import { RamferryError } from '../memory/errors.js';
-import { type MappingPlan, planMapping, withMappedRam } from '../qemu/command-line.js';
-import { qemuVersion } from '../qemu/find-qemu.js';
+import {
+  droppedByMapping,
+  type MappingPlan,
+  optionArguments,
+  planMapping,
+  withMappedRam,
+} from '../qemu/command-line.js';
+import { isAtLeast, qemuVersion } from '../qemu/find-qemu.js';
 import { type RestoredGuest, type RunIncomingOptions, runIncoming } from '../qemu/incoming.js';
 import { FIRST_LENT_DESCRIPTOR, QemuProcess } from '../qemu/qemu-process.js';
 import type { QemuVersion } from '../qemu/qmp-client.js';
@@ -24,21 +33,32 @@ import type { GuestSource } from './clones.js';
 import { writeRestoreStream } from './restore-stream.js';
 
 /** Since 8.2, QEMU maps a file that it must not write into as writable memory (`rom=off`); at an offset, since 8.1. */
-const mapsInPlace = ({ major, minor }: QemuVersion): boolean => major > 8 || (major === 8 && minor >= 2);
+const mapsInPlace = (version: QemuVersion): boolean => isAtLeast(version, 8, 2);
+
+/** QEMU opens a file by its name since 8.2, and since 11.0 takes no descriptor of one any more. */
+const opensFiles = (version: QemuVersion): boolean => isAtLeast(version, 8, 2);
+
+/** Each clone has a page of its own for each: 64 MiB at most. A live save leaves some thousand (spec/qemu-lab.md G1). */
+const MOST_ZERO_RECORDS = 16_384;
 
 export interface MapRestoreOptions {
   readonly signal?: AbortSignal;
-  /** What to do about stale bytes in the file: give them back (the default), or leave the file as it is and copy. */
-  readonly stale?: 'punch' | 'copy';
+  /**
+   * What to do about stale bytes in the file: have each guest make its own page zero (the default; a copy, where they are
+   * too many for that), make them holes in the file, or copy.
+   */
+  readonly stale?: 'zero' | 'punch' | 'copy';
+  /** The guests are to run, also if they were saved while paused. Default false. */
+  readonly run?: boolean;
   /** Does long work in slices; by default, with a turn for others after each. */
   readonly inSlices?: Slices;
 }
 
 /** How the guests' memory comes to be what is in the file. */
 export type RamSource =
-  /** The file itself is mapped. */
+  /** The file itself is mapped; stale pages of it are made zero in each guest. */
   | 'file'
-  /** The file itself, after stale bytes in it were made holes. */
+  /** The file itself, after stale bytes in it were made holes, as its user wanted. */
   | 'punched'
   /** A copy without a name, made for these guests. */
   | 'copy';
@@ -64,13 +84,17 @@ export class MapRestore implements GuestSource {
   readonly streamBytes: number;
   /** Section names of the guest's devices. */
   readonly devices: readonly string[];
+  readonly decision: RunDecision;
 
+  #isClosed = false;
+  readonly #version: QemuVersion;
   readonly #ram: readonly MappableBlock[];
   readonly #stream: number;
   readonly #guard: FileGuard | undefined;
 
   private constructor(
-    facts: Pick<MapRestore, 'source' | 'stalePages' | 'obstacles' | 'devices'>,
+    facts: Pick<MapRestore, 'source' | 'stalePages' | 'obstacles' | 'devices' | 'decision'>,
+    version: QemuVersion,
     ram: readonly MappableBlock[],
     stream: number,
     guard: FileGuard | undefined,
@@ -79,6 +103,8 @@ export class MapRestore implements GuestSource {
     this.stalePages = facts.stalePages;
     this.obstacles = facts.obstacles;
     this.devices = facts.devices;
+    this.decision = facts.decision;
+    this.#version = version;
     this.mapped = ram.map(({ block }) => block.name);
     this.streamBytes = fs.fstatSync(stream).size;
     this.#ram = ram;
@@ -96,21 +122,23 @@ export class MapRestore implements GuestSource {
     command: readonly string[],
     options: MapRestoreOptions = {},
   ): Promise<MapRestore> {
-    const version = await qemuVersion(command[0] ?? '');
+    refuseLockedMemory(command);
+    const version = await qemuVersion(command);
     const inSlices = options.inSlices ?? turnsFor(options.signal);
     let file = await MappableFile.open(operand, command, options, inSlices);
     const descriptors: number[] = [];
     try {
       let { stalePages } = file;
       let source: RamSource = 'file';
-      if (mapsInPlace(version) && stalePages > 0 && options.stale !== 'copy') {
-        source = file.punch() ? 'punched' : 'copy';
+      if (mapsInPlace(version) && stalePages > 0 && options.stale === 'punch') {
+        source = file.punch() ? 'punched' : 'file';
         file = await MappableFile.open(operand, command, options, inSlices);
       }
-      if (!mapsInPlace(version) || file.stalePages > 0) {
+      const mayStay = options.stale === 'copy' ? 0 : MOST_ZERO_RECORDS;
+      if (!mapsInPlace(version) || file.stalePages > mayStay) {
         source = 'copy';
-        ({ stalePages } = file);
       }
+      stalePages = Math.max(stalePages, file.stalePages);
       const { snapshot, plan, path: name } = file;
       let ram: MappableBlock[];
       if (source === 'copy') {
@@ -127,12 +155,14 @@ export class MapRestore implements GuestSource {
         const { descriptor } = file.guard;
         ram = plan.mapped.map((block) => ({ block, descriptor, offset: block.mapped!.pagesOffset }));
       }
-      const mapped = new Set(plan.mapped.map((block) => block.name));
-      const stream = await writeRestoreStream(snapshot, name, mapped, options.signal);
+      const decision = decideRun(snapshot.summary, file.libvirt, options.run === true);
+      const held = new Map(plan.mapped.map((block) => [block.name, source === 'copy' ? [] : file.staleIn(block)]));
+      const stream = await writeRestoreStream(snapshot, name, { held, runState: decision.rewritten }, options.signal);
       file.close({ keepGuard: source !== 'copy' });
       const devices = snapshot.summary.devices.map((section) => section.name);
-      const facts = { source, stalePages, obstacles: plan.obstacles, devices };
-      return new MapRestore(facts, ram, stream, source === 'copy' ? undefined : file.guard);
+      const obstacles = [...plan.obstacles, ...droppedByMapping(command, plan.mapped)];
+      const facts = { source, stalePages, obstacles, devices, decision };
+      return new MapRestore(facts, version, ram, stream, source === 'copy' ? undefined : file.guard);
     } catch (error) {
       file.close({ keepGuard: false });
       for (const descriptor of descriptors) {
@@ -157,15 +187,18 @@ export class MapRestore implements GuestSource {
       const { name, usedLength } = block;
       return { name, usedLength, offset, path: openPath(FIRST_LENT_DESCRIPTOR + index) };
     });
-    // Each reads the stream with a position of its own.
-    const stream = reopen(this.#stream);
+    // Before files had names, each had to read the stream from a descriptor with a position of its own.
+    const stream = opensFiles(this.#version) ? this.#stream : reopen(this.#stream);
+    const lent = FIRST_LENT_DESCRIPTOR + mappings.length;
+    const uri = opensFiles(this.#version) ? `file:${openPath(lent)}` : `fd:${lent}`;
     const lend = [...this.#ram.map(({ descriptor }) => descriptor), stream];
-    const qemu = await QemuProcess.start(withMappedRam(command, mappings), { lend }).finally(() =>
-      fs.closeSync(stream),
-    );
+    const { signal } = options;
+    const qemu = await QemuProcess.start(withMappedRam(command, mappings), {
+      ...{ lend, version: this.#version, signal },
+    }).finally(() => stream !== this.#stream && fs.closeSync(stream));
     const acceptedAt = performance.now();
     try {
-      const resumeMs = await runIncoming(qemu, `fd:${FIRST_LENT_DESCRIPTOR + mappings.length}`, options);
+      const resumeMs = await runIncoming(qemu, uri, options);
       return { qemu, startedAt, acceptedAt, resumeMs, runsAt: performance.now() };
     } catch (error) {
       qemu.kill();
@@ -176,6 +209,10 @@ export class MapRestore implements GuestSource {
 
   /** Lets the file go. QEMUs that were started keep what they have mapped, so end them first. */
   close(): void {
+    if (this.#isClosed) {
+      return;
+    }
+    this.#isClosed = true;
     fs.closeSync(this.#stream);
     if (this.#guard === undefined) {
       for (const { descriptor } of this.#ram) {
@@ -185,6 +222,20 @@ export class MapRestore implements GuestSource {
     this.#guard?.release();
   }
 }
+
+/** @throws RamferryError `usage`, if QEMU would lock all memory: that makes a copy of every page, for each clone */
+const refuseLockedMemory = (command: readonly string[]): void => {
+  for (const { index, values } of optionArguments(command, ['overcommit'], 'mem-lock')) {
+    if (values.get('mem-lock') === 'on') {
+      throw new RamferryError(
+        'usage',
+        'QEMU_COMMAND',
+        `-overcommit ${command[index]} locks all memory, so that each clone would have a copy of all of it.`,
+        { value: command[index]!, hint: 'Leave it out, or write mem-lock=on-fault (QEMU 10.0 and later).' },
+      );
+    }
+  }
+};
 
 /** The file under guard, with what is known of it. */
 class MappableFile {
@@ -248,6 +299,19 @@ class MappableFile {
   get stalePages(): number {
     const { targetPageSize: pageSize } = this.snapshot.setup;
     return this.#stale.reduce((sum, { bytes }) => sum + bytes / pageSize, 0);
+  }
+
+  get libvirt(): LibvirtImage | undefined {
+    return this.#opened.container.libvirt;
+  }
+
+  /** Pages of a block that have to become zero in the guest. */
+  staleIn({ mapped, usedLength }: ReadRamBlock): PageRange[] {
+    const { targetPageSize: pageSize } = this.snapshot.setup;
+    const { pagesOffset } = mapped!;
+    return this.#stale
+      .filter(({ offset }) => offset >= pagesOffset && offset < pagesOffset + usedLength)
+      .map(({ offset, bytes }) => ({ firstPage: (offset - pagesOffset) / pageSize, pageCount: bytes / pageSize }));
   }
 
   /** Gives the stale pages back, if that is possible. Closes the file: nobody may have it open meanwhile, not even we. */

@@ -1,24 +1,25 @@
-// The stream that goes with mapped memory: a whole migration, except that of the mapped blocks no page is sent.
+// The stream that goes with mapped memory: a whole migration, except that of the mapped blocks no page is sent but those
+// that have to become zero.
 
 import { openFile } from '../channel/descriptor-channel-node.js';
 import { openPath, openUnnamedFile, UNNAMED_FILE } from '../channel/unnamed-file-node.js';
 import type { Snapshot } from '../format/snapshot.js';
-import { SnapshotGuest } from '../guest/snapshot-guest.js';
+import { SnapshotGuest, type SnapshotGuestOptions } from '../guest/snapshot-guest.js';
 import { MigrationSource } from '../source/migration-source.js';
 import { defaultParameters } from '../source/parameters.js';
 import { StreamSink } from '../source/stream-sink.js';
 
-/** Resolves with an unnamed file that holds the stream. */
+/** Resolves with an unnamed file that holds the stream; `options` say which blocks are mapped, and the guest's state. */
 export const writeRestoreStream = async (
   snapshot: Snapshot,
   file: string,
-  mapped: ReadonlySet<string>,
+  options: Pick<SnapshotGuestOptions, 'held' | 'runState'>,
   signal?: AbortSignal,
 ): Promise<number> => {
   const descriptor = openUnnamedFile();
   const channel = await openFile(UNNAMED_FILE, openPath(descriptor), 'write', 0);
   const source = new MigrationSource({
-    guest: new SnapshotGuest(snapshot, file, { ignored: mapped }),
+    guest: new SnapshotGuest(snapshot, file, options),
     sink: new StreamSink(channel, { returnPath: false }),
     parameters: { ...defaultParameters, maxBandwidth: 0 },
   });

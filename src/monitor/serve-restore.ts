@@ -6,9 +6,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { openChannel } from '../channel/open-channel-node.js';
 import { FileGuard } from '../guest/file-guard-node.js';
 import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
+import { decideRun, type RunDecision } from '../guest/run-decision.js';
 import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import { RamferryError } from '../memory/errors.js';
-import { withIncomingDefer } from '../qemu/command-line.js';
+import { hasOption, withIncomingDefer } from '../qemu/command-line.js';
+import { qemuVersion } from '../qemu/find-qemu.js';
 import { QEMU_EXIT_MS, runIncoming } from '../qemu/incoming.js';
 import { QemuProcess } from '../qemu/qemu-process.js';
 import { MigrationSource } from '../source/migration-source.js';
@@ -28,8 +30,16 @@ const DEMANDS_MAX = 65_536;
 const LISTEN_MS = 10_000;
 const LISTEN_PAUSE_MS = 2;
 
+export interface ServeRestoreOptions {
+  /** What such a guest is known to ask for first. */
+  readonly firstPages?: readonly GuestPage[];
+  /** The guests are to run, also if they were saved while paused. Default false. */
+  readonly run?: boolean;
+}
+
 export class ServeRestore implements GuestSource {
   readonly devices: readonly string[];
+  readonly decision: RunDecision;
   /** What the guests asked for, in that order; pages come several times. */
   readonly demands: GuestPage[] = [];
   /** How many pages all of them asked for. */
@@ -39,21 +49,31 @@ export class ServeRestore implements GuestSource {
   readonly #guard: FileGuard;
   readonly #sources = new Set<MigrationSource>();
 
-  private constructor(opened: OpenedSnapshotFile, firstPages: readonly GuestPage[], guard: FileGuard) {
+  private constructor(
+    opened: OpenedSnapshotFile,
+    decision: RunDecision,
+    firstPages: readonly GuestPage[],
+    guard: FileGuard,
+  ) {
     this.#opened = opened;
+    this.decision = decision;
     this.devices = opened.snapshot.summary.devices.map(({ name }) => name);
     this.#firstPages = firstPages;
     this.#guard = guard;
   }
 
-  /** @param firstPages what such a guest is known to ask for first */
-  static async prepare(operand: string, firstPages: readonly GuestPage[] = []): Promise<ServeRestore> {
+  /** @throws RamferryError POSTCOPY_OBSTACLE if the guest would be harmed */
+  static async prepare(
+    operand: string,
+    { firstPages = [], run = false }: ServeRestoreOptions = {},
+  ): Promise<ServeRestore> {
     const guard = FileGuard.take(memoryFile(operand).path);
     let opened: OpenedSnapshotFile | undefined;
     try {
       opened = await openSnapshotFile(operand);
       refusePinnedDevices(opened.snapshot.summary.devices, operand);
-      return new ServeRestore(opened, firstPages, guard);
+      const decision = decideRun(opened.snapshot.summary, opened.container.libvirt, run);
+      return new ServeRestore(opened, decision, firstPages, guard);
     } catch (error) {
       opened?.close();
       guard.release();
@@ -65,12 +85,16 @@ export class ServeRestore implements GuestSource {
     this.#guard.onChange(listener);
   }
 
-  async start(command: readonly string[], { socket, leavePaused = false }: StartOptions): Promise<StartedGuest> {
+  async start(command: readonly string[], options: StartOptions): Promise<StartedGuest> {
+    const { socket, leavePaused = false, signal } = options;
     refusePinningCommand(command);
+    const version = await qemuVersion(command);
     const startedAt = performance.now();
     const uri = `unix:${socket}`;
     // Made while QEMU starts, as this takes a while too.
-    const starting = QemuProcess.start(withIncomingDefer(command));
+    // After a postcopy QEMU starts the guest whatever its state says, unless -S keeps it from that.
+    const stopped = leavePaused && !hasOption(command, 'S') ? ['-S'] : [];
+    const starting = QemuProcess.start([...withIncomingDefer(command), ...stopped], { version, signal });
     starting.catch(() => {});
     const { snapshot, container } = this.#opened;
     const guest = new SnapshotGuest(snapshot, container.file);
@@ -80,7 +104,7 @@ export class ServeRestore implements GuestSource {
     const qemu = await starting;
     const acceptedAt = performance.now();
     try {
-      const running = runIncoming(qemu, uri, { capabilities: ['postcopy-ram'], leavePaused });
+      const running = runIncoming(qemu, uri, { capabilities: ['postcopy-ram'], leavePaused, signal });
       running.catch(() => {});
       let onLoaded = (): void => {};
       const devicesLoaded = new Promise<void>((resolve) => {

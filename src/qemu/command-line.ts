@@ -10,6 +10,7 @@
 // Everything else stays as it is: what QEMU thinks of it, QEMU says.
 
 import { RamferryError } from '../memory/errors.js';
+import { programIndex } from './launcher.js';
 
 /** A RAM block as a saved guest has it. */
 export interface SavedBlock {
@@ -47,8 +48,34 @@ const OWN_PROPERTIES = new Set([
   'x-use-canonical-path-for-ramblock-id',
 ]);
 
+/** Properties that somebody set for a reason, and that a private mapping of a file cannot have. */
+const TOUCHING_PROPERTIES = new Set(['prealloc', 'hugetlb', 'pmem']);
+
 /** As `default_ram_id` of QEMU's machines: pc.ram, mach-virt.ram, …; vga.vram is none. */
 const MACHINE_RAM = /\.ram$/;
+
+/** What of a command line is left out where RAM is mapped, as sentences. */
+export const droppedByMapping = (command: readonly string[], mapped: readonly SavedBlock[]): string[] => {
+  const dropped: string[] = [];
+  if (hasOption(command, 'mem-prealloc')) {
+    dropped.push(
+      '-mem-prealloc is left out: touching every page in advance would copy all of the memory for each clone.',
+    );
+  }
+  const [memPath] = optionsNamed(command, 'mem-path');
+  if (memPath !== undefined) {
+    dropped.push(`-mem-path ${command[memPath]} is left out: the memory is the file's, page by page.`);
+  }
+  const objects = memoryBackends(command);
+  for (const { name } of mapped) {
+    const values = objects.get(name)?.values;
+    const ignored = [...TOUCHING_PROPERTIES].filter((key) => isOn(values?.get(key)));
+    if (ignored.length > 0) {
+      dropped.push(`${ignored.join(', ')} of memory object "${name}" is left out: it is mapped out of a file instead.`);
+    }
+  }
+  return dropped;
+};
 
 /** Plans for the blocks of a saved guest. What is not mapped has to come to the guest in another way. */
 export const planMapping = <Block extends SavedBlock>(
@@ -88,7 +115,8 @@ export const planMapping = <Block extends SavedBlock>(
 
 /** The command line with these blocks mapped, waiting for the rest of the guest (`-incoming defer`). */
 export const withMappedRam = (command: readonly string[], mappings: readonly BlockMapping[]): string[] => {
-  const rewritten = withIncomingDefer(command);
+  // Both would make memory of their own: one a copy of every page, the other a file that is not the guest's.
+  const rewritten = withIncomingDefer(withoutArguments(withoutFlag(command, 'mem-prealloc'), 'mem-path'));
   const objects = memoryBackends(rewritten);
   for (const mapping of mappings) {
     const object = objects.get(mapping.name);
@@ -106,18 +134,27 @@ export const withMappedRam = (command: readonly string[], mappings: readonly Blo
 };
 
 /** The command line such that QEMU waits for `migrate-incoming`. */
-export const withIncomingDefer = (command: readonly string[]): string[] => {
-  const incoming = [...optionsNamed(command, 'incoming')];
-  return [
-    ...command.filter((_, index) => !incoming.some((at) => index === at || index === at - 1)),
-    '-incoming',
-    'defer',
-  ];
+export const withIncomingDefer = (command: readonly string[]): string[] => [
+  ...withoutArguments(command, 'incoming'),
+  '-incoming',
+  'defer',
+];
+
+/** The command line without an option that takes an argument. */
+const withoutArguments = (command: readonly string[], name: string): string[] => {
+  const arguments_ = new Set(optionsNamed(command, name));
+  return command.filter((_, index) => !arguments_.has(index) && !arguments_.has(index + 1));
+};
+
+/** The command line without an option that takes none. */
+const withoutFlag = (command: readonly string[], name: string): string[] => {
+  const from = programIndex(command) + 1;
+  return command.filter((word, index) => index < from || !isOption(word, name));
 };
 
 /** Whether an option is there, as in `-S` or `--daemonize`. */
 export const hasOption = (command: readonly string[], name: string): boolean =>
-  command.some((word, index) => index > 0 && isOption(word, name));
+  command.slice(programIndex(command) + 1).some((word) => isOption(word, name));
 
 /** The arguments of each occurrence of an option, as key and value. The first may come without its key. */
 export function* optionArguments(
@@ -141,7 +178,7 @@ export const fillTemplate = (template: readonly string[], index: number): string
 
 /** Where the arguments of an option stand. */
 function* optionsNamed(command: readonly string[], name: string): Generator<number> {
-  for (let index = 1; index < command.length - 1; index += 1) {
+  for (let index = programIndex(command) + 1; index < command.length - 1; index += 1) {
     if (isOption(command[index]!, name)) {
       index += 1;
       yield index;

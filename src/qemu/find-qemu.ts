@@ -7,6 +7,7 @@ import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { RamferryError } from '../memory/errors.js';
+import { launchingWords } from './launcher.js';
 import type { QemuVersion } from './qmp-client.js';
 
 export interface FoundQemu {
@@ -40,10 +41,26 @@ const candidates = (): string[] => [
   ...toolboxPrograms(),
 ];
 
-/** The version a QEMU program says it has. Throws a `RamferryError` QEMU_NOT_RUNNABLE. */
-export const qemuVersion = async (program: string): Promise<QemuVersion> => {
+const versions = new Map<string, Promise<QemuVersion>>();
+
+/**
+ * The version that a QEMU says it has, which is asked once. `command` is the program, with what launches it in front
+ * and its options behind, if it has any.
+ * @throws RamferryError QEMU_NOT_RUNNABLE
+ */
+export const qemuVersion = (command: string | readonly string[]): Promise<QemuVersion> => {
+  const words = typeof command === 'string' ? [command] : launchingWords(command);
+  const key = words.join('\0');
+  const known = versions.get(key) ?? askVersion(words);
+  versions.set(key, known);
+  known.catch(() => versions.delete(key));
+  return known;
+};
+
+const askVersion = async ([launcher, ...words]: readonly string[]): Promise<QemuVersion> => {
+  const program = words.at(-1) ?? launcher ?? '';
   try {
-    const { stdout } = await promisify(execFile)(program, ['--version'], { timeout: 30_000 });
+    const { stdout } = await promisify(execFile)(launcher ?? '', [...words, '--version'], { timeout: 30_000 });
     const match = /version (\d+)\.(\d+)\.(\d+)/.exec(stdout);
     if (match !== null) {
       return { major: Number(match[1]), minor: Number(match[2]), micro: Number(match[3]) };
@@ -53,8 +70,13 @@ export const qemuVersion = async (program: string): Promise<QemuVersion> => {
   }
   throw new RamferryError('failed', 'QEMU_NOT_RUNNABLE', `${program} does not say which version of QEMU it is.`, {
     file: program,
+    hint: 'A script in its place has to hand on its arguments: exec qemu-system-x86_64 … "$@"',
   });
 };
+
+/** Whether a version is at least `major`.`minor`. */
+export const isAtLeast = (version: QemuVersion, major: number, minor: number): boolean =>
+  version.major > major || (version.major === major && version.minor >= minor);
 
 /** The first QEMU whose version is accepted; undefined if there is none. */
 export const findQemu = async (

@@ -7,11 +7,12 @@
 // A socket pair has no name: nobody else can connect, and however this process ends, no socket file stays.
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { RamferryError } from '../memory/errors.js';
-import { QmpClient } from './qmp-client.js';
+import { isAtLeast } from './find-qemu.js';
+import { type QemuVersion, QmpClient } from './qmp-client.js';
 
 export interface QemuExit {
   /** Exit status, or null if a signal ended it. */
@@ -22,11 +23,16 @@ export interface QemuExit {
 export interface QemuStartOptions {
   /** How long QEMU may take until its monitor answers. It takes 30-40 ms (spec/qemu-lab.md G2), more on a busy machine. */
   readonly timeoutMs?: number;
+  /** QEMU's version, where it is known: since 11.1 a monitor is an object, and the older way is deprecated. */
+  readonly version?: QemuVersion;
+  /** Ends the QEMU while it starts; a QEMU that runs is no longer touched. */
+  readonly signal?: AbortSignal | undefined;
   /** Open files that QEMU inherits as descriptors FIRST_LENT_DESCRIPTOR and up. They stay open here. */
   readonly lend?: readonly number[];
 }
 
 const MONITOR_DESCRIPTOR = 3;
+const MONITOR_CHARDEV = 'socket,id=ramferry-qmp';
 
 /** What the first of `QemuStartOptions.lend` is called in QEMU. */
 export const FIRST_LENT_DESCRIPTOR = 4;
@@ -67,6 +73,32 @@ const endingWithUs = (command: readonly string[]): readonly string[] => {
   return setpriv ? [...guard, String(process.pid), ...command] : command;
 };
 let setpriv: boolean | undefined;
+
+/**
+ * Refuses a script that started QEMU as a child and waits for it: to end the script would leave the QEMU behind.
+ * Where the system does not list children, nothing is refused.
+ */
+const refuseParent = (pid: number, program: string): void => {
+  let children: string[];
+  try {
+    children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
+  } catch {
+    return;
+  }
+  const isQemu = (child: string): boolean => {
+    try {
+      return readFileSync(`/proc/${child}/cmdline`, 'latin1').includes(MONITOR_CHARDEV);
+    } catch {
+      return false;
+    }
+  };
+  if (children.some(isQemu)) {
+    throw new RamferryError('usage', 'QEMU_COMMAND', `${program} starts QEMU as a process of its own, and stays.`, {
+      value: program,
+      hint: 'Let it become QEMU: exec qemu-system-x86_64 … "$@"',
+    });
+  }
+};
 
 /** How a shell's exit status says that it found no program to run, or none it may run. */
 const NOT_STARTED = [126, 127];
@@ -114,31 +146,44 @@ export class QemuProcess {
     if (command.length === 0) {
       throw new RamferryError('usage', 'QEMU_COMMAND', 'The QEMU command line is empty.');
     }
+    options.signal?.throwIfAborted();
     const [program, ...programArguments] = endingWithUs([
       ...command,
-      ...['-chardev', `socket,id=ramferry-qmp,fd=${MONITOR_DESCRIPTOR}`],
-      ...['-mon', 'chardev=ramferry-qmp,mode=control'],
+      ...['-chardev', `${MONITOR_CHARDEV},fd=${MONITOR_DESCRIPTOR}`],
+      ...(options.version !== undefined && isAtLeast(options.version, 11, 1)
+        ? ['-object', 'monitor-qmp,id=ramferry-monitor,chardev=ramferry-qmp']
+        : ['-mon', 'chardev=ramferry-qmp,mode=control']),
     ]);
     const child = spawn(program!, programArguments, {
       stdio: ['ignore', 'ignore', 'pipe', 'pipe', ...(options.lend ?? [])],
     });
     const qemu = new QemuProcess(child);
+    const cancel = (): void => qemu.kill();
+    options.signal?.addEventListener('abort', cancel);
     try {
       qemu.#qmp = await QmpClient.negotiate(
         child.stdio[MONITOR_DESCRIPTOR] as Socket,
         `the monitor of QEMU ${qemu.pid}`,
         { timeoutMs: options.timeoutMs ?? 30_000 },
       );
+      refuseParent(qemu.pid, command[0]!);
     } catch (error) {
+      if (error instanceof RamferryError && error.code === 'QEMU_COMMAND') {
+        await qemu.quit();
+        throw error;
+      }
       if (error instanceof RamferryError && error.code !== 'QMP_TIMEOUT') {
         // It is going, and says why when it is gone.
         setTimeout(() => qemu.kill(), QUIT_TIMEOUT_MS).unref();
         await qemu.exited;
+        options.signal?.throwIfAborted();
         throw qemu.exitError();
       }
       qemu.kill();
       await qemu.exited;
       throw error;
+    } finally {
+      options.signal?.removeEventListener('abort', cancel);
     }
     return qemu;
   }

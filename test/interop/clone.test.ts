@@ -2,11 +2,13 @@
 // nothing of them is left.
 
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import fs from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { MappedRamSnapshot } from '../../src/format/mapped-ram/snapshot.js';
 import { openSnapshotFile } from '../../src/guest/open-snapshot-file-node.js';
 import { pageIndex } from '../../src/memory/units.js';
-import { privateBytes } from '../../src/monitor/clones.js';
+import { Clones, privateBytes } from '../../src/monitor/clones.js';
 import { MapRestore, type RamSource } from '../../src/monitor/map-restore.js';
 import { writeRestoreStream } from '../../src/monitor/restore-stream.js';
 import { ServeRestore } from '../../src/monitor/serve-restore.js';
@@ -52,9 +54,10 @@ const saveGuest = async (
   return { file, memory, workload };
 };
 
-/** Ready to be mapped, until the lab closes. */
+/** Ready to be mapped, until the lab closes. Its guests run, also where they were saved stopped. */
 const prepare = async (lab: Lab, ...given: Parameters<typeof MapRestore.prepare>): Promise<MapRestore> => {
-  const restore = await MapRestore.prepare(...given);
+  const [operand, command, options] = given;
+  const restore = await MapRestore.prepare(operand, command, { run: true, ...options });
   lab.onClose(() => restore.close());
   return restore;
 };
@@ -74,6 +77,14 @@ const start = async (lab: Lab, restore: MapRestore, ...given: Parameters<MapRest
 /** What the guest's verifier says once it has been over all of its memory. */
 const verified = (qemu: QemuProcess, workload: string, serial: string): Promise<number> =>
   new LabGuest(qemu, '10', serial, workload).verifyAll();
+
+const sha256 = async (file: string): Promise<string> => {
+  const hash = createHash('sha256');
+  for await (const piece of fs.createReadStream(file)) {
+    hash.update(piece as Buffer);
+  }
+  return hash.digest('hex');
+};
 
 /** Low memory has ROM and video memory over it. */
 const RAM_FROM = 2 * MIB;
@@ -95,16 +106,17 @@ const differingPages = async (lab: Lab, qemu: QemuProcess, { file, memory }: Sav
   return differing;
 };
 
-/** Puts garbage where pages are that count as zero; returns how many. */
-const plantStaleBytes = async (file: string): Promise<number> => {
+/** Puts garbage where pages are that count as zero, so many at most; returns how many. */
+const plantStaleBytes = async (file: string, limit = 10_000): Promise<number> => {
   const { snapshot, close } = await openSnapshotFile(file);
   assert.ok(snapshot instanceof MappedRamSnapshot);
   const block = snapshot.setup.blocks.findIndex(({ name }) => name === 'pc.ram');
   const descriptor = fs.openSync(file, 'r+');
   let planted = 0;
-  for (let run = snapshot.absentRun(block, pageIndex(0)); run !== undefined; ) {
-    fs.writeSync(descriptor, Buffer.alloc(run.pageCount * PAGE, 0xa5), 0, run.pageCount * PAGE, run.offset);
-    planted += run.pageCount;
+  for (let run = snapshot.absentRun(block, pageIndex(0)); run !== undefined && planted < limit; ) {
+    const pages = Math.min(run.pageCount, limit - planted);
+    fs.writeSync(descriptor, Buffer.alloc(pages * PAGE, 0xa5), 0, pages * PAGE, run.offset);
+    planted += pages;
     run = snapshot.absentRun(block, pageIndex(run.firstPage + run.pageCount));
   }
   fs.closeSync(descriptor);
@@ -141,12 +153,12 @@ interopTest(
     // The negative control: the file mapped as it is.
     const { snapshot, close } = await openSnapshotFile(saved.file);
     const ram = snapshot.setup.blocks.find(({ name }) => name === 'pc.ram')!;
-    const stream = await writeRestoreStream(snapshot, saved.file, new Set(['pc.ram']));
+    const stream = await writeRestoreStream(snapshot, saved.file, { held: new Map([['pc.ram', []]]) });
     close();
     const mapping = { name: 'pc.ram', usedLength: ram.usedLength, path: saved.file, offset: ram.mapped!.pagesOffset };
     const unprepared = endingWith(lab, await QemuProcess.start(withMappedRam(command, [mapping]), { lend: [stream] }));
     fs.closeSync(stream);
-    await runIncoming(unprepared, 'fd:4', { leavePaused: true });
+    await runIncoming(unprepared, 'file:/proc/self/fd/4', { leavePaused: true });
     assert.ok((await differingPages(lab, unprepared, saved)) > planted * 0.9);
     await unprepared.quit();
 
@@ -163,20 +175,31 @@ interopTest(
       serving.close();
     }
 
-    const sources: [RamSource, 'copy' | 'punch'][] = [
+    const golden = await sha256(saved.file);
+    const sources: [RamSource, 'zero' | 'copy' | 'punch'][] = [
+      ['file', 'zero'],
       ['copy', 'copy'],
       ['punched', 'punch'],
     ];
     for (const [source, stale] of sources) {
       const restore = await prepare(lab, saved.file, command, { stale });
       assert.deepEqual([restore.source, restore.stalePages], [source, planted]);
-      const paused = await start(lab, restore, command, { leavePaused: true });
+      assert.equal((await sha256(saved.file)) === golden, stale !== 'punch');
+      const paused = await start(lab, restore, [...command, '-S'], { leavePaused: true });
       assert.equal(await differingPages(lab, paused, saved), 0);
       await paused.quit();
       const serial = lab.path(`serial-${source}`);
       const running = await start(lab, restore, await labCommand(lab, saved.memory, { serial }));
       assert.equal(await verified(running, saved.workload, serial), 0);
       await running.quit();
+      if (source === 'file') {
+        // Nobody takes pages of the file away from those who have it mapped, and to try does not end them.
+        restore.onChange((reason) => assert.fail(reason));
+        const other = await MapRestore.prepare(saved.file, command, { stale: 'punch' });
+        assert.equal(other.source, 'file');
+        other.close();
+      }
+      restore.close();
     }
     const again = await prepare(lab, saved.file, command);
     assert.deepEqual([again.source, again.stalePages], ['file', 0]);
@@ -194,7 +217,7 @@ liveInteropTest('a live save of QEMU that leaves stale bytes behind is cloned ri
   const { file, memory, workload } = saved!;
   context.diagnostic(`${restore!.stalePages} stale pages`);
   assert.ok(restore!.stalePages > 0);
-  assert.equal(restore!.source, 'punched');
+  assert.equal(restore!.source, 'file');
   const stopped = [...(await labCommand(lab, memory, { serial: lab.path('paused') })), '-S'];
   const paused = await start(lab, restore!, stopped, { leavePaused: true });
   assert.equal(await differingPages(lab, paused, saved!), 0);
@@ -205,6 +228,41 @@ liveInteropTest('a live save of QEMU that leaves stale bytes behind is cloned ri
   const document = JSON.parse((await Ramferry.run(lab, 'verify', file, '--json')).stdout) as { valid: boolean };
   assert.equal(document.valid, true);
 });
+
+for (const release of ['10', '7.2'] as const) {
+  interopTest(
+    `a guest that was saved while paused stays paused, unless it is to run (QEMU ${release})`,
+    async (lab) => {
+      const source = await lab.startGuest({ release, memory: 128, workload: 'churn:20:5', heartbeatMs: 20 });
+      await source.waitReady();
+      await source.stop();
+      const [file, stream] = [lab.path('guest.mapped'), lab.path('guest.mig')];
+      await source.saveStream(stream);
+      await source.qemu.quit();
+      assert.equal((await Ramferry.run(lab, 'convert', stream, file, '--to', 'mapped-ram')).status, 0);
+      for (const open of [MapRestore.prepare, (name: string) => ServeRestore.prepare(name)]) {
+        const serial = lab.path('silent');
+        const command = await labCommand(lab, 128, { serial, release });
+        const guests = await open(file, command);
+        lab.onClose(() => guests.close());
+        assert.deepEqual([guests.decision.runs, guests.decision.savedAs], [false, 'paused']);
+        const folder = fs.mkdtempSync(lab.path('sockets-'));
+        const clones = await Clones.start({ source: guests, count: 1, template: command, folder });
+        lab.onClose(() => clones.end());
+        const { qemu, loaded } = clones.all[0]!;
+        await loaded;
+        await delay(300);
+        // It is loaded, and goes on where its user wants it to.
+        assert.deepEqual(await qemu.qmp.execute('query-status').then(({ status }) => status), 'paused');
+        assert.equal(fs.statSync(serial).size, 0);
+        await qemu.qmp.execute('cont');
+        const guest = new LabGuest(qemu, release, serial, 'churn:20:5');
+        assert.equal(await guest.verifyAll(), 0);
+        await clones.end();
+      }
+    },
+  );
+}
 
 interface CloneDocument {
   readonly by: string;
@@ -245,7 +303,7 @@ interface RunningClones {
 
 /** `ramferry clone`, and resolves once it says that all run. */
 const startClones = async (lab: Lab, args: readonly string[], template: readonly string[]): Promise<RunningClones> => {
-  const command = startCommand(lab, 'clone', '--json', ...args, '--', ...template);
+  const command = startCommand(lab, 'clone', '--json', '--run', ...args, '--', ...template);
   const table = await poll(
     async () => {
       if (command.child.exitCode !== null) {
@@ -429,10 +487,14 @@ interopTest('what cannot be cloned says why, and leaves nothing', async (lab) =>
   const other = await fail([file, '-n', '2'], [...template, '-device', 'virtio-balloon-pci', '-machine', 'q35'], 1);
   assert.equal(other.code, 'QEMU_EXITED');
   assert.match(other.message, /^Clone 0: .*(?:machine|Machine)/s);
-  // All in one file.
+  // All in one file: before anything is started.
   const shared = [...template, '-drive', `file=${lab.path('disk')},format=raw,if=virtio`];
   fs.writeFileSync(lab.path('disk'), Buffer.alloc(MIB));
-  assert.match((await fail([file, '-n', '2'], shared, 1)).message, /Clone [01]: .*lock/s);
+  const fought = await fail([file, '-n', '2'], shared, 2);
+  assert.deepEqual([fought.code, /^-drive .*disk.* lacks \{i\}/.test(fought.message)], ['SHARED_BY_CLONES', true]);
+  // In one that somebody else has: QEMU's words.
+  await lab.startGuest({ memory: 16, extraArguments: shared.slice(-2) });
+  assert.match((await fail([file, '--run'], shared, 1)).message, /^Clone 0: .*lock/s);
   const stream = lab.path('guest.mig');
   assert.equal((await Ramferry.run(lab, 'convert', file, stream, '--to', 'stream')).status, 0);
   const refused = await fail([stream, '--by', 'map'], template, 3);
@@ -440,6 +502,13 @@ interopTest('what cannot be cloned says why, and leaves nothing', async (lab) =>
   assert.equal((await fail([file], [...template, '-daemonize'], 2)).code, 'QEMU_COMMAND');
   assert.equal((await fail([file], [], 2)).code, 'QEMU_COMMAND');
   assert.equal((await fail([file], ['/nonexistent/qemu'], 1)).code, 'QEMU_NOT_RUNNABLE');
+  // A script that stays: its QEMU would outlive it.
+  const script = lab.path('vm');
+  fs.writeFileSync(script, `#!/bin/sh\n'${template[0]}' "$@"\n`, { mode: 0o755 });
+  const stays = await fail([file], [script, ...template.slice(1)], 2);
+  assert.deepEqual([stays.code, /starts QEMU as a process of its own/.test(stays.message)], ['QEMU_COMMAND', true]);
+  const locked = await fail([file], [...template, '-overcommit', 'mem-lock=on'], 2);
+  assert.match(locked.message, /locks all memory/);
   const writer = fs.openSync(file, 'r+');
   assert.equal((await fail([file], template, 1)).code, 'FILE_IN_USE');
   fs.closeSync(writer);

@@ -1,0 +1,174 @@
+// What several QEMUs of one command line would fight over: a disk that each writes, memory that each shares. QEMU locks
+// some of it, which shows as a start that fails; the rest it damages without a word. So it is looked for before the start.
+
+import fs from 'node:fs';
+import { RamferryError } from '../memory/errors.js';
+import { hasOption, optionArguments } from './command-line.js';
+
+/** The number of a clone in a command line. */
+const NUMBER = '{i}';
+
+/** Options that name a disk and nothing else. */
+const DISK_OPTIONS = ['hda', 'hdb', 'hdc', 'hdd', 'fda', 'fdb', 'sd', 'mtdblock', 'pflash'];
+
+/** Devices that only read their medium. */
+const READ_ONLY_DEVICES = /^(ide|scsi)-cd$/;
+
+/** Nodes without a medium that anybody else could have. */
+const PRIVATE_DRIVERS = new Set(['null-co', 'null-aio', 'blkdebug', 'vvfat']);
+
+type Properties = Readonly<Record<string, unknown>>;
+
+const isOn = (value: unknown): boolean => value === true || value === 'on' || value === 'yes' || value === 'true';
+const isOff = (value: unknown): boolean => value === false || value === 'off' || value === 'no' || value === 'false';
+
+/**
+ * Refuses a template of several QEMUs that all write to one disk or share one memory.
+ * @throws RamferryError `usage` SHARED_BY_CLONES, with the option that lacks `{i}`
+ */
+export const refuseSharedResources = (template: readonly string[]): void => {
+  refuseSharedMemory(template);
+  // Each writes into a temporary file of its own then.
+  if (!hasOption(template, 'snapshot')) {
+    refuseSharedDrives(template);
+    refuseSharedNodes(template);
+  }
+};
+
+const refuse = (option: string, argument: string, why: string, hint: string): never => {
+  throw new RamferryError('usage', 'SHARED_BY_CLONES', `-${option} ${argument} lacks ${NUMBER}: ${why}.`, {
+    value: argument,
+    hint,
+  });
+};
+
+const DISK_HINT =
+  `Give each clone a disk of its own, as in file=disk${NUMBER}.qcow2, made by: qemu-img create -f qcow2 -b disk.qcow2 ` +
+  '-F qcow2 disk0.qcow2. Or add readonly=on or snapshot=on; or share-rw=on at the device, if the guests are made for that.';
+
+const refuseDisk = (option: string, argument: string): never =>
+  refuse(option, argument, 'all clones would write to the same disk', DISK_HINT);
+
+const refuseSharedMemory = (template: readonly string[]): void => {
+  const users = new Map(
+    [...optionArguments(template, ['device'], 'driver')].map(({ values }) => [
+      String(values.get('memdev')),
+      String(values.get('driver')),
+    ]),
+  );
+  for (const { index, values } of optionArguments(template, ['object'], 'qom-type')) {
+    const path = String(values.get('mem-path') ?? '');
+    const isShared = values.get('qom-type') === 'memory-backend-file' && isOn(values.get('share'));
+    // Memory that guests are to share is what ivshmem is for; a folder gets a new file for each.
+    const isMeant = /^ivshmem/.test(users.get(String(values.get('id'))) ?? '') || isOn(values.get('readonly'));
+    if (isShared && !isMeant && !path.includes(NUMBER) && !isFolder(path)) {
+      const hint = `Write mem-path=…${NUMBER}, or leave share=on out.`;
+      refuse('object', template[index]!, 'all clones would have the same memory', hint);
+    }
+  }
+};
+
+const isFolder = (path: string): boolean => fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+
+/** Ids of drives and nodes whose device says that others may write as well, or that only reads. */
+const sparedDrives = (template: readonly string[]): ReadonlySet<string> =>
+  new Set(
+    [...optionArguments(template, ['device'], 'driver')]
+      .filter(({ values }) => isOn(values.get('share-rw')) || READ_ONLY_DEVICES.test(String(values.get('driver'))))
+      .map(({ values }) => String(values.get('drive'))),
+  );
+
+const refuseSharedDrives = (template: readonly string[]): void => {
+  const spared = sparedDrives(template);
+  for (const option of DISK_OPTIONS) {
+    for (const { index } of optionArguments(template, [option], 'file')) {
+      if (!template[index]!.includes(NUMBER)) {
+        refuseDisk(option, template[index]!);
+      }
+    }
+  }
+  for (const { index, values } of optionArguments(template, ['drive'], 'file')) {
+    const file = values.get('file') ?? values.get('file.filename');
+    const isReadOnly =
+      [values.get('readonly'), values.get('read-only'), values.get('snapshot')].some(isOn) ||
+      values.get('media') === 'cdrom';
+    const isNull = /^null-/.test(String(values.get('driver') ?? file));
+    if (
+      file !== undefined &&
+      !isReadOnly &&
+      !isNull &&
+      !spared.has(String(values.get('id'))) &&
+      !template[index]!.includes(NUMBER)
+    ) {
+      refuseDisk('drive', template[index]!);
+    }
+  }
+};
+
+/** A `-blockdev`, with the option it stands in. */
+interface BlockNode {
+  readonly argument: string;
+  readonly properties: Properties;
+}
+
+const refuseSharedNodes = (template: readonly string[]): void => {
+  const nodes = new Map<string, BlockNode>();
+  for (const { index, values } of optionArguments(template, ['blockdev'], 'driver')) {
+    const argument = template[index]!;
+    nodes.set(String(values.get('node-name')), { argument, properties: nested(values) });
+  }
+  const spared = sparedDrives(template);
+  for (const { values } of optionArguments(template, ['device'], 'driver')) {
+    const drive = String(values.get('drive'));
+    const node = nodes.get(drive);
+    if (node !== undefined && !spared.has(drive)) {
+      refuseWritten(node.properties, node.argument, nodes, new Set());
+    }
+  }
+};
+
+/** Follows a node to the media that a write to it would reach. */
+const refuseWritten = (
+  properties: Properties,
+  argument: string,
+  nodes: ReadonlyMap<string, BlockNode>,
+  seen: Set<unknown>,
+): void => {
+  if (seen.has(properties) || isOn(properties['read-only']) || PRIVATE_DRIVERS.has(String(properties['driver']))) {
+    return;
+  }
+  seen.add(properties);
+  let isLeaf = true;
+  for (const [key, value] of Object.entries(properties)) {
+    const referred = typeof value === 'string' ? nodes.get(value) : undefined;
+    const isNode = typeof value === 'object' && value !== null && 'driver' in value;
+    // What backs an image is only read.
+    if (key !== 'node-name' && (referred !== undefined || isNode)) {
+      isLeaf = false;
+      if (key !== 'backing') {
+        const below = referred ?? { argument, properties: value as Properties };
+        refuseWritten(below.properties, below.argument, nodes, seen);
+      }
+    }
+  }
+  const { 'node-name': _name, ...medium } = properties;
+  if (isLeaf && !JSON.stringify(medium).includes(NUMBER) && !isOff(properties['locking'])) {
+    refuseDisk('blockdev', argument);
+  }
+};
+
+/** `file.filename=x` as QEMU reads it: a property within a property. */
+const nested = (values: ReadonlyMap<string, unknown>): Properties => {
+  const root: Record<string, unknown> = {};
+  for (const [key, value] of values) {
+    const path = key.split('.');
+    let at = root;
+    for (const part of path.slice(0, -1)) {
+      const next = at[part];
+      at[part] = typeof next === 'object' && next !== null ? next : {};
+      at = at[part] as Record<string, unknown>;
+    }
+    at[path.at(-1)!] = value;
+  }
+  return root;
+};
