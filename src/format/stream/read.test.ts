@@ -387,11 +387,11 @@ describe('early device sections in front of RAM', () => {
     Buffer.from('7e0000000955' + '7e000000090200000001', 'hex'),
     patternPage(2, 99),
   ]);
-  const front = Buffer.concat([section('x/new-early', body, 9), section(virtioMem, virtioMemBody, 10)]);
+  const front = Buffer.concat([section(virtioMem, virtioMemBody, 10), section('x/new-early', body, 9)]);
   const behind = section('y/new-early', patternPage(3, 70), 11);
   const described = [
-    ['x/new-early', body.length],
     [virtioMem, virtioMemBody.length],
+    ['x/new-early', body.length],
     ['y/new-early', 70],
   ] as const;
   const devices = described.map(
@@ -441,8 +441,8 @@ describe('early device sections in front of RAM', () => {
     const word = (of: Uint8Array): number => Buffer.from(of).readUInt32BE(0);
     assert.deepEqual(told, [
       'a',
-      `x/new-early ${body.length} ${word(body)}`,
       `${virtioMem} ${virtioMemBody.length} ${word(virtioMemBody)}`,
+      `x/new-early ${body.length} ${word(body)}`,
       `y/new-early 70 ${word(patternPage(3, 70))}`,
       'end',
     ]);
