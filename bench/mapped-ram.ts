@@ -177,7 +177,7 @@ class MappedRamBenchmarks {
   async *#verbs(): AsyncGenerator<Benchmark> {
     const file = join(this.#folders.tmpfs, 'file');
     const out = join(this.#folders.tmpfs, 'out');
-    const nothing = { missing: 'nothing like it' };
+    const nothing = { missing: 'no peer was measured' };
     for (const [to, from] of [
       ['mapped-ram', this.#stream],
       ['stream', file],

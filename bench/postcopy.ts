@@ -261,7 +261,7 @@ async function* benchmarks(lab: Lab, tool: CTwin, folder: string): AsyncGenerato
         unit: 'ms',
         better: 'lower',
         ours: replay(wholes, ({ serviceMs }) => serviceMs![quantile]),
-        peer: { missing: 'QEMU loads all before the guest runs' },
+        peer: { missing: 'QEMU up to 11.1 loads all before it runs' },
         ...WHOLE_RUNS,
       };
     }

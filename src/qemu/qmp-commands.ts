@@ -2,18 +2,23 @@
 // release, so a type names only what some code reads and everything that a version may lack is optional: parse
 // leniently, emit strictly (spec/field.md 4.1).
 
-/** `query-migrate`'s status, up to QEMU 10.2; a newer QEMU may say something else. */
+/**
+ * `query-migrate`'s status, up to QEMU 11.1; a newer QEMU may say something else. `postcopy-device` (10.2) is a destination that loads
+ * its devices, or a source that waits for that; `failing` (11.0) stands between an error and `failed`.
+ */
 export type MigrationStatus =
   | 'none'
   | 'setup'
   | 'cancelling'
   | 'cancelled'
   | 'active'
+  | 'postcopy-device'
   | 'postcopy-active'
   | 'postcopy-paused'
   | 'postcopy-recover-setup'
   | 'postcopy-recover'
   | 'completed'
+  | 'failing'
   | 'failed'
   | 'colo'
   | 'pre-switchover'

@@ -66,6 +66,8 @@ const options: Readonly<Record<CorpusKind, GuestOptions>> = {
   },
 };
 
+export const corpusWorkload = (kind: CorpusKind): string => options[kind].workload ?? '';
+
 /**
  * The part of conventional memory where the guest sees ROM or nothing instead of RAM, so that pmemsave does not show
  * the RAM block.
@@ -189,15 +191,16 @@ export const corpusStream = async (
   return { file, truth };
 };
 
-/** A QEMU of `release` that waits for a guest of this kind to arrive. */
+/** A QEMU that waits for a guest of this kind, saved by `release`, to arrive: one of `release` as well, or another one with its machine type. */
 export const corpusDestination = async (
   lab: Lab,
   kind: CorpusKind,
   release: QemuRelease = lab.release,
-  more: Pick<GuestOptions, 'ramFile' | 'stopped'> = {},
+  { loadedBy = release, ...more }: Pick<GuestOptions, 'ramFile' | 'stopped'> & { readonly loadedBy?: QemuRelease } = {},
 ): Promise<LabGuest> => {
   const { truth } = await corpusStream(lab, kind, release);
-  return lab.startGuest({ ...options[kind], ...more, release, machine: truth.machine, incoming: 'defer' });
+  const { machine } = truth;
+  return lab.startGuest({ ...options[kind], ...more, release: loadedBy, machine, incoming: 'defer' });
 };
 
 /** The guest of a stream file, loaded by QEMU itself and running: quicker than a boot. */

@@ -104,19 +104,15 @@ class SerialLog {
   }
 }
 
-/** A running QEMU with a guest-kit guest (or an empty machine). */
-export class LabGuest {
-  readonly qemu: QemuProcess;
-  readonly release: QemuRelease;
-  readonly #serial: SerialLog;
+/** What a guest-kit guest says of itself, in whatever QEMU it runs. */
+export class GuestConsole {
+  readonly #log: SerialLog;
   readonly #workload: string;
   /** Pages that the workload's verifier walks. */
   readonly #churnPages: number;
 
-  constructor(qemu: QemuProcess, release: QemuRelease, serialFile: string, workload: string) {
-    this.qemu = qemu;
-    this.release = release;
-    this.#serial = new SerialLog(serialFile);
+  constructor(file: string, workload: string) {
+    this.#log = new SerialLog(file);
     this.#workload = workload;
     this.#churnPages = Number(/(?:churn|delta):(\d+)/.exec(workload)?.[1] ?? 0) * 256;
   }
@@ -125,32 +121,13 @@ export class LabGuest {
     return this.#workload !== '';
   }
 
-  get qmp(): QmpClient {
-    return this.qemu.qmp;
+  /** Whether a verifier walks over memory of this guest. */
+  get hasVerifier(): boolean {
+    return this.#churnPages > 0;
   }
 
   serial(): string {
-    return this.#serial.text();
-  }
-
-  /** Resolves with the match once the console shows it. */
-  async waitSerial(pattern: RegExp, timeoutMs?: number): Promise<RegExpExecArray> {
-    return poll(
-      () => {
-        const match = pattern.exec(this.serial());
-        if (match === null && !this.qemu.isRunning) {
-          throw this.qemu.exitError();
-        }
-        return match ?? undefined;
-      },
-      () => `the console never showed ${pattern}; it ends with ${JSON.stringify(this.serial().slice(-400))}`,
-      timeoutMs,
-    );
-  }
-
-  /** Resolves when the workload has filled its memory and verifies it. */
-  async waitReady(): Promise<void> {
-    await this.waitSerial(this.#churnPages > 0 ? /^CK t=/m : /WL started/);
+    return this.#log.text();
   }
 
   /** How often the guest's verifier found a page lost, stale, torn or misplaced, here and before it came here. */
@@ -187,6 +164,42 @@ export class LabGuest {
       () => `the verifier stands at ${this.checked()} of ${start} pages; ${JSON.stringify(this.serial().slice(-300))}`,
     );
     return this.bad();
+  }
+}
+
+/** A running QEMU with a guest-kit guest (or an empty machine). */
+export class LabGuest extends GuestConsole {
+  readonly qemu: QemuProcess;
+  readonly release: QemuRelease;
+
+  constructor(qemu: QemuProcess, release: QemuRelease, serialFile: string, workload: string) {
+    super(serialFile, workload);
+    this.qemu = qemu;
+    this.release = release;
+  }
+
+  get qmp(): QmpClient {
+    return this.qemu.qmp;
+  }
+
+  /** Resolves with the match once the console shows it. */
+  async waitSerial(pattern: RegExp, timeoutMs?: number): Promise<RegExpExecArray> {
+    return poll(
+      () => {
+        const match = pattern.exec(this.serial());
+        if (match === null && !this.qemu.isRunning) {
+          throw this.qemu.exitError();
+        }
+        return match ?? undefined;
+      },
+      () => `the console never showed ${pattern}; it ends with ${JSON.stringify(this.serial().slice(-400))}`,
+      timeoutMs,
+    );
+  }
+
+  /** Resolves when the workload has filled its memory and verifies it. */
+  async waitReady(): Promise<void> {
+    await this.waitSerial(this.hasVerifier ? /^CK t=/m : /WL started/);
   }
 
   async stop(): Promise<void> {

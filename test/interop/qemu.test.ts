@@ -4,10 +4,12 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import net from 'node:net';
 import { text } from 'node:stream/consumers';
 import { RamferryError } from '../../src/memory/errors.js';
 import { QemuProcess } from '../../src/qemu/qemu-process.js';
 import { QmpCommandError } from '../../src/qemu/qmp-client.js';
+import type { MigrationStatus } from '../../src/qemu/qmp-commands.js';
 import { type CorpusKind, corpusDestination, corpusStream } from './corpus.js';
 import { interopTest, liveInteropTest, poll } from './lab.js';
 import { readReference, sha256 } from './reference-reader.js';
@@ -57,6 +59,29 @@ interopTest('QEMU refuses a second migrate with the words the specification capt
   });
   assert.deepEqual(await guest.qemu.quit(), { code: 0, signal: null });
 });
+
+// `failing` since 11.0, in front of `failed`.
+interopTest(
+  'a migration that nobody takes is reported in states that the types name, and ends as failed',
+  async (lab) => {
+    const guest = await lab.startGuest({ memory: 16 });
+    const states: string[] = [];
+    guest.qmp.onEvent(({ event, data }) => event === 'MIGRATION' && states.push(String(data['status'])));
+    const listener = net.createServer((socket) => socket.destroy());
+    lab.onClose(() => void listener.close());
+    const path = lab.path('deaf');
+    await new Promise<void>((resolve) => listener.listen(path, resolve));
+    await guest.migrate(`unix:${path}`, { capabilities: { 'return-path': true } });
+    await guest.waitMigration(['failed']);
+    const known: readonly MigrationStatus[] = ['setup', 'active', 'device', 'failing', 'failed'];
+    assert.deepEqual(
+      states.filter((state) => !(known as readonly string[]).includes(state)),
+      [],
+    );
+    assert.equal(states.includes('failing'), lab.release === '11');
+  },
+  ALL_RELEASES,
+);
 
 // QEMU 7.2 is migrated stopped: before 9.0 its dirty log misses writes under TCG (corpus.ts says more).
 liveInteropTest(

@@ -57,15 +57,20 @@ export class Ramferry {
 
   /** The URI of "listening on URI", once it says so. */
   async listening(): Promise<string> {
+    return (await this.says(/listening on (\S+)/))[1]!;
+  }
+
+  /** Resolves once what it said on stderr matches. */
+  async says(pattern: RegExp): Promise<RegExpExecArray> {
     return poll(
       () => {
-        const uri = /listening on (\S+)/.exec(this.#stderr)?.[1];
-        if (uri === undefined && this.#child.exitCode !== null) {
+        const match = pattern.exec(this.#stderr) ?? undefined;
+        if (match === undefined && this.#child.exitCode !== null) {
           throw new Error(`it ended with status ${this.#child.exitCode}: ${this.#stderr}`);
         }
-        return uri;
+        return match;
       },
-      () => `it does not listen: ${this.#stderr}`,
+      () => `it has not said ${pattern}: ${this.#stderr}`,
     );
   }
 
