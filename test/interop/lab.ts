@@ -11,14 +11,8 @@ import { QemuProcess } from '../../src/qemu/qemu-process.js';
 import type { QmpClient } from '../../src/qemu/qmp-client.js';
 import type { MigrationInfo, MigrationStatus } from '../../src/qemu/qmp-commands.js';
 import { openToolbox, type Toolbox } from '../toolbox/toolbox.js';
-import {
-  CURRENT_RELEASES,
-  forgetUnknownVersions,
-  MissingReleaseError,
-  type QemuRelease,
-  qemuOf,
-  unknownVersionsReason,
-} from './releases.js';
+import { CURRENT_RELEASES, MissingReleaseError, type QemuRelease, qemuOf } from './releases.js';
+import { isContinuousIntegration, runWithQemus } from './run-with-qemus.js';
 
 export type { QemuRelease };
 
@@ -433,8 +427,6 @@ const toolbox = openToolbox();
 
 type InteropBody = (lab: Lab, context: TestContext) => Promise<void>;
 
-const isContinuousIntegration = process.env['CI'] === 'true';
-
 const runInLab = async (release: QemuRelease, body: InteropBody, context: TestContext): Promise<void> => {
   if ('missing' in toolbox) {
     throw new Error(toolbox.missing);
@@ -457,33 +449,6 @@ const runInLab = async (release: QemuRelease, body: InteropBody, context: TestCo
   } finally {
     context.signal.removeEventListener('abort', timeIsUp);
     await lab.close();
-  }
-};
-
-/**
- * Runs a test that needs QEMUs. Where one cannot be had it is skipped, but for continuous integration. Where it fails with
- * a QEMU that this suite has never passed with, that is reported and is no failure of the run.
- */
-const runWithQemus = async (run: () => Promise<void>, context: TestContext): Promise<void> => {
-  forgetUnknownVersions();
-  const reportUnknown = (): void => {
-    const reason = unknownVersionsReason();
-    if (reason !== undefined) {
-      context.todo(reason);
-    }
-  };
-  context.signal.addEventListener('abort', reportUnknown);
-  try {
-    await run();
-  } catch (error) {
-    if (error instanceof MissingReleaseError && !isContinuousIntegration) {
-      context.skip(error.message);
-      return;
-    }
-    reportUnknown();
-    throw error;
-  } finally {
-    context.signal.removeEventListener('abort', reportUnknown);
   }
 };
 

@@ -13,7 +13,17 @@ import type { MigrationStatus } from '../../src/qemu/qmp-commands.js';
 import { type CorpusKind, corpusDestination, corpusStream } from './corpus.js';
 import { interopTest, liveInteropTest, poll } from './lab.js';
 import { readReference, sha256 } from './reference-reader.js';
-import { ALL_RELEASES } from './releases.js';
+import { ALL_RELEASES, isKnownVersion, versionText } from './releases.js';
+
+interopTest(
+  'this version of QEMU is one that the whole suite has passed with',
+  async (lab, context) => {
+    const { program, version } = await lab.qemu();
+    context.diagnostic(`QEMU ${versionText(version)}, ${program}`);
+    assert.ok(isKnownVersion(version), `QEMU ${versionText(version)} is new`);
+  },
+  ALL_RELEASES,
+);
 
 interopTest('a QEMU that cannot start says why', async (lab) => {
   const program = await lab.program();
