@@ -2,7 +2,7 @@
 // (`ramferry/source`, `ramferry/destination`, `ramferry/format/stream`, …); of those, the ones that are pure run in a
 // browser too.
 
-export { listen, openChannel } from './channel/index.js';
+export { IncomingConnections, listen, openChannel } from './channel/index.js';
 export { FileTarget, MemoryTarget, MigrationDestination, PostcopyTarget } from './destination/index.js';
 export { userfaultfdProblem } from './dirty-log/userfaultfd-node.js';
 export { deviceStates } from './format/stream/index.js';

@@ -26,6 +26,10 @@ class End implements ByteChannel {
     this.left = left;
   }
 
+  get isBroken(): boolean {
+    return this.#broken !== undefined;
+  }
+
   write(bytes: Uint8Array, done: WriteDone): void {
     this.other.#incoming.push({ bytes, done });
     this.other.#schedule();
@@ -108,6 +112,7 @@ export interface Link {
   /** Bytes that the destination, and the source, have got. */
   readonly bytes: () => { readonly toDestination: number; readonly toSource: number };
   break(): void;
+  isBroken(): boolean;
   /** Bytes to the destination that the source did not send. */
   inject(bytes: Uint8Array): void;
 }
@@ -121,6 +126,7 @@ export const link = ({ toDestination, toSource }: Cut = {}): Link => {
     source,
     destination,
     bytes: () => ({ toDestination: destination.received, toSource: source.received }),
+    isBroken: () => source.isBroken,
     break: () => source.break(new Error('the test broke the link')),
     inject: (bytes) => source.write(bytes, () => {}),
   };

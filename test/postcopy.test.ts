@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { IncomingConnections } from '../src/channel/incoming-connections.js';
 import { MigrationDestination } from '../src/destination/migration-destination.js';
 import { PostcopyTarget } from '../src/destination/postcopy-target.js';
 import type { IncomingReport } from '../src/destination/statistics.js';
@@ -121,12 +122,15 @@ const setUp = ({
   replaces = false,
 }: Setting = {}) => {
   let connections = 0;
+  let isOver = false;
+  // So that another source can take over.
+  const token = replaces ? new Uint8Array(16).fill(5) : undefined;
   const connect = (): Link => link(cuts[connections++]);
   let current = connect();
   const startSource = (options?: Partial<PostcopyOptions>): MigrationSource =>
     new MigrationSource({
       guest,
-      sink: new PostcopySink(current.source),
+      sink: new PostcopySink(current.source, { token }),
       parameters: { ...defaultParameters, ...parameters },
       postcopy: { prefetchPages: 4, ...options },
     });
@@ -138,11 +142,12 @@ const setUp = ({
       run: async () => {
         arriving.isRunning = true;
       },
-      reconnect: async (error) => {
-        if (givesUp && connections > cuts.length) {
-          throw error;
+      connections: new IncomingConnections(async () => {
+        await until(() => isOver || current.isBroken());
+        if (isOver || (givesUp && connections > cuts.length)) {
+          throw new Error('no connection will come');
         }
-        await until(() => source.state.value === 'postcopy-paused');
+        await until(() => isOver || source.state.value === 'postcopy-paused');
         current = connect();
         if (replaces) {
           source.fail(new Error('the source died'));
@@ -152,14 +157,17 @@ const setUp = ({
           source.recoverPostcopy(async () => current.source);
         }
         return current.destination;
-      },
+      }),
     },
   });
   arriving.count();
   let sourceEnded: Promise<MigrationReport> | undefined;
   const run = (): Promise<[MigrationReport, IncomingReport]> => {
     sourceEnded = source.run();
-    return Promise.all([sourceEnded, destination.run()]);
+    const incoming = destination.run().finally(() => {
+      isOver = true;
+    });
+    return Promise.all([sourceEnded, incoming]);
   };
   return { guest, arriving, source, destination, run, link: () => current };
 };

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { listen } from '../src/channel/index.js';
+import { IncomingConnections, listen } from '../src/channel/index.js';
 import { type IncomingReport, MemoryTarget, MigrationDestination, PostcopyTarget } from '../src/destination/index.js';
 import { deviceStates } from '../src/format/stream/index.js';
 import { forEachUnplugged, memoryDevices } from '../src/format/virtio/index.js';
@@ -286,7 +286,7 @@ test('a guest with memory plugged and unplugged arrives by postcopy, over a link
         await target.resume();
         target.requestVirtioMem(32 * MIB);
       },
-      reconnect: () => listener.accept(),
+      connections: new IncomingConnections(() => listener.accept()),
     },
   });
   const [{ error, report }, incoming] = await Promise.all([migration.ended, destination.run()]);

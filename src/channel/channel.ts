@@ -31,6 +31,9 @@ export interface ByteChannel {
   /** How messages name the other end: `unix:/tmp/x`, `tcp:127.0.0.1:4444`, `file:/tmp/x`. */
   readonly peer: string;
 
+  /** Who is there, as far as the system says: `host 10.0.0.7`, `user 1000`. Of accepted connections only. */
+  readonly origin?: string | undefined;
+
   /**
    * Queues bytes. The memory behind `bytes` belongs to the channel until `done` is called: nothing copies it before
    * the system call that writes it. `done` gets the error if the bytes could not be written; it is called exactly

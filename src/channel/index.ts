@@ -1,6 +1,12 @@
 // `ramferry/channel`: byte channels, what opens them, and the rate limit.
 
 export type { ByteChannel, ChannelListener, ChannelReader } from './channel.js';
+export {
+  IncomingConnections,
+  type IncomingConnectionsOptions,
+  type Judge,
+  type Verdict,
+} from './incoming-connections.js';
 export { listen } from './listen-node.js';
 export { type OpenOptions, openChannel } from './open-channel-node.js';
 export type { PositionedFile } from './positioned-file.js';

@@ -8,6 +8,7 @@ import { RamferryError } from '../memory/errors.js';
 import type { ByteChannel, ChannelListener } from './channel.js';
 import { channelError } from './channel-error.js';
 import { adoptSocket, SOCKET_OPTIONS } from './socket-channel-node.js';
+import { socketOwner } from './socket-owner-node.js';
 import { type Endpoint, formatUri, parseUri, usageError } from './uri.js';
 import type { TcpEndpoint } from './uri-tcp.js';
 
@@ -90,6 +91,16 @@ const bindTcp = async (server: net.Server, { host, port, family, lastPort = port
 /** An IPv4 address that a socket of both versions shows as one of IPv6, as people write it. */
 const plainAddress = (address: string): string => address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/, '');
 
+/** An IPv4 address is one, however the listener is bound. A connection that is gone already has none. */
+const originOf = (connection: net.Socket): string | undefined => {
+  const { remoteAddress } = connection;
+  if (remoteAddress !== undefined) {
+    return `host ${plainAddress(remoteAddress)}`;
+  }
+  const owner = socketOwner((connection as unknown as { _handle: { fd?: number } | null })._handle?.fd ?? -1);
+  return owner === undefined ? undefined : `user ${owner}`;
+};
+
 class SocketListener implements ChannelListener {
   readonly uri: string;
   readonly #server: net.Server;
@@ -113,7 +124,7 @@ class SocketListener implements ChannelListener {
     const { remoteAddress: host, remotePort: port } = connection;
     const peer =
       host === undefined || port === undefined ? this.uri : formatUri({ kind: 'tcp', host: plainAddress(host), port });
-    const channel = adoptSocket(peer, connection);
+    const channel = adoptSocket(peer, connection, { origin: originOf(connection) });
     const next = this.#waiting.shift();
     if (next === undefined) {
       this.#connected.push(channel);

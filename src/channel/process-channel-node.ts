@@ -50,11 +50,11 @@ export const startCommand = async (peer: string, command: string, direction: Dir
   const input =
     child.stdout === null
       ? undefined
-      : adoptSocket(peer, child.stdout as net.Socket, { readable: true, writable: false });
+      : adoptSocket(peer, child.stdout as net.Socket, { directions: { readable: true, writable: false } });
   const output =
     child.stdin === null
       ? undefined
-      : adoptSocket(peer, child.stdin as net.Socket, { readable: false, writable: true });
+      : adoptSocket(peer, child.stdin as net.Socket, { directions: { readable: false, writable: true } });
 
   let dropped = false;
   const explained = async (error: Error): Promise<Error> =>

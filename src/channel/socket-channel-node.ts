@@ -11,6 +11,7 @@ import { byteLength, WriteQueue } from './write-queue.js';
 
 export class SocketChannel implements ByteChannel {
   readonly peer: string;
+  readonly origin: string | undefined;
   readonly closed: Promise<void>;
   readonly #socket: net.Socket;
   readonly #feed: ReaderFeed;
@@ -25,8 +26,9 @@ export class SocketChannel implements ByteChannel {
   #ending: Promise<void> | undefined;
 
   /** `socket` is connected, was created with `feed.onread`, and is paused. */
-  constructor(peer: string, socket: net.Socket, feed: ReaderFeed) {
+  constructor(peer: string, socket: net.Socket, feed: ReaderFeed, origin?: string) {
     this.peer = peer;
+    this.origin = origin;
     this.#socket = socket;
     this.#feed = feed;
     feed.onFault = (error) => {
@@ -221,7 +223,11 @@ export const descriptorSocketChannel = (peer: string, descriptor: number, direct
  * There is no option for those, so the native handle moves to a new socket. It has one owner at any time (the other
  * known way, a second socket over the same descriptor number, leaves two handles that both close it).
  */
-export const adoptSocket = (peer: string, accepted: net.Socket, directions = BOTH): SocketChannel => {
+export const adoptSocket = (
+  peer: string,
+  accepted: net.Socket,
+  { directions = BOTH, origin }: { readonly directions?: Directions; readonly origin?: string | undefined } = {},
+): SocketChannel => {
   const feed = new ReaderFeed();
   const owner = accepted as unknown as { _handle: { readStop(): void } | null };
   // A child's stdout is being read from the start; nothing has arrived yet within this turn of the event loop.
@@ -236,5 +242,5 @@ export const adoptSocket = (peer: string, accepted: net.Socket, directions = BOT
   const socket = new net.Socket(options as net.SocketConstructorOpts).pause();
   // Without a handle this only releases the server's count of connections.
   accepted.destroy();
-  return new SocketChannel(peer, socket, feed);
+  return new SocketChannel(peer, socket, feed, origin);
 };

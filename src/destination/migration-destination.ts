@@ -2,6 +2,7 @@
 // postcopy-incoming.ts; here is what it does to the course of a migration.
 
 import type { ByteChannel } from '../channel/channel.js';
+import type { IncomingConnections } from '../channel/incoming-connections.js';
 import { be32 } from '../format/bytes.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
 import { Command, DEFAULT_TARGET_PAGE_SIZE, ElementType } from '../format/stream/constants.js';
@@ -10,6 +11,8 @@ import { StreamReader } from '../format/stream/read.js';
 import { pong, shut } from '../format/stream/return-path.js';
 import type { RamSetup, StreamHandler, StreamSummary } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
+import { DestinationToken } from './destination-token.js';
+import { recovers } from './first-words.js';
 import { PostcopyIncoming } from './postcopy-incoming.js';
 import { PostcopyTarget } from './postcopy-target.js';
 import { ReturnPathWriter } from './return-path-writer.js';
@@ -24,6 +27,9 @@ const ANSWER_BACKLOG_BYTES = 64 * 1024;
 
 /** How long a peer may take to close, or to take our last message, before the channel is dropped. */
 const LINGER_MS = 1000;
+
+/** For a recovery, from its first words to POSTCOPY_RESUME: some round trips, and the received bitmaps. */
+const RECOVERY_MS = 30_000;
 
 /** Where bytes go that nobody will look at. Its content is never read. */
 const discarded = new Uint8Array(64 * 1024);
@@ -76,10 +82,10 @@ export interface IncomingPostcopyOptions {
   /** Runs the guest, which `commit` has made ready. */
   readonly run: () => Promise<void>;
   /**
-   * The connection broke while the guest ran here: resolves with the next one, over which the source recovers. Rejects to give
-   * the guest up. Default: that.
+   * Where the source comes again when the connection broke while the guest ran here; strangers are dropped. Default: the guest
+   * is given up then, as it is when no connection will come any more.
    */
-  readonly reconnect?: (error: Error) => Promise<ByteChannel>;
+  readonly connections?: IncomingConnections;
 }
 
 /**
@@ -96,7 +102,7 @@ export interface IncomingPostcopyOptions {
  *   package ──▶ commit ──▶ run, while pages come ──▶ end of the stream ──▶ target.finish() ──▶ SHUT(0)
  *                            │         ▲
  *               link breaks  ▼         │ received bitmaps, POSTCOPY_RESUME
- *                         paused ──▶ reconnect()
+ *                         paused ──▶ connections.find(…)
  *
  * Writes nothing unless the source opened a return path.
  */
@@ -140,6 +146,10 @@ export class MigrationDestination {
   /** Why the connection has to be replaced. */
   #linkError: Error | undefined;
   #recoveries = 0;
+  #recoveryTimer: ReturnType<typeof setTimeout> | undefined;
+  readonly #token = new DestinationToken();
+  /** Where the first connection came from. */
+  readonly #origin: string | undefined;
   readonly #marks: PhaseMarks = { start: 0 };
   readonly #rate = new RateWindow();
 
@@ -147,6 +157,7 @@ export class MigrationDestination {
     const { channel, target, targetPageSize, deviceTailLimit } = options;
     this.#options = options;
     this.#channel = channel;
+    this.#origin = channel.origin;
     this.#target = target;
     this.#postcopy = options.postcopy && this.#acceptPostcopy(target);
     this.#reader = new StreamReader(this.#handler(), {
@@ -174,7 +185,10 @@ export class MigrationDestination {
         this.#switch = this.#runGuest(summary, pings);
         this.#switch.catch((error) => this.#fail(error));
       },
-      resumed: () => this.#enter('postcopy-active'),
+      resumed: () => {
+        clearTimeout(this.#recoveryTimer);
+        this.#enter('postcopy-active');
+      },
     });
   }
 
@@ -222,6 +236,7 @@ export class MigrationDestination {
       this.#enter(isCancelled ? 'cancelled' : 'failed');
     } finally {
       signal?.removeEventListener('abort', cancel);
+      clearTimeout(this.#recoveryTimer);
     }
     return this.report();
   }
@@ -290,6 +305,7 @@ export class MigrationDestination {
             requests: this.#postcopy!.requests,
             duplicates: (this.#target as PostcopyTarget).duplicates,
             recoveries: this.#recoveries,
+            strangers: this.#options.postcopy?.connections?.refused ?? 0,
             ...(this.#runsAt !== undefined && {
               runningMs: Math.round((this.#runsAt - this.#marks.start) * 100) / 100,
             }),
@@ -347,35 +363,69 @@ export class MigrationDestination {
 
   /** Pauses until there is another connection, and goes on over that. */
   async #recover(error: Error): Promise<void> {
+    clearTimeout(this.#recoveryTimer);
     this.#channel.destroy();
     this.#postcopy?.pause();
     this.#enter('postcopy-paused');
-    let next: ByteChannel | undefined;
-    const reconnect = this.#options.postcopy?.reconnect ?? Promise.reject.bind(Promise);
-    reconnect(error).then(
-      (channel) => {
-        if (this.#error !== undefined) {
-          channel.destroy();
-        }
-        next = channel;
-        this.#waiters.wake();
-      },
-      (reason) => this.#fail(reason),
-    );
-    await this.#waiters.until(() => {
-      this.#throwIfFailed();
-      return next !== undefined;
-    });
-    this.#channel = next!;
-    this.#returnPath = this.#openReturnPath(next!);
+    const next = await this.#nextConnection(error);
+    this.#channel = next;
+    this.#returnPath = this.#openReturnPath(next);
     this.#linkError = undefined;
+    this.#token.reconnected();
     // A half received unit is not there (RC-5).
     this.#to = this.#from;
     this.#isPaused = false;
     this.#reader.resume();
     this.#recoveries += 1;
     this.#enter('postcopy-recover');
-    this.#read(next!);
+    this.#limitRecovery(next);
+    this.#read(next);
+  }
+
+  /** The one that is the source's, as far as its first words tell. */
+  async #nextConnection(error: Error): Promise<ByteChannel> {
+    const { connections } = this.#options.postcopy!;
+    if (connections === undefined) {
+      throw error;
+    }
+    let next: ByteChannel | undefined;
+    const stopped = new AbortController();
+    const judge = recovers({
+      token: this.#token.ofSource,
+      origin: this.#origin,
+      blockNames: new Set(this.#ram!.blocks.map(({ name }) => name)),
+    });
+    connections.find(judge, stopped.signal).then(
+      (channel) => {
+        next = channel;
+        this.#waiters.wake();
+      },
+      (reason) => this.#fail(reason),
+    );
+    try {
+      await this.#waiters.until(() => {
+        this.#throwIfFailed();
+        return next !== undefined;
+      });
+      return next!;
+    } catch (reason) {
+      next?.destroy();
+      throw reason;
+    } finally {
+      stopped.abort(error);
+    }
+  }
+
+  /** Somebody who knows what to say first and then says nothing must not keep the source waiting. */
+  #limitRecovery(channel: ByteChannel): void {
+    this.#recoveryTimer = setTimeout(() => {
+      const { peer } = channel;
+      const message = `The source ${peer} has not finished its recovery within ${RECOVERY_MS / 1000} s.`;
+      this.#linkFailed(
+        channel,
+        new RamferryError('failed', 'PEER_STALLED', message, { file: peer, value: RECOVERY_MS }),
+      );
+    }, RECOVERY_MS);
   }
 
   /** Can still be cancelled, and fails if the source goes. */
@@ -578,7 +628,7 @@ export class MigrationDestination {
         if (command === Command.OPEN_RETURN_PATH) {
           this.#returnPathOpen = true;
         } else if (command === Command.PING) {
-          this.#answer(be32(payload, 0));
+          this.#pinged(be32(payload, 0));
         }
       },
       ...(this.#postcopy !== undefined && { postcopy: this.#postcopy }),
@@ -597,6 +647,16 @@ export class MigrationDestination {
         this.#waiters.wake();
       },
     };
+  }
+
+  #pinged(value: number): void {
+    const mayShow = this.#switch === undefined;
+    const answer = this.#postcopy === undefined ? undefined : this.#token.pinged(value, mayShow, this.#channel.peer);
+    if (answer === undefined) {
+      this.#answer(value);
+    } else {
+      this.#returnPath.append(answer);
+    }
   }
 
   #answer(ping: number): void {

@@ -26,6 +26,8 @@ export interface IncomingPostcopyReport {
   /** Pages that came although they were there already. */
   readonly duplicates: number;
   readonly recoveries: number;
+  /** Connections that were dropped because they were not the source's. */
+  readonly strangers: number;
   /** Milliseconds from the start of the migration to the moment at which the guest ran here. */
   readonly runningMs?: number;
 }

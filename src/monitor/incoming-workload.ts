@@ -2,9 +2,11 @@
 //
 //   precopy    pages ─▶ devices ─▶ runs
 //   postcopy   some pages ─▶ devices ─▶ runs, and waits for the pages that it lacks; a broken link: the next connection
-//                                                                                   to the same listener is the source's
+//                                              to the same listener that says what only the source says is the source's
 
 import type { ChannelListener } from '../channel/channel.js';
+import { IncomingConnections } from '../channel/incoming-connections.js';
+import { beginsStream } from '../destination/first-words.js';
 import { MemoryTarget } from '../destination/memory-target.js';
 import { MigrationDestination } from '../destination/migration-destination.js';
 import { PostcopyTarget } from '../destination/postcopy-target.js';
@@ -41,7 +43,8 @@ export interface IncomingWorkload {
 /** Resolves when the guest runs; rejects if it never will. */
 export async function receiveWorkload(options: IncomingWorkloadOptions): Promise<IncomingWorkload> {
   const { listener, writers, barrier, memoryLimit, postcopy, signal } = options;
-  const channel = await listener.accept();
+  const connections = new IncomingConnections(() => listener.accept());
+  const channel = await connections.find(beginsStream, signal);
   const blocks = RamBlockList.create({ onSegment: adviseHugePages });
   const populator = new BackgroundPopulator();
   let guest: WorkloadGuest | undefined;
@@ -60,7 +63,7 @@ export async function receiveWorkload(options: IncomingWorkloadOptions): Promise
       postcopy !== undefined
         ? new PostcopyTarget({ blocks, memoryLimit, populator, missingPages: () => guest!.missingPages(postcopy) })
         : new MemoryTarget({ blocks, memoryLimit, populator }),
-    ...(postcopy !== undefined && { postcopy: { run, reconnect: () => listener.accept() } }),
+    ...(postcopy !== undefined && { postcopy: { run, connections } }),
     ...(signal !== undefined && { signal }),
     // The blocks are known: the threads can start, parked, while the pages come in.
     onStatus: (status) => {
@@ -77,6 +80,7 @@ export async function receiveWorkload(options: IncomingWorkloadOptions): Promise
     },
   });
   const ended = destination.run().then(async (report) => {
+    connections.close();
     await Promise.all([populator.close(), listener.close()]);
     if (report.status !== 'completed') {
       await guest?.shutdown();

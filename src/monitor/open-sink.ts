@@ -22,7 +22,11 @@ export async function openSink(start: SourceStart, signal: AbortSignal, trace: T
     const retryPauseMs = POSTCOPY_RETRY_PAUSE_MS;
     const channel = await openChannel(uri, { direction: 'both', retryMs, retryPauseMs, signal });
     const openPreempt = (): Promise<ByteChannel> => openChannel(uri, { direction: 'both', signal });
-    return new PostcopySink(channel, { trace, ...(postcopy.preempt === true && { openPreempt }) });
+    return new PostcopySink(channel, {
+      trace,
+      token: postcopy.token,
+      ...(postcopy.preempt === true && { openPreempt }),
+    });
   }
   if (mappedRam === undefined) {
     const channel = await openChannel(uri, { direction: returnPath ? 'both' : 'write', retryMs, signal });

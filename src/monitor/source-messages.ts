@@ -20,6 +20,8 @@ export interface PostcopyStart extends Omit<PostcopyOptions, 'onDemand' | 'relea
   readonly preempt?: boolean;
   /** Give the guest's memory here back to the system as it is sent (QEMU's `release-ram`); a recovery is refused then. */
   readonly releaseRam?: boolean;
+  /** What a destination of ours knows this source by: 16 secret bytes, for one that may have to take over. Default: random ones. */
+  readonly token?: Uint8Array;
 }
 
 /** Who keeps the guest's pages as they are during a background snapshot. */

@@ -26,6 +26,7 @@ import type { SourceGuest } from './guest.js';
 import type { PageRequests } from './page-requests.js';
 import type { PageBatch } from './page-sink.js';
 import { RecordWriter, URGENT_SLOTS } from './record-writer.js';
+import { SourceToken } from './source-token.js';
 import { StreamSink } from './stream-sink.js';
 import type { Trace } from './trace.js';
 
@@ -48,6 +49,11 @@ export interface PostcopySinkOptions {
    * `postcopy-preempt`, since 8.0). Default: there is none.
    */
   readonly openPreempt?: (() => Promise<ByteChannel>) | undefined;
+  /**
+   * What a destination of ours knows this source by when it comes again: 16 secret bytes. One that takes over from another has
+   * to show the same. Default: random ones.
+   */
+  readonly token?: Uint8Array | undefined;
 }
 
 /** What the sink needs to know of the phase behind the switch. */
@@ -80,15 +86,21 @@ export class PostcopySink extends StreamSink {
   /** Blocks whose received bitmap was asked for and is not there. */
   readonly #awaited = new Map<string, Uint8Array>();
   #isAcknowledged = false;
+  readonly #token: SourceToken;
 
   constructor(
     channel: ByteChannel,
-    { trace = {}, clock = systemClock, stallMs = STALL_MS, openPreempt }: PostcopySinkOptions = {},
+    { trace = {}, clock = systemClock, stallMs = STALL_MS, openPreempt, token }: PostcopySinkOptions = {},
   ) {
     super(channel, { returnPath: true, isAdvised: true, trace });
     this.#clock = clock;
     this.#stallMs = stallMs;
     this.#openPreempt = openPreempt;
+    this.#token = new SourceToken(token);
+  }
+
+  protected override introduce(): void {
+    this.append(this.#token.introduction());
   }
 
   /** The other end, for messages. */
@@ -99,6 +111,9 @@ export class PostcopySink extends StreamSink {
   protected override returnPathHandler(): ReturnType<StreamSink['returnPathHandler']> {
     return {
       pong: (value) => {
+        if (this.#token.ponged(value, this.peer)) {
+          return;
+        }
         this.#pongs += 1;
         this.isLoaded ||= value === PostcopyPing.DEVICES_LOADED;
         this.wake();
@@ -367,10 +382,12 @@ export class PostcopySink extends StreamSink {
     if (channel !== undefined) {
       this.reconnect(channel);
     }
+    this.append(this.#token.proof());
     for (const { name } of migrated) {
       this.append(askReceivedBitmap(name));
     }
     await this.until(() => this.#awaited.size === 0);
+    this.#token.check(this.peer);
     haveReceived();
     if (this.#openPreempt !== undefined) {
       await this.#connectPreempt(open ?? this.#openPreempt);

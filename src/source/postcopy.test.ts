@@ -8,6 +8,7 @@ import { type Cut, PostcopyDestination } from '../../test/postcopy-destination.j
 import { PAGE, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
 import { nextTurn, until } from '../../test/until.js';
 import type { ByteChannel } from '../channel/channel.js';
+import { TOKEN_MARK } from '../format/stream/migration-token.js';
 import { pong, receivedBitmap, requestPages, shut } from '../format/stream/return-path.js';
 import { RamferryError } from '../memory/errors.js';
 import type { RamBlock } from '../memory/ram-block.js';
@@ -198,6 +199,9 @@ test('the order of the switch, twelve ranges a command, and downtime ends with t
   const report = await source.run();
   completed(report);
   const commands = destination.steps.filter((step) => !/^(discard|page) /.test(step));
+  // What a destination of ours will know this source by.
+  const token = commands.splice(2, 5);
+  assert.ok(token[0] === `ping ${TOKEN_MARK}` && token.every((step) => step.startsWith('ping ')), `${token}`);
   assert.deepEqual(commands, [
     ...['command 1', 'ping 1', `advise ${PAGE} ${PAGE}`],
     ...['discarded block0', 'discarded block0'],

@@ -117,6 +117,7 @@ export class StreamSink implements PageSink {
     if (this.#options.returnPath) {
       this.append(command(Command.OPEN_RETURN_PATH));
       this.append(ping(1));
+      this.introduce();
     }
     const { isAdvised = false } = this.#options;
     const blocks = guest.blocks.blocks.filter((block) => block.migratable);
@@ -131,6 +132,9 @@ export class StreamSink implements PageSink {
       this.append(earlySections);
     }
   }
+
+  /** What there is to say to the destination before anything else. */
+  protected introduce(): void {}
 
   /** Takes the pages of the next batch. */
   protected get pageWriter(): RecordWriter {
