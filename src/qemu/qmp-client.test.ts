@@ -219,3 +219,105 @@ test('only unix: and tcp: are monitor addresses', async () => {
   }
   await assert.rejects(QmpClient.connect('unix:/nonexistent/socket'), withCode('QMP_CONNECTION'));
 });
+
+// Fields of every kind that JSON has, in every place where there is one.
+const WRONG = ['null', '[]', '7', '"x"', 'true', '{}', '[null]', '{"status":null}'];
+const PLACES: readonly (readonly [line: string, right: readonly string[]])[] = [
+  ['@', []],
+  ['{"event":@}', ['"x"']],
+  ['{"event":"MIGRATION","data":@}', ['{}', '{"status":null}']],
+  ['{"event":"MIGRATION","timestamp":@}', ['{}', '{"status":null}']],
+  ['{"event":"MIGRATION","timestamp":{"seconds":@,"microseconds":0}}', ['7']],
+  ['{"QMP":@}', ['{}', '{"status":null}']],
+  ['{"QMP":{"version":@}}', ['{}', '{"status":null}']],
+  ['{"QMP":{"version":{"qemu":@}}}', ['{}', '{"status":null}']],
+  ['{"QMP":{"version":{"qemu":{"major":@}}}}', ['7']],
+  ['{"id":@,"return":{}}', ['7']],
+  ['{"id":77,"error":@}', ['{}', '{"status":null}']],
+  ['{"id":77,"error":{"class":@}}', ['"x"']],
+  ['{"id":77,"error":{"desc":@}}', ['"x"']],
+];
+
+test('whatever a field of a message holds, the client goes on or says which one it is', {
+  timeout: 60_000,
+}, async () => {
+  for (const [place, right] of PLACES) {
+    for (const value of WRONG) {
+      const line = place.replace('@', value);
+      await monitor(
+        (command, socket) => {
+          socket.write(`${line}\n`);
+          send(socket, { return: {}, id: command.id });
+        },
+        async (uri) => {
+          const client = await QmpClient.connect(uri);
+          client.onEvent(({ data }) => void String(data['status']));
+          const answered = client.execute('query-x');
+          if (right.includes(value)) {
+            assert.deepEqual(await answered, {}, line);
+            await client.close();
+          } else {
+            await assert.rejects(answered, withCode('QMP_PROTOCOL'), line);
+            await client.closed;
+          }
+        },
+      );
+    }
+  }
+});
+
+test('a greeting is looked at in the same way', async () => {
+  for (const hello of ['{"QMP":null}', '{"QMP":{"version":null}}', '{"QMP":{"version":{"qemu":[]}}}', 'null']) {
+    await monitor(
+      () => {},
+      (uri) => assert.rejects(QmpClient.connect(uri, { timeoutMs: 5000 }), withCode('QMP_PROTOCOL')),
+      `${hello}\n`,
+    );
+  }
+});
+
+test('a result that no QEMU gives is refused by the name of its field', async () => {
+  const results: [name: 'query-status' | 'query-migrate' | 'query-migrate-capabilities' | 'cont', unknown, string][] = [
+    ['query-status', null, 'return'],
+    ['query-status', { status: 'running' }, 'return.running'],
+    ['query-migrate', { status: null }, 'return.status'],
+    ['query-migrate', { ram: { total: '7' } }, 'return.ram.total'],
+    ['query-migrate', { ram: null }, 'return.ram'],
+    ['query-migrate', { 'socket-address': [null] }, 'return.socket-address[0]'],
+    ['query-migrate-capabilities', {}, 'return'],
+    ['query-migrate-capabilities', [{ capability: 'x', state: 1 }], 'return.[0].state'],
+    ['cont', [], 'return'],
+  ];
+  for (const [name, result, field] of results) {
+    await monitor(
+      (command, socket) => send(socket, { return: result, id: command.id }),
+      async (uri) => {
+        const client = await QmpClient.connect(uri);
+        await assert.rejects(client.execute(name), (error: RamferryError) => {
+          assert.equal(error.code, 'QMP_PROTOCOL');
+          assert.ok(error.message.includes(`"${field}"`), error.message);
+          return true;
+        });
+        // Of the connection nothing is wrong.
+        await client.close();
+      },
+    );
+  }
+});
+
+test('a line of 4 MiB that comes byte by byte takes no quadratic time', { timeout: 20_000 }, async () => {
+  await monitor(
+    (command, socket) => {
+      const line = JSON.stringify({ return: 'x'.repeat(2 ** 22), id: command.id });
+      for (let at = 0; at < line.length; at += 64) {
+        socket.write(line.slice(at, at + 64));
+      }
+      socket.write('\n');
+    },
+    async (uri) => {
+      const client = await QmpClient.connect(uri);
+      assert.equal(String(await client.execute('query-x')).length, 2 ** 22);
+      await client.close();
+    },
+  );
+});

@@ -6,6 +6,7 @@ import { connectAddress } from '../channel/open-channel-node.js';
 import { parseUri, usageError } from '../channel/uri.js';
 import { RamferryError } from '../memory/errors.js';
 import type { QmpCommands } from './qmp-commands.js';
+import { parseMessage, type QmpMessage, resultFault } from './qmp-message.js';
 
 /** A command that QEMU refused or that failed there. */
 export class QmpCommandError extends RamferryError {
@@ -72,27 +73,6 @@ interface PendingCommand {
 
 type JsonObject = Readonly<Record<string, unknown>>;
 
-/** Everything a line from QEMU may be: greeting, event, reply. Only QEMU's word for it, so nothing is sure to be there. */
-interface Message {
-  readonly QMP?: { readonly version?: { readonly qemu?: Partial<QemuVersion> } };
-  readonly event?: string;
-  readonly data?: JsonObject;
-  readonly timestamp?: { readonly seconds?: number; readonly microseconds?: number };
-  readonly id?: number;
-  readonly return?: unknown;
-  readonly error?: { readonly class?: string; readonly desc?: string };
-}
-
-/** Undefined for what is no JSON object. */
-const parseMessage = (line: string): Message | undefined => {
-  try {
-    const value: unknown = JSON.parse(line);
-    return typeof value === 'object' && value !== null ? value : undefined;
-  } catch {
-    return undefined;
-  }
-};
-
 /** Where a monitor listens, of the addresses that channels know. */
 const monitorAddress = (uri: string): NetConnectOpts => {
   const endpoint = parseUri(uri);
@@ -122,7 +102,9 @@ export class QmpClient {
   /** Told once, when nothing more can come. */
   readonly #enders = new Set<(error: Error) => void>();
   #nextId = 1;
-  #line = '';
+  /** The beginning of a line, in the pieces in which it came: joined once, or a slow line would take quadratic time. */
+  #line: string[] = [];
+  #lineCharacters = 0;
   #version: QemuVersion | undefined;
   #greeted: (() => void) | undefined;
   #ended: Error | undefined;
@@ -275,62 +257,70 @@ export class QmpClient {
   }
 
   #received(chunk: string): void {
-    const lines = (this.#line + chunk).split('\n');
-    this.#line = lines.pop()!;
-    if (this.#line.length > MAXIMUM_LINE_CHARACTERS) {
-      this.#end(
-        this.#failure(
-          'QMP_PROTOCOL',
-          `A line of more than ${MAXIMUM_LINE_CHARACTERS} characters came from ${this.peer}.`,
-        ),
-      );
-      return;
-    }
-    for (const line of lines) {
+    const [rest, ...lines] = chunk.split('\n');
+    this.#line.push(rest!);
+    this.#lineCharacters += rest!.length;
+    for (const next of lines) {
+      const line = this.#line.join('');
+      this.#line = [next];
+      this.#lineCharacters = next.length;
       if (this.#ended === undefined && line.trim() !== '') {
         this.#message(line);
       }
+    }
+    if (this.#lineCharacters > MAXIMUM_LINE_CHARACTERS) {
+      const message = `A line of more than ${MAXIMUM_LINE_CHARACTERS} characters came from ${this.peer}.`;
+      this.#end(this.#failure('QMP_PROTOCOL', message));
     }
   }
 
   #message(line: string): void {
     const message = parseMessage(line);
-    if (message === undefined) {
-      this.#end(this.#failure('QMP_PROTOCOL', `${this.peer} does not speak QMP: '${line.slice(0, 60)}'.`));
-    } else if (message.event !== undefined) {
-      this.#event(message.event, message);
-    } else if (message.QMP !== undefined) {
-      const { major = 0, minor = 0, micro = 0 } = message.QMP.version?.qemu ?? {};
-      this.#version = { major, minor, micro };
-      this.#greeted?.();
-    } else {
-      this.#reply(message, line);
+    if (typeof message === 'string') {
+      const field = message === '' ? '' : ` in its field "${message}"`;
+      this.#end(this.#failure('QMP_PROTOCOL', `${this.peer} does not speak QMP${field}: '${line.slice(0, 60)}'.`));
+      return;
+    }
+    switch (message.kind) {
+      case 'greeting':
+        this.#version = message.version;
+        this.#greeted?.();
+        break;
+      case 'event': {
+        const { event, data, timestampMs } = message;
+        for (const listener of [...this.#listeners]) {
+          listener({ event, data, timestampMs });
+        }
+        break;
+      }
+      default:
+        this.#reply(message, line);
     }
   }
 
-  #event(event: string, { timestamp, data = {} }: Message): void {
-    const timestampMs = (timestamp?.seconds ?? 0) * 1000 + (timestamp?.microseconds ?? 0) / 1000;
-    for (const listener of [...this.#listeners]) {
-      listener({ event, data, timestampMs });
-    }
-  }
-
-  #reply({ id, error, return: result }: Message, line: string): void {
-    if (id === undefined) {
-      // QEMU leaves the id out only when it could not parse what we sent: nothing can be matched from here on.
+  #reply(message: Exclude<QmpMessage, { kind: 'greeting' | 'event' }>, line: string): void {
+    if (message.id === undefined) {
+      // Nothing can be matched from here on.
       this.#end(this.#failure('QMP_PROTOCOL', `${this.peer} sent a reply without id: '${line.slice(0, 200)}'.`));
       return;
     }
-    const pending = this.#pending.get(id);
+    const pending = this.#pending.get(message.id);
     if (pending === undefined) {
       return;
     }
-    this.#pending.delete(id);
+    this.#pending.delete(message.id);
     clearTimeout(pending.timer);
-    if (error === undefined) {
-      pending.resolve(result);
+    const { command, resolve, reject } = pending;
+    if (message.kind === 'error') {
+      reject(new QmpCommandError(command, message.errorClass, message.description, this.peer));
+      return;
+    }
+    const fault = resultFault(command, message.result);
+    if (fault === undefined) {
+      resolve(message.result);
     } else {
-      pending.reject(new QmpCommandError(pending.command, error.class ?? '', error.desc ?? '', this.peer));
+      const what = `${this.peer} answers ${command} with a field "${fault}" that no QEMU answers with`;
+      reject(this.#failure('QMP_PROTOCOL', `${what}: '${line.slice(0, 200)}'.`));
     }
   }
 }
