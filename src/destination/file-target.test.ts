@@ -108,8 +108,8 @@ test('the file is the stream without the commands for a live peer, however its b
 const longStream = (): { bytes: Uint8Array; expected: Buffer } => {
   const builder = new StreamBuilder()
     .header()
-    .raw(open)
     .raw(advise)
+    .raw(open)
     .ramStart([{ name: 'pc.ram', usedLength: 2000 * PAGE }]);
   for (let first = 0; first < 2000; first += 100) {
     const pages = Array.from({ length: 100 }, (_, index) => first + index);

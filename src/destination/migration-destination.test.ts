@@ -5,6 +5,7 @@ import { test } from 'node:test';
 import { maliciousSources } from '../../test/malicious/sources.js';
 import { inPieces, ScriptedChannel } from '../../test/scripted-channel.js';
 import { patternPage, richStream, StreamBuilder, testDevice } from '../../test/streams.js';
+import { ByteWriter } from '../format/byte-writer.js';
 import { Command } from '../format/stream/constants.js';
 import { command, ping } from '../format/stream/write.js';
 import { RamferryError } from '../memory/errors.js';
@@ -18,6 +19,8 @@ import type { MigrationTarget } from './target.js';
 const PAGE = 4096;
 const open = command(Command.OPEN_RETURN_PATH);
 const PONG = '00020004';
+/** The switchover is agreed to: the machine type of these streams is of a QEMU that knows the message. */
+const ACK = '00070000';
 const SHUT_0 = '0001000400000000';
 const SHUT_1 = '0001000400000001';
 
@@ -74,7 +77,7 @@ test('the source opens a return path: PONGs in order, SHUT 0 only after the comm
     },
   });
   const report = await ended;
-  assert.equal(answerBefore, `${PONG}00000001${PONG}deadbeef`);
+  assert.equal(answerBefore, `${ACK}${PONG}00000001${PONG}deadbeef`);
   assert.equal(channel.answer, answerBefore + SHUT_0);
   assert.deepEqual([report.status, report.ramferry.pings, report.ramferry.returnPath], ['completed', 2, true]);
   // It reads until the source closes, and so does not drop the answer on its way.
@@ -135,7 +138,7 @@ test('the commit fails: the source is told, so that its guest runs on', async ()
   assert.equal((await ended).status, 'failed');
   assert.equal(destination.error, commitError);
   await turns();
-  assert.equal(channel.answer, `${PONG}00000001${SHUT_1}`);
+  assert.equal(channel.answer, `${ACK}${PONG}00000001${SHUT_1}`);
   assert.ok(channel.isDestroyed);
 });
 
@@ -147,7 +150,7 @@ test('an error in the stream: SHUT 1 with a return path, just the end of the con
     assert.equal((await ended).status, 'failed');
     assert.ok(destination.error instanceof RamferryError && destination.error.file === 'test:source');
     await turns();
-    assert.equal(channel.answer, pings.length > 0 ? `${PONG}00000001${SHUT_1}` : '');
+    assert.equal(channel.answer, pings.length > 0 ? `${ACK}${PONG}00000001${SHUT_1}` : '');
     assert.ok(channel.isDestroyed);
   }
 });
@@ -223,6 +226,30 @@ test('who needs a return path refuses a source without one before it loads anyth
 });
 
 // What a relay rests on: the guest is another's only when its source has closed in order.
+test('a source that may switch to postcopy is refused while its guest runs, and what a file says of it is not', async () => {
+  const advise = command(Command.POSTCOPY_ADVISE, new ByteWriter().be64(PAGE).be64(PAGE).copy());
+  const live = new StreamBuilder().header().raw(open).raw(ping(1)).raw(advise).bytes;
+  const channel = new ScriptedChannel().send([live]);
+  let isAsked = false;
+  const { destination, ended } = start(channel, {
+    target: Object.assign(memoryTarget(), { ramSetup: () => (isAsked = true) }),
+  });
+  await turns();
+  // No page, no device, no more of the stream is needed to say so.
+  assert.equal(codeOf(destination), 'POSTCOPY_ANNOUNCED');
+  assert.equal((await ended).status, 'failed');
+  assert.equal(channel.answer, `${ACK}${PONG}00000001${SHUT_1}`);
+  assert.equal(isAsked, false);
+
+  const saved = new StreamBuilder()
+    .header()
+    .raw(advise)
+    .ramStart([{ name: 'pc.ram', usedLength: 4 * PAGE }])
+    .end()
+    .devices([testDevice('cpu', 500)]).bytes;
+  assert.equal((await start(new ScriptedChannel().send([saved])).ended).status, 'completed');
+});
+
 test('a source that was told has left when it closes, and not when the link breaks or nothing comes of it', async () => {
   class Lingering extends ScriptedChannel {
     override async end(): Promise<void> {
@@ -279,7 +306,7 @@ test('a cancel ends it so that the source runs on: before, while pages come, whi
     assert.equal((await running.ended).status, 'cancelled');
     assert.equal(codeOf(running.destination), 'CANCELLED');
     await turns();
-    assert.equal(channel.answer, `${PONG}00000001${SHUT_1}`);
+    assert.equal(channel.answer, `${ACK}${PONG}00000001${SHUT_1}`);
     assert.ok(channel.isDestroyed);
   }
 });
@@ -325,7 +352,7 @@ test('a source that asks and does not listen is not read any more, and goes on w
   assert.ok(transferred < 300_000);
   channel.holdWrites = false;
   assert.equal((await ended).status, 'completed');
-  assert.equal(channel.answer, `${PONG}00000005`.repeat(40_000) + SHUT_0);
+  assert.equal(channel.answer, ACK + `${PONG}00000005`.repeat(40_000) + SHUT_0);
 });
 
 test('progress comes at most every 100 ms', async () => {

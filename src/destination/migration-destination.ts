@@ -8,7 +8,7 @@ import type { StreamConfiguration } from '../format/stream/configuration.js';
 import { Command, DEFAULT_TARGET_PAGE_SIZE, ElementType } from '../format/stream/constants.js';
 import type { DeviceSection } from '../format/stream/device-sections.js';
 import { StreamReader } from '../format/stream/read.js';
-import { pong, shut } from '../format/stream/return-path.js';
+import { pong, shut, switchoverAck } from '../format/stream/return-path.js';
 import type { RamSetup, StreamHandler, StreamSummary } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
 import { DestinationToken } from './destination-token.js';
@@ -17,6 +17,7 @@ import { PostcopyIncoming } from './postcopy-incoming.js';
 import { PostcopyTarget } from './postcopy-target.js';
 import { ReturnPathWriter } from './return-path-writer.js';
 import { type IncomingReport, type IncomingStatus, type PhaseMarks, phaseTimes, RateWindow } from './statistics.js';
+import { SwitchoverAck } from './switchover-ack.js';
 import type { MigrationTarget, ReceiveArea } from './target.js';
 import { Waiters } from './waiters.js';
 
@@ -128,6 +129,7 @@ export class MigrationDestination {
   #isPaused = false;
 
   #returnPathOpen = false;
+  readonly #switchoverAck = new SwitchoverAck();
   /** The source was told that all is well: from here on it may close. */
   #confirmed = false;
   /** The source has ended its direction, after that. */
@@ -597,6 +599,7 @@ export class MigrationDestination {
       configuration: (configuration) => {
         this.#options.accept?.(configuration);
         this.#configuration = configuration;
+        this.#switchoverAck.configuration(configuration.machine);
         target.configuration?.(configuration);
       },
       ramSetup: (setup) => {
@@ -616,6 +619,9 @@ export class MigrationDestination {
       ramSectionEnd: (type) => {
         this.#ramSections += 1;
         this.#ramEndedAt = performance.now();
+        if (this.#returnPathOpen && this.#switchoverAck.sectionEnded(type, this.#pageCount())) {
+          this.#returnPath.append(switchoverAck());
+        }
         if (type === ElementType.SECTION_END) {
           this.#marks.device = this.#ramEndedAt;
           if (this.#switch === undefined) {
@@ -627,8 +633,13 @@ export class MigrationDestination {
         target.command?.(command, payload);
         if (command === Command.OPEN_RETURN_PATH) {
           this.#returnPathOpen = true;
+          if (this.#switchoverAck.returnPathOpened()) {
+            this.#returnPath.append(switchoverAck());
+          }
         } else if (command === Command.PING) {
           this.#pinged(be32(payload, 0));
+        } else if (command === Command.POSTCOPY_ADVISE && this.#postcopy === undefined && this.#returnPathOpen) {
+          throw postcopyAnnounced(this.#channel.peer, this.#reader.position);
         }
       },
       ...(this.#postcopy !== undefined && { postcopy: this.#postcopy }),
@@ -700,6 +711,23 @@ export class MigrationDestination {
     }
   }
 }
+
+/**
+ * A source that has announced postcopy may switch to it at any moment, and is then unable to go on with its guest, whatever it
+ * hears: it has to be refused while the guest runs. A stream in a file cannot switch; it has no return path.
+ */
+const postcopyAnnounced = (peer: string, offset: number): RamferryError =>
+  new RamferryError(
+    'failed',
+    'POSTCOPY_ANNOUNCED',
+    `The source ${peer} announces that it may switch to postcopy, which cannot be taken here; at byte ${offset} of its stream.`,
+    {
+      file: peer,
+      offset,
+      value: Command.POSTCOPY_ADVISE,
+      hint: 'set the capability postcopy-ram off at the source and migrate again; its guest runs on there',
+    },
+  );
 
 const noReturnPath = (peer: string): RamferryError =>
   new RamferryError(

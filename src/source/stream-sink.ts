@@ -224,7 +224,8 @@ export class StreamSink implements PageSink {
         this.#hasShut(value);
       },
       requestPages: messages.requestPages ?? unexpected('requested pages'),
-      switchoverAck: unexpected('acknowledged a switchover it was not asked about'),
+      // A destination with that capability agrees unasked, and so does one that cannot know whether it was asked.
+      switchoverAck: () => {},
       ...(messages.recovery !== undefined && { recovery: messages.recovery }),
     });
     const buffer = new Uint8Array(RETURN_PATH_BUFFER_BYTES);
