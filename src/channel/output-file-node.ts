@@ -100,6 +100,8 @@ export class OutputFile {
         fs.renameSync(this.#partial, this.#target);
         renamed?.();
         syncFolder(path.dirname(this.#target));
+      } else {
+        await this.#syncDevice();
       }
       this.#close();
     } catch (error) {
@@ -107,6 +109,19 @@ export class OutputFile {
       this.abort();
       throw channelError(error, 'finish', this.path);
     }
+  }
+
+  /** A block device keeps what is written to it; a pipe or a terminal has no disk behind it, and says so. */
+  async #syncDevice(): Promise<void> {
+    try {
+      await fsync(this.descriptor);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== 'EINVAL' && code !== 'EROFS' && code !== 'ENOTSUP') {
+        throw error;
+      }
+    }
+    this.#throwIfAborted();
   }
 
   #throwIfAborted(): void {

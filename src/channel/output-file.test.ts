@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -128,4 +129,53 @@ test('what cannot be written is refused before anything is done, and a failed co
   fs.mkdirSync(path.join(folder, 'out.mig', 'occupied'), { recursive: true });
   await assert.rejects(file.commit(), code('IS_DIRECTORY'));
   assert.deepEqual(fs.readdirSync(folder), ['out.mig']);
+});
+
+/** A block device of 8 MiB whose disk takes one; undefined where this user cannot make one. */
+const fullBlockDevice = (): { device: string; remove: () => void } | undefined => {
+  const mount = path.join(folder, 'small');
+  const run = (program: string, ...options: readonly string[]): string | undefined => {
+    const { status, stdout } = spawnSync(program, options, { encoding: 'utf8' });
+    return status === 0 ? stdout.trim() : undefined;
+  };
+  fs.mkdirSync(mount);
+  if (run('mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', mount) === undefined) {
+    return undefined;
+  }
+  const disk = path.join(mount, 'disk');
+  fs.writeFileSync(disk, '');
+  fs.truncateSync(disk, 2 ** 23);
+  const device = run('losetup', '-f', '--show', disk);
+  const remove = (): void => {
+    if (device !== undefined) {
+      run('losetup', '-d', device);
+    }
+    run('umount', '-l', mount);
+  };
+  if (device === undefined) {
+    remove();
+    return undefined;
+  }
+  return { device, remove };
+};
+
+test('a block device is synced before it is said to hold the file: what its disk does not take is an error', async (context) => {
+  const made = fullBlockDevice();
+  if (made === undefined) {
+    context.skip('this user cannot make block devices here');
+    return;
+  }
+  const { device, remove } = made;
+  try {
+    const small = OutputFile.open(device);
+    fs.writeSync(small.descriptor, Buffer.alloc(4096, 1));
+    await small.commit();
+    assert.ok(fs.statSync(device).isBlockDevice());
+    const large = OutputFile.open(device);
+    // The page cache takes it.
+    fs.writeSync(large.descriptor, Buffer.alloc(2 ** 22, 1));
+    await assert.rejects(large.commit());
+  } finally {
+    remove();
+  }
 });
