@@ -6,10 +6,11 @@ import type { ByteChannel } from '../channel/channel.js';
 import { openChannel } from '../channel/open-channel-node.js';
 import { parseUri } from '../channel/uri.js';
 import { DEVICE_TAIL_LIMIT_BYTES } from '../format/stream/device-tail-collector.js';
+import { streamMagic } from '../format/stream/write.js';
 import { RamferryError } from '../memory/errors.js';
 import { identityWarnings } from '../monitor/clones.js';
 import type { HeldGuestEnd } from '../monitor/held-guest.js';
-import { type Handover, Relay, type RelayEnd } from '../monitor/relay.js';
+import { type Arrival, type Handover, Relay, type RelayEnd } from '../monitor/relay.js';
 import { rehearseRelay } from '../monitor/relay-rehearsal.js';
 import { acceptOne } from './accept-one.js';
 import { parseInteger } from './arguments.js';
@@ -26,6 +27,7 @@ interface RelayVerbOptions {
   readonly prefetch: number;
   readonly maxBandwidth: number;
   readonly retry: number;
+  readonly run: boolean;
   readonly deviceStateLimit: number;
 }
 
@@ -52,6 +54,7 @@ export const relay: Verb<RelayVerbOptions> = {
         parseInteger(0, 86_400),
         0,
       )
+      .option('--run', 'start a guest that was paused at the origin', false)
       .addOption(sizeOption('--device-state-limit <size>', 'most device state to accept', DEVICE_TAIL_LIMIT_BYTES))
       .addHelpText('after', HELP);
   },
@@ -76,16 +79,25 @@ export const relay: Verb<RelayVerbOptions> = {
         maxBandwidth: options.maxBandwidth,
         deviceTailLimit: options.deviceStateLimit,
         onIncoming: (report, target) => progress.update(incomingProgress(report, target)),
-        onArrived: (devices) => {
+        run: options.run,
+        onArrived: ({ devices, runState, runs, by }) => {
           progress.update({ phase: 'device' });
+          if (!runs) {
+            progress.note(`the guest is ${runState} and stays so; --run starts it`);
+          } else if (by === 'memory-first') {
+            progress.note('no device of this guest waits for memory: it stands still until all of its memory is there');
+          }
           for (const warning of targets.length > 1 ? identityWarnings({ devices }, []) : []) {
             progress.note(`warning: ${warning}`);
           }
         },
         onHandedOver: ({ releasedMs }) =>
           progress.note(
-            `the guest runs at ${targets.join(' and ')}, ${formatDuration(releasedMs)} after its last byte came; ` +
-              `should this process die: ramferry serve --recover ${spool}`,
+            `handed over to ${targets.join(' and ')}, ${formatDuration(releasedMs)} after the last byte came`,
+          ),
+        onSeenRunning: (peer) =>
+          progress.note(
+            `the guest runs at ${peer}: it asks for its memory; should this process die: ramferry serve --recover ${spool}`,
           ),
         onProgress: (report) => progress.update(progressOf(report)),
       });
@@ -123,7 +135,12 @@ const checkUris = (uri: string, targets: readonly string[]): void => {
 /** Before the origin sends anything: who is not there now would be missed when the guest stands still. */
 const connectAll = async (targets: readonly string[], retryMs: number, signal: AbortSignal): Promise<ByteChannel[]> => {
   const results = await Promise.allSettled(
-    targets.map((target) => openChannel(target, { direction: 'both', retryMs, signal })),
+    targets.map(async (target) => {
+      const channel = await openChannel(target, { direction: 'both', retryMs, signal });
+      // QEMU 10.1 and later peek at the first bytes of a connection, and their monitor stands still until there are some.
+      channel.write(streamMagic(), () => {});
+      return channel;
+    }),
   );
   const channels = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
   const failed = results.find((result) => result.status === 'rejected');
@@ -137,7 +154,7 @@ const connectAll = async (targets: readonly string[], retryMs: number, signal: A
 };
 
 const documentOf = (end: RelayEnd, uri: string, spool: string): object => {
-  const { incoming, guest, machine, handover, destinations, isSpoolKept } = end;
+  const { incoming, guest, machine, arrival, handover, destinations, isSpoolKept } = end;
   return {
     uri,
     machine,
@@ -145,7 +162,12 @@ const documentOf = (end: RelayEnd, uri: string, spool: string): object => {
     ...(isSpoolKept && { spool }),
     ...incoming,
     ramferry: { ...incoming.ramferry, ...(handover !== undefined && { handover }) },
-    destinations: destinations.map(({ uri: peer, report }) => ({ uri: peer, ...report })),
+    ...(arrival?.runState !== undefined && { runState: arrival.runState }),
+    destinations: destinations.map(({ uri: peer, report, wasSeenRunning }) => ({
+      uri: peer,
+      ...report,
+      seenRunning: wasSeenRunning,
+    })),
   };
 };
 
@@ -156,22 +178,25 @@ const withHint = ({ error, guest, destinations }: RelayEnd): RamferryError => {
     return failure;
   }
   const advice = failure.hint === undefined ? '' : `${failure.hint}; `;
-  const quit = destinations.length > 0 ? ' Quit the QEMUs at the destinations: they have nothing of it.' : '';
-  return failure.with({ hint: `${advice}The guest runs on at the origin.${quit}` });
+  const quit = destinations.length > 0 ? ' Quit the QEMUs at the destinations that have not ended.' : '';
+  return failure.with({ hint: `${advice}The origin was not told to let go: its guest goes on there.${quit}` });
 };
 
-/** The guest runs there, and lacks pages. */
+/** The guest is there, and lacks pages. */
 const incomplete = ({ destinations }: RelayEnd, spool: string): RamferryError | undefined => {
   const failed = destinations.filter(({ error }) => error !== undefined);
-  return failed[0]?.error?.with({
+  const [first] = failed;
+  return first?.error?.with({
     file: spool,
     value: failed.map(({ uri }) => uri).join(' '),
-    hint: `The guest waits there for its memory: give it migrate-recover with an address, and use ramferry serve --recover ${spool} with that.`,
+    hint: first.wasStarted
+      ? `If that QEMU is still there it waits for the guest's memory: give it migrate-recover with an address, and use ramferry serve --recover ${spool} with that.`
+      : `The guest was not started there: quit that QEMU, start another one that waits for it, and use ramferry serve ${spool} with that.`,
   });
 };
 
-const summary = ({ incoming, handover, destinations, machine }: RelayEnd): string =>
-  `${formatTable([['machine', machine], ...handoverRows(handover!)], ['left', 'left'])}${totalsTable(incoming)}${destinations.map(destinationText).join('')}`;
+const summary = ({ incoming, handover, destinations, machine, arrival }: RelayEnd): string =>
+  `${formatTable([['machine', machine], ...handoverRows(handover!)], ['left', 'left'])}${totalsTable(incoming)}${destinations.map((each) => destinationText(each, arrival)).join('')}`;
 
 const handoverRows = ({ loadedMs, toldMs, releasedMs }: Handover): [string, string][] => [
   ['handed over in', formatDuration(releasedMs)],
@@ -180,8 +205,23 @@ const handoverRows = ({ loadedMs, toldMs, releasedMs }: Handover): [string, stri
   ['  origin let go', formatDuration(releasedMs - toldMs)],
 ];
 
-const destinationText = ({ uri, report }: HeldGuestEnd): string => {
+const destinationText = (end: HeldGuestEnd, arrival: Arrival | undefined): string => {
+  const { uri, report } = end;
   const { ram, ramferry } = report;
   const { demandedPages = 0, prefetchedPages = 0 } = ramferry.postcopy ?? {};
-  return `\n${oneLine(uri)}: ${report.status}, ${formatBytes(ram.transferred)} in ${formatDuration(report['total-time'])}, ${plural(demandedPages, 'page')} asked for, ${formatCount(prefetchedPages)} came along\n`;
+  const pages =
+    ramferry.postcopy === undefined
+      ? ''
+      : `, ${plural(demandedPages, 'page')} asked for, ${formatCount(prefetchedPages)} came along`;
+  return `\n${oneLine(uri)}: ${report.status}, ${formatBytes(ram.transferred)} in ${formatDuration(report['total-time'])}${pages}\n  ${whatIsKnown(end, arrival)}\n`;
+};
+
+/** Of the guest, without a word of the destination's monitor. */
+const whatIsKnown = ({ wasSeenRunning }: HeldGuestEnd, arrival: Arrival | undefined): string => {
+  if (wasSeenRunning) {
+    return 'the guest runs: it asked for its memory';
+  }
+  return arrival?.runs === true
+    ? 'all of the guest is there; its query-status says whether it runs'
+    : `all of the guest is there, ${arrival?.runState} as it was; cont starts it`;
 };

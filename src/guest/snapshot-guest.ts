@@ -18,6 +18,8 @@ import type { RunDecision } from './run-decision.js';
 export interface SnapshotGuestOptions {
   /** Of the snapshot's blocks; sees all content on its way. */
   readonly digest?: RamDigest | undefined;
+  /** Device state in place of the snapshot's. */
+  readonly devices?: DeviceTail | undefined;
   /** Blocks whose content the destination has by other means, except for pages that it has to be told are zero, by name. */
   readonly held?: ReadonlyMap<string, readonly PageRange[]> | undefined;
   /** What the device state is to say instead of the state that the guest was saved in. */
@@ -68,7 +70,7 @@ export class SnapshotGuest implements SourceGuest {
    * @throws RamferryError `invalid`, if the file has what cannot be sent on as a plain stream
    */
   constructor(snapshot: Snapshot, file?: string, options: SnapshotGuestOptions = {}) {
-    const { digest, held, runState, windows = 1 } = options;
+    const { digest, devices, held, runState, windows = 1 } = options;
     this.#held = held;
     this.#digest = digest;
     this.#windows = Segment.create({ ramBytes: windows * WINDOW_BYTES });
@@ -103,7 +105,7 @@ export class SnapshotGuest implements SourceGuest {
     this.uuid = configuration.uuid;
     this.targetPageBits = configuration.targetPageBits;
     this.#snapshot = snapshot;
-    this.#devices = runState === undefined ? summary.tail : withRunState(summary, runState);
+    this.#devices = devices ?? (runState === undefined ? summary.tail : withRunState(summary, runState));
     this.earlySections = summary.tail.early;
     this.ramSectionId = pickRamSectionId(summary.tail);
     this.blocks = RamBlockList.create();

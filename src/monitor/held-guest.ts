@@ -1,64 +1,131 @@
-// One destination of a relayed guest: a QEMU that has the devices and was told to run, and waits for its first page until
-// it gets its guest.
+// One destination of a relayed guest: a QEMU that has its devices, and gets the guest when its origin has let go of it.
 
 import type { ByteChannel } from '../channel/channel.js';
 import { RamferryError } from '../memory/errors.js';
 import type { SourceGuest } from '../source/guest.js';
+import { HeldStreamSink } from '../source/held-stream-sink.js';
 import { MigrationSource } from '../source/migration-source.js';
 import { defaultParameters } from '../source/parameters.js';
 import { PostcopySink } from '../source/postcopy-sink.js';
 import type { MigrationReport } from '../source/statistics.js';
 
-/** The origin's guest stands still meanwhile, and goes on if a destination takes longer. It takes QEMU some milliseconds. */
-const LOAD_MS = 10_000;
+/**
+ * How long a destination may take to load the devices once they have left, and to say so. It takes QEMU some milliseconds, and the
+ * origin's guest stands still meanwhile; a QEMU 11.1 that cannot load them says nothing at all.
+ */
+const LOAD_MS = 1500;
+/** The slowest link that device state is on its way over: so much of it a millisecond more. */
+const LOAD_BYTES_PER_MS = 1024;
+/** In front of the devices a whole buffer of pages may be on the line. The guest does not run, so there is time. */
+const LOAD_BEHIND_MEMORY_MS = 10_000;
+
+/**
+ * How a guest gets there.
+ *
+ * `gate`: devices first, and the guest runs at once while its memory follows. This section of device state is loaded last and
+ * waits for memory until the guest is released (`PostcopyOptions.gate`).
+ *
+ * `memory-first`: everything but the end of the stream. For a guest that does not run, or none of whose devices waits.
+ */
+export type Passage = { readonly by: 'gate'; readonly gate: Uint8Array } | { readonly by: 'memory-first' };
 
 export interface HeldGuestOptions {
   readonly prefetchPages: number;
   /** Bytes per second of what the guest does not wait for; 0 is unlimited. */
   readonly maxBandwidth: number;
   readonly onProgress?: (report: MigrationReport) => void;
+  /** The guest itself asks for memory, for the first time: it runs. */
+  readonly onSeenRunning?: (uri: string) => void;
 }
 
 /** How it ended. */
 export interface HeldGuestEnd {
   readonly uri: string;
   readonly report: MigrationReport;
+  /** The destination had come to the order to run the guest: it has the disks, and waits for its memory if that is missing. */
+  readonly wasStarted: boolean;
+  /** The guest itself asked for memory, which it does when it runs. */
+  readonly wasSeenRunning: boolean;
   /** Why the destination does not have all of it. */
   readonly error: RamferryError | undefined;
 }
 
+/** One way of moving the guest and holding it. */
+interface Mover {
+  readonly source: MigrationSource;
+  readonly release: () => void;
+  /** Something that changes as long as the destination does something. */
+  readonly signs: () => number;
+}
+
+interface Landmarks {
+  readonly onDevices: () => void;
+  readonly onLoaded: (waits: boolean) => void;
+  readonly onStarted: () => void;
+  readonly onSeenRunning: () => void;
+}
+
+/**
+ * A guest that is held at a destination.
+ *
+ * QEMU takes the disks of a guest, and locks them, when it is about to run it. A destination that had taken them would keep the
+ * origin from going on, if it came to that; so it waits in front of that step until `release`.
+ */
 export class HeldGuest {
   /** Resolves when the destination has loaded the devices; rejects if it does not. */
   readonly loaded: Promise<void>;
   readonly ended: Promise<HeldGuestEnd>;
-  readonly #source: MigrationSource;
+  readonly #mover: Mover;
+  #wasStarted = false;
+  #wasSeenRunning = false;
   #lost: RamferryError | undefined;
 
-  constructor(guest: SourceGuest, channel: ByteChannel, { prefetchPages, maxBandwidth, onProgress }: HeldGuestOptions) {
+  /** The first eight bytes of the stream must have been written to `channel`. */
+  constructor(guest: SourceGuest, channel: ByteChannel, passage: Passage, options: HeldGuestOptions) {
     const uri = channel.peer;
+    const stateBytes = guest.saveDevices().sections.length;
+    let timer: NodeJS.Timeout | undefined;
     let haveLoaded = (): void => {};
-    const source = new MigrationSource({
-      guest,
-      sink: new PostcopySink(channel),
-      parameters: { ...defaultParameters, maxPostcopyBandwidth: maxBandwidth },
-      postcopy: { isHeld: true, prefetchPages, onLoaded: () => haveLoaded() },
-      // Whoever recovers it does so from the file.
-      onStatus: (status) => status === 'postcopy-paused' && source.fail(connectionLost(uri)),
-      ...(onProgress !== undefined && { onProgress }),
-    });
-    this.#source = source;
-    source.startPostcopy();
-    this.ended = source.run().then((report) => ({
+    const watch = (ms: number): void => {
+      const before = this.#mover.signs();
+      timer = setTimeout(() => {
+        if (this.#mover.signs() === before) {
+          this.#mover.source.fail(notLoaded(uri, ms));
+        } else {
+          watch(ms);
+        }
+      }, ms);
+    };
+    const landmarks: Landmarks = {
+      onDevices: () => {
+        const ms = passage.by === 'gate' ? LOAD_MS : LOAD_BEHIND_MEMORY_MS;
+        watch(ms + Math.ceil(stateBytes / LOAD_BYTES_PER_MS));
+      },
+      onLoaded: (waits) => {
+        clearTimeout(timer);
+        this.#wasStarted ||= !waits;
+        haveLoaded();
+      },
+      onStarted: () => {
+        this.#wasStarted = true;
+      },
+      onSeenRunning: () => {
+        if (!this.#wasSeenRunning) {
+          this.#wasSeenRunning = true;
+          options.onSeenRunning?.(uri);
+        }
+      },
+    };
+    this.#mover = movers[passage.by](guest, channel, passage as never, options, landmarks);
+    this.ended = this.#mover.source.run().then((report) => ({
       uri,
       report,
-      error: report.status === 'completed' ? undefined : errorOf(source.error, uri),
+      wasStarted: this.#wasStarted,
+      wasSeenRunning: this.#wasSeenRunning,
+      error: report.status === 'completed' ? undefined : errorOf(this.#mover.source.error, uri),
     }));
     this.loaded = new Promise((resolve, reject) => {
-      const timer = setTimeout(() => source.fail(notLoaded(uri)), LOAD_MS);
-      haveLoaded = () => {
-        clearTimeout(timer);
-        resolve();
-      };
+      haveLoaded = resolve;
       void this.ended.then(({ error }) => {
         clearTimeout(timer);
         this.#lost = error;
@@ -67,6 +134,11 @@ export class HeldGuest {
     });
     // Who waits for all of them hears of the first.
     this.loaded.catch(() => {});
+  }
+
+  /** Whether the destination has come to the order to run the guest, and so has its disks. */
+  get wasStarted(): boolean {
+    return this.#wasStarted;
   }
 
   /** @throws RamferryError if the destination is no longer there */
@@ -78,14 +150,62 @@ export class HeldGuest {
 
   /** The guest is the destination's. */
   release(): void {
-    this.#source.releasePostcopy();
+    this.#mover.release();
   }
 
   /** Leaves the destination as it is. */
   abandon(reason: RamferryError): void {
-    this.#source.fail(reason);
+    this.#mover.source.fail(reason);
   }
 }
+
+const byGate = (
+  guest: SourceGuest,
+  channel: ByteChannel,
+  { gate }: Passage & { by: 'gate' },
+  { prefetchPages, maxBandwidth, onProgress }: HeldGuestOptions,
+  { onDevices, onLoaded, onStarted, onSeenRunning }: Landmarks,
+): Mover => {
+  const source = new MigrationSource({
+    guest,
+    sink: new PostcopySink(channel, { isBegun: true }),
+    parameters: { ...defaultParameters, maxPostcopyBandwidth: maxBandwidth },
+    postcopy: {
+      isHeld: true,
+      gate,
+      prefetchPages,
+      onPackage: onDevices,
+      onLoaded,
+      onStarted,
+      onGuestDemand: onSeenRunning,
+    },
+    // Whoever recovers it does so from the file.
+    onStatus: (status) => status === 'postcopy-paused' && source.fail(connectionLost(channel.peer)),
+    ...(onProgress !== undefined && { onProgress }),
+  });
+  source.startPostcopy();
+  const signs = (): number => source.report().ram['postcopy-requests'];
+  return { source, release: () => source.releasePostcopy(), signs };
+};
+
+const memoryFirst = (
+  guest: SourceGuest,
+  channel: ByteChannel,
+  _passage: Passage,
+  { maxBandwidth, onProgress }: HeldGuestOptions,
+  { onDevices, onLoaded }: Landmarks,
+): Mover => {
+  const sink = new HeldStreamSink(channel, { isBegun: true, onDevices, onLoaded: () => onLoaded(true) });
+  const source = new MigrationSource({
+    guest,
+    sink,
+    parameters: { ...defaultParameters, maxBandwidth },
+    ...(onProgress !== undefined && { onProgress }),
+  });
+  return { source, release: () => sink.release(), signs: () => 0 };
+};
+
+const movers = { gate: byGate, 'memory-first': memoryFirst } as const;
 
 const errorOf = (error: Error | undefined, uri: string): RamferryError =>
   error instanceof RamferryError ? error : connectionLost(uri, error);
@@ -96,18 +216,15 @@ const connectionLost = (uri: string, cause?: Error): RamferryError =>
     cause,
   });
 
-const notLoaded = (uri: string): RamferryError =>
+const notLoaded = (uri: string, ms: number): RamferryError =>
   new RamferryError(
     'failed',
     'PEER_STALLED',
-    `The destination ${uri} has not loaded the devices in ${LOAD_MS / 1000} s.`,
-    {
-      file: uri,
-      value: LOAD_MS,
-    },
+    `The destination ${uri} has not loaded the devices in ${(ms / 1000).toFixed(1)} s.`,
+    { file: uri, value: ms },
   );
 
 const notTaken = (error: RamferryError): RamferryError =>
   error.with({
-    hint: 'look at the destination: it needs the capability postcopy-ram, and the machine and devices of the origin',
+    hint: 'look at what the destination printed: it needs the capability postcopy-ram, and the machine and devices of the origin',
   });

@@ -22,10 +22,13 @@ import { MappedRamTarget } from '../destination/mapped-ram-target.js';
 import { type IncomingState, MigrationDestination } from '../destination/migration-destination.js';
 import { PassTarget } from '../destination/pass-target.js';
 import type { IncomingReport } from '../destination/statistics.js';
+import { splitGate } from '../format/stream/gate-section.js';
+import { withRunState } from '../format/stream/global-state.js';
 import { type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
+import { decideRun } from '../guest/run-decision.js';
 import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import { RamferryError } from '../memory/errors.js';
-import { HeldGuest, type HeldGuestEnd, type HeldGuestOptions } from './held-guest.js';
+import { HeldGuest, type HeldGuestEnd, type HeldGuestOptions, type Passage } from './held-guest.js';
 
 const fdatasync = promisify(fs.fdatasync);
 
@@ -38,17 +41,30 @@ const LET_GO_MS = 30_000;
 export interface RelayOptions extends HeldGuestOptions {
   /** Where the guest's memory is held: a path at which there is nothing yet. */
   readonly spool: string;
-  /** Connected; one for each QEMU. */
+  /** Connected, the first eight bytes of the stream written; one for each QEMU. */
   readonly destinations: readonly ByteChannel[];
+  /** Start a guest that was paused at the origin. Default: it stays paused. */
+  readonly run?: boolean;
   /** Most bytes of device state; default 256 MiB. */
   readonly deviceTailLimit?: number;
   /** Before the guest is handed over, cancels: it goes on at the origin. Afterwards leaves the destinations as they are. */
   readonly signal: AbortSignal;
   readonly onIncoming?: (report: IncomingReport, target: PassTarget) => void;
   /** The origin has stopped the guest and sent everything; `devices` are the names of its sections. */
-  readonly onArrived?: (devices: readonly string[]) => void;
-  /** The guest runs at the destinations. */
+  readonly onArrived?: (arrival: Arrival) => void;
+  /** The origin has let go of the guest, and it is released at the destinations. */
   readonly onHandedOver?: (handover: Handover) => void;
+}
+
+/** What came from the origin, once all of it is there. */
+export interface Arrival {
+  /** Names of the device sections. */
+  readonly devices: readonly string[];
+  /** QEMU's name of the state that the guest was in, where it says so. */
+  readonly runState: string | undefined;
+  /** Whether it goes on running at the destinations. */
+  readonly runs: boolean;
+  readonly by: Passage['by'];
 }
 
 /** Milliseconds from the last byte of the origin. */
@@ -65,6 +81,7 @@ export interface RelayEnd {
   /** Where the guest is; `unknown` if only the origin knows whether it has let go. */
   readonly guest: 'origin' | 'destinations' | 'unknown';
   readonly machine: string;
+  readonly arrival: Arrival | undefined;
   readonly incoming: IncomingReport;
   readonly handover: Handover | undefined;
   readonly destinations: readonly HeldGuestEnd[];
@@ -82,6 +99,7 @@ export class Relay {
   readonly #target: MappedRamTarget;
   #opened: OpenedSnapshotFile | undefined;
   #guests: readonly HeldGuest[] = [];
+  #arrival: Arrival | undefined;
   #arrivedAt = 0;
   #loadedAt = 0;
 
@@ -132,7 +150,8 @@ export class Relay {
         if (!isSpoolKept) {
           this.#removeSpool();
         }
-        return { guest, machine: target.machine, incoming, handover, destinations, error, isSpoolKept };
+        const { machine } = target;
+        return { guest, machine, arrival: this.#arrival, incoming, handover, destinations, error, isSpoolKept };
       };
       if (!destination.mayBeTold) {
         const { error } = destination;
@@ -168,9 +187,16 @@ export class Relay {
 
   /** Everything from the last byte of the origin to the word that it may let go, which follows when this resolves. */
   async #handOver({ summary }: IncomingState): Promise<void> {
-    const { destinations, spool, signal, onArrived, onProgress, ...options } = this.#options;
+    const { destinations, spool, signal, onArrived, onProgress, run = false, ...options } = this.#options;
     this.#arrivedAt = performance.now();
-    onArrived?.(summary.devices.map(({ name }) => name));
+    const { runs, savedAs, rewritten } = decideRun(summary, undefined, run);
+    const state = rewritten ?? savedAs;
+    // A guest that sleeps (ACPI S3) is woken by a postcopy, and not by a stream that says that it does.
+    const gated = runs && (state === undefined || state === 'running') ? splitGate(summary) : undefined;
+    const passage: Passage = gated === undefined ? { by: 'memory-first' } : { by: 'gate', gate: gated.gate };
+    const devices = gated?.devices ?? (rewritten === undefined ? summary.tail : withRunState(summary, rewritten));
+    this.#arrival = { devices: summary.devices.map(({ name }) => name), runState: savedAs, runs, by: passage.by };
+    onArrived?.(this.#arrival);
     this.#target.writeDevices(summary.tail);
     const written = this.#write();
     written.catch(() => {});
@@ -179,7 +205,10 @@ export class Relay {
     // Progress is that of the guest; its clones have theirs.
     this.#guests = destinations.map((channel, index) => {
       const progress = index === 0 && onProgress !== undefined ? { onProgress } : {};
-      return new HeldGuest(new SnapshotGuest(snapshot, spool), channel, { ...options, ...progress });
+      return new HeldGuest(new SnapshotGuest(snapshot, spool, { devices }), channel, passage, {
+        ...options,
+        ...progress,
+      });
     });
     // All of them or none: the origin can still go on.
     await Promise.all(this.#guests.map(({ loaded }) => loaded));
@@ -222,7 +251,7 @@ const notConfirmed = (origin: string, spool: string): RamferryError =>
     {
       file: spool,
       hint:
-        `Its query-migrate knows. "completed": the guest is in ${spool}, give the destination migrate-recover with an ` +
-        `address and use ramferry serve --recover ${spool} with that. Otherwise it runs on there: quit the destination.`,
+        `Its query-migrate knows. "completed": the guest is in ${spool}, and nowhere else; start a QEMU that waits for it, and ` +
+        `use ramferry serve ${spool} with that. "failed": it goes on there, and ${spool} can go.`,
     },
   );

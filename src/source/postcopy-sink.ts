@@ -44,6 +44,8 @@ export interface PostcopySinkOptions {
   readonly clock?: Clock;
   /** Default 60 s. */
   readonly stallMs?: number;
+  /** The first eight bytes of the stream have left already. */
+  readonly isBegun?: boolean;
   /**
    * Makes another connection to the destination: the preempt channel, for the pages that are asked for (QEMU's capability
    * `postcopy-preempt`, since 8.0). Default: there is none.
@@ -71,6 +73,8 @@ export interface PostcopyPhase {
 export class PostcopySink extends StreamSink {
   /** Whether the destination has digested the package: until then it must not see the end of the stream (7.9 item 6). */
   isLoaded = false;
+  /** Whether the destination has loaded everything that comes in front of the gate of its package. */
+  isAtGate = false;
   /** Whether the pages of the next batch were asked for, and may go over the preempt channel (PC-15). */
   isUrgent = false;
   readonly #clock: Clock;
@@ -90,9 +94,16 @@ export class PostcopySink extends StreamSink {
 
   constructor(
     channel: ByteChannel,
-    { trace = {}, clock = systemClock, stallMs = STALL_MS, openPreempt, token }: PostcopySinkOptions = {},
+    {
+      trace = {},
+      clock = systemClock,
+      stallMs = STALL_MS,
+      isBegun = false,
+      openPreempt,
+      token,
+    }: PostcopySinkOptions = {},
   ) {
-    super(channel, { returnPath: true, isAdvised: true, trace });
+    super(channel, { returnPath: true, isAdvised: true, isBegun, trace });
     this.#clock = clock;
     this.#stallMs = stallMs;
     this.#openPreempt = openPreempt;
@@ -116,6 +127,7 @@ export class PostcopySink extends StreamSink {
         }
         this.#pongs += 1;
         this.isLoaded ||= value === PostcopyPing.DEVICES_LOADED;
+        this.isAtGate ||= value === PostcopyPing.GATE;
         this.wake();
       },
       requestPages: (blockName, start, length) => this.#requested(blockName, start, length),
@@ -274,9 +286,9 @@ export class PostcopySink extends StreamSink {
   }
 
   /** All that makes the destination's guest run; nothing brings it back from there. */
-  writePackage({ sections }: DeviceTail): void {
+  writePackage({ sections }: DeviceTail, gate?: Uint8Array): void {
     this.append(ping(PostcopyPing.DISCARDED));
-    this.append(postcopyPackage(sections));
+    this.append(postcopyPackage(sections, gate));
     this.append(ping(PostcopyPing.RUNNING));
   }
 
@@ -413,12 +425,12 @@ export class PostcopySink extends StreamSink {
     await this.#unlessStalled(super.until(condition));
   }
 
-  /** Resolves when the destination has said something. While it loads devices it has to, within `stallMs`. */
-  async nextMessage(): Promise<void> {
+  /** Resolves when the destination has said something. While it loads devices it has to, within `stallMs`, unless it `waits` for us. */
+  async nextMessage(waits: boolean): Promise<void> {
     const hint = this.isPreempting
       ? undefined
       : 'a destination with the capability postcopy-preempt waits for a second connection: serve --preempt makes one';
-    await (this.isLoaded ? this.activity() : this.#unlessStalled(this.activity(), this.#stallMs, hint));
+    await (this.isLoaded || waits ? this.activity() : this.#unlessStalled(this.activity(), this.#stallMs, hint));
     this.throwIfBroken();
   }
 

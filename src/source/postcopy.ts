@@ -38,17 +38,26 @@ export interface PostcopyOptions {
   readonly firstPages?: readonly GuestPage[];
   /** The guest runs at the destination already, and its former source is gone: begin with the recovery. */
   readonly recovers?: boolean;
-  /**
-   * Until `release` is called, send only the pages that the destination needs to load its devices. It is told to run its guest
-   * all the same, and the guest's processors wait for their first page.
-   */
+  /** Until `release` is called, send only the pages that the destination needs to load its devices. */
   readonly isHeld?: boolean;
-  /** The destination has loaded the devices; running the guest is the next thing it does. */
-  readonly onLoaded?: () => void;
+  /**
+   * A section of device state that is loaded behind all others, and needs memory for it. Where the guest is held the destination
+   * waits there for the release; it has not come to the order to run the guest then, and has not taken its disks. Without one, or
+   * if the section does without memory, it is told to run, and the guest's processors wait for their first page.
+   */
+  readonly gate?: Uint8Array | undefined;
+  /** The package with the devices has left. */
+  readonly onPackage?: () => void;
+  /** The destination has loaded the devices; running the guest is the next thing it does, unless it `waits` for the release. */
+  readonly onLoaded?: (waits: boolean) => void;
+  /** The destination has come to the order to run the guest. */
+  readonly onStarted?: () => void;
   /** Give the source's memory back as it is sent (`release-ram`); a link that breaks cannot be mended then. */
   readonly releaseWith?: ReleasePages | undefined;
   /** A page was asked for that had not been sent. */
   readonly onDemand?: (page: GuestPage) => void;
+  /** The guest itself has asked for a page, and not a device that is loaded: it runs. Called for each. */
+  readonly onGuestDemand?: () => void;
 }
 
 /** What postcopy needs of the engine whose loop it uses. */
@@ -114,6 +123,7 @@ export class Postcopy {
   #isLazy: boolean;
   #isHeld: boolean;
   #wasLoaded = false;
+  #wasStarted = false;
   #current: PageRequest | undefined;
   /** The request whose page is in the next batch. */
   #serving: PageRequest | undefined;
@@ -293,8 +303,9 @@ export class Postcopy {
     return async () => {
       engine.giveGuestAway();
       this.#begin();
-      this.#sink.writePackage(devices);
+      this.#sink.writePackage(devices, this.#options.gate);
       await this.#sink.flush();
+      this.#options.onPackage?.();
       marks.push(this.#clock.now());
       const part = (index: number): number => Math.round((marks[index + 1] - marks[index]) * 100) / 100;
       // PC-10
@@ -382,9 +393,14 @@ export class Postcopy {
       await engine.sendFor();
       engine.throwIfStopped();
       this.#sink.throwIfBroken();
-      if (this.#sink.isLoaded && !this.#wasLoaded) {
+      const waits = this.#waitsAtGate;
+      if ((this.#sink.isLoaded || waits) && !this.#wasLoaded) {
         this.#wasLoaded = true;
-        this.#options.onLoaded?.();
+        this.#options.onLoaded?.(waits);
+      }
+      if (this.#sink.isLoaded && !this.#wasStarted) {
+        this.#wasStarted = true;
+        this.#options.onStarted?.();
       }
       const isIdle = this.#isWithheld || !(this.#isAsked || this.#mayPush(send));
       if (isIdle && send.remaining === 0 && this.#sink.isLoaded) {
@@ -392,7 +408,7 @@ export class Postcopy {
         return;
       }
       const isSweeping = !this.#isAsked && this.#sink.hasRoom && this.#release?.sweep() === true;
-      await (isIdle && !isSweeping ? this.#sink.nextMessage() : this.#sink.whenReady());
+      await (isIdle && !isSweeping ? this.#sink.nextMessage(waits) : this.#sink.whenReady());
     }
   }
 
@@ -417,9 +433,14 @@ export class Postcopy {
     await finished;
   }
 
-  /** Whether no page may leave: what is asked for from now on, the guest asks for. */
+  /** Whether no page may leave: what is asked for from now on, the guest asks for, or the device that holds it. */
   get #isWithheld(): boolean {
-    return this.#isHeld && this.#sink.isLoaded;
+    return this.#isHeld && (this.#sink.isLoaded || this.#sink.isAtGate);
+  }
+
+  /** Whether the destination waits for the page that lets it go on to the order to run. */
+  get #waitsAtGate(): boolean {
+    return this.#isHeld && this.#sink.isAtGate && !this.#sink.isLoaded && !this.#requests.isEmpty;
   }
 
   /**
@@ -560,6 +581,9 @@ export class Postcopy {
         this.#demands += 1;
         this.#serving = request;
         this.#options.onDemand?.({ blockName: block.name, page: firstPage });
+        if (this.#sink.isLoaded) {
+          this.#options.onGuestDemand?.();
+        }
         const ranges = this.#isHeld ? [] : this.#likelyAfter(request);
         this.#following = { ranges, next: 0, pages: FOLLOWING_PAGES };
         return request;

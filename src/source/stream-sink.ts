@@ -7,7 +7,16 @@ import { Command, ElementType } from '../format/stream/constants.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
 import { postcopyAdvise } from '../format/stream/postcopy-commands.js';
 import { type ReturnPathHandler, ReturnPathReader } from '../format/stream/return-path.js';
-import { command, ping, ramBodyEnd, ramPart, ramStart, streamEnd, streamHeader } from '../format/stream/write.js';
+import {
+  command,
+  ping,
+  ramBodyEnd,
+  ramPart,
+  ramStart,
+  streamEnd,
+  streamHeader,
+  streamMagic,
+} from '../format/stream/write.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Extent } from '../memory/ram-block.js';
 import type { SourceGuest } from './guest.js';
@@ -26,6 +35,8 @@ export interface StreamSinkOptions {
   readonly returnPath: boolean;
   /** Announce postcopy (`postcopy-ram`): the destination discards all its RAM, and pages may be sent after the devices. */
   readonly isAdvised?: boolean;
+  /** The first eight bytes of the stream (`streamMagic`) have left already. */
+  readonly isBegun?: boolean;
   readonly trace?: Trace;
 }
 
@@ -113,7 +124,8 @@ export class StreamSink implements PageSink {
     const { machine, uuid, targetPageBits, ramSectionId, earlySections } = guest;
     this.ramSectionId = ramSectionId;
     this.writer.mayGather = guest.extentAt === undefined;
-    this.append(streamHeader({ machine, uuid, targetPageBits, capabilities: [] }));
+    const header = streamHeader({ machine, uuid, targetPageBits, capabilities: [] });
+    this.append(this.#options.isBegun === true ? header.subarray(streamMagic().length) : header);
     if (this.#options.returnPath) {
       this.append(command(Command.OPEN_RETURN_PATH));
       this.append(ping(1));

@@ -39,6 +39,9 @@ export interface CorpusTruth {
   readonly migration: MigrationInfo;
 }
 
+/** `extraArguments` come on top: a device that the file does not know stays as after a reset. */
+export type CorpusChanges = Pick<GuestOptions, 'ramFile' | 'stopped' | 'extraArguments'>;
+
 export interface CorpusStream {
   readonly file: string;
   readonly truth: CorpusTruth;
@@ -196,11 +199,12 @@ export const corpusDestination = async (
   lab: Lab,
   kind: CorpusKind,
   release: QemuRelease = lab.release,
-  { loadedBy = release, ...more }: Pick<GuestOptions, 'ramFile' | 'stopped'> & { readonly loadedBy?: QemuRelease } = {},
+  { loadedBy = release, ...more }: CorpusChanges & { readonly loadedBy?: QemuRelease } = {},
 ): Promise<LabGuest> => {
   const { truth } = await corpusStream(lab, kind, release);
   const { machine } = truth;
-  return lab.startGuest({ ...options[kind], ...more, release: loadedBy, machine, incoming: 'defer' });
+  const extraArguments = [...(options[kind].extraArguments ?? []), ...(more.extraArguments ?? [])];
+  return lab.startGuest({ ...options[kind], ...more, extraArguments, release: loadedBy, machine, incoming: 'defer' });
 };
 
 /** The guest of a stream file, loaded by QEMU itself and running: quicker than a boot. */
@@ -208,7 +212,7 @@ export const startFromCorpus = async (
   lab: Lab,
   kind: CorpusKind,
   release: QemuRelease = lab.release,
-  more: Pick<GuestOptions, 'ramFile'> = {},
+  more: CorpusChanges = {},
 ): Promise<LabGuest> => {
   const { file } = await corpusStream(lab, kind, release);
   const guest = await corpusDestination(lab, kind, release, more);

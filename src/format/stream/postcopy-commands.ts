@@ -9,8 +9,11 @@ import { ByteWriter } from '../byte-writer.js';
 import { Command } from './constants.js';
 import { command, ping, type StreamRamBlock } from './write.js';
 
-/** Values of the PINGs, as QEMU numbers them; PONG DEVICES_LOADED says that all of the package has been digested. */
-export const PostcopyPing = { RETURN_PATH: 1, DISCARDED: 2, DEVICES_LOADED: 3, RUNNING: 4 } as const;
+/**
+ * Values of the PINGs, as QEMU numbers them; PONG DEVICES_LOADED says that all of the package has been digested. GATE is ours: all
+ * devices are loaded but the last, which waits for memory.
+ */
+export const PostcopyPing = { RETURN_PATH: 1, DISCARDED: 2, DEVICES_LOADED: 3, RUNNING: 4, GATE: 5 } as const;
 
 /** `summary` is the OR of the host page sizes of all blocks; the destination compares it with its own. */
 export const postcopyAdvise = (blocks: readonly StreamRamBlock[], targetPageSize: number): Uint8Array => {
@@ -58,13 +61,18 @@ export class DiscardWriter {
   }
 }
 
-/** Nothing but FULL sections may be in `sections`: an EOF there would end the destination's loop before RUN. */
-export const postcopyPackage = (sections: Uint8Array): Uint8Array => {
-  const content = new ByteWriter(sections.length + 32)
+/**
+ * Nothing but FULL sections may be in `sections`: an EOF there would end the destination's loop before RUN. `gate` is a section
+ * that comes behind them and is told apart.
+ */
+export const postcopyPackage = (sections: Uint8Array, gate?: Uint8Array): Uint8Array => {
+  const content = new ByteWriter(sections.length + (gate?.length ?? 0) + 64)
     .bytes(command(Command.POSTCOPY_LISTEN))
-    .bytes(sections)
-    .bytes(ping(PostcopyPing.DEVICES_LOADED))
-    .bytes(command(Command.POSTCOPY_RUN));
+    .bytes(sections);
+  if (gate !== undefined) {
+    content.bytes(ping(PostcopyPing.GATE)).bytes(gate);
+  }
+  content.bytes(ping(PostcopyPing.DEVICES_LOADED)).bytes(command(Command.POSTCOPY_RUN));
   const length = new ByteWriter(4).be32(content.length).copy();
   return new ByteWriter(content.length + 16).bytes(command(Command.PACKAGED, length)).bytes(content.view).copy();
 };

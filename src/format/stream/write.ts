@@ -29,9 +29,12 @@ export interface StreamRamBlock {
 /** Page size of every host that runs the targets we know; blocks on larger pages say so (2.3). */
 const HOST_PAGE_SIZE = 4096;
 
+/** The eight bytes that every stream begins with. */
+export const streamMagic = (): Uint8Array => new ByteWriter(8).be32(STREAM_MAGIC).be32(STREAM_VERSION).copy();
+
 /** Header and configuration element: the first bytes of every stream. */
 export const streamHeader = (configuration: StreamConfiguration): Uint8Array => {
-  const out = new ByteWriter().be32(STREAM_MAGIC).be32(STREAM_VERSION);
+  const out = new ByteWriter().bytes(streamMagic());
   writeConfiguration(out, configuration);
   return out.copy();
 };
