@@ -30,6 +30,7 @@ interface CloneOptions {
   readonly by?: 'map' | 'serve';
   readonly punch?: boolean;
   readonly run?: boolean;
+  readonly digest: boolean;
   readonly stop?: boolean;
 }
 
@@ -56,6 +57,7 @@ export const clone: Verb<CloneOptions> = {
         ]),
       )
       .option('--run', 'start the guests, also if they were saved while paused')
+      .option('--no-digest', 'do not check FILE against FILE.digest first, where that is there')
       .option('--punch', 'make stale bytes in FILE holes; what FILE says stays the same, its bytes do not')
       .option('--stop', 'end all clones of FILE, wherever they were started')
       .addHelpText('after', HELP);
@@ -120,7 +122,7 @@ interface OpenedSource {
 const openSource = async (
   operand: string,
   template: readonly string[],
-  { by, punch, run = false }: CloneOptions,
+  { by, punch, run = false, digest: checksDigest }: CloneOptions,
   surroundings: Surroundings,
 ): Promise<OpenedSource> => {
   const { signal, progress } = surroundings;
@@ -129,7 +131,7 @@ const openSource = async (
       const guests = await MapRestore.prepare(operand, template, {
         signal,
         stale: punch === true ? 'punch' : 'zero',
-        run,
+        ...{ run, checksDigest },
         inSlices: (...slice) => inSlices(surroundings, ...slice),
       });
       noteSource(progress, memoryFile(operand).path, guests);
@@ -150,7 +152,7 @@ const openSource = async (
   }
   const list = demandPath(operand);
   const known = readDemandFile(list, surroundings);
-  const guests = await ServeRestore.prepare(operand, { firstPages: known, run });
+  const guests = await ServeRestore.prepare(operand, { firstPages: known, run, checksDigest });
   const finish = async (): Promise<object> => {
     await writeDemandFile(list, known, guests.demands, surroundings);
     return { demands: guests.demandCount };

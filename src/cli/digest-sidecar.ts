@@ -1,49 +1,36 @@
 // FILE.digest: what the memory in FILE was when it was written, MiB by MiB, and the device state. QEMU loads a file with
-// flipped bytes without a word; `verify` and `send` look here first.
+// flipped bytes without a word; `verify`, `send`, `serve` and `clone` look here (guest/digest-sidecar-node.ts reads it).
 
-import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import { channelError } from '../channel/channel-error.js';
 import { OutputFile } from '../channel/output-file-node.js';
 import { writeFully } from '../channel/write-fully-node.js';
 import type { Snapshot } from '../format/index.js';
-import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
-import { DIGEST_CHUNK_BYTES, DIGEST_PAGE_BYTES, type DigestedBlock, RamDigest } from '../format/ram-digest.js';
+import { DIGEST_CHUNK_BYTES, DIGEST_PAGE_BYTES, RamDigest } from '../format/ram-digest.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
+import {
+  devicesDiffer,
+  devicesOf,
+  FORMAT,
+  findSidecar,
+  headOf,
+  memoryDiffers,
+  type Sidecar,
+  sidecarPath,
+} from '../guest/digest-sidecar-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { Segment } from '../memory/segment.js';
 import { pageIndex } from '../memory/units.js';
 import { inSlices, type MemoryFile, type Surroundings } from './read-memory-file.js';
 
-const FORMAT = 'ramferry digest 2';
-
 /** How every digest begins, whatever its version. */
 const HEAD = '{"format":"ramferry digest ';
-
-/** The sidecar's JSON. */
-interface Sidecar {
-  readonly format: typeof FORMAT;
-  /** Which file it is of. By content, so that a copy keeps its digest, and not by time. */
-  readonly of: FileIdentity;
-  readonly blocks: readonly DigestedBlock[];
-  /** SHA-256 of all device sections and their description. */
-  readonly devices: string;
-}
-
-interface FileIdentity {
-  readonly bytes: number;
-  readonly head: string;
-  /** Of a mapped-ram file: what stands in it, since such files of one guest agree in all the rest. */
-  readonly fingerprint?: string;
-}
 
 export const NO_DIGEST_HELP = 'do not write OUT.digest, which verify and send check the file against';
 
 /** Whether an output can have a sidecar: a device or a pipe cannot. */
 export const hasSidecar = (out: string): boolean => fs.statSync(out).isFile();
-
-export const sidecarPath = (file: string): string => `${file}.digest`;
 
 /**
  * Refuses an output whose sidecar would replace a file that is no digest, before anything is written.
@@ -78,27 +65,6 @@ const headOfFile = (path: string): string => {
 /** What a run writes that makes `out`, for `FilesOfRun`. */
 export const outputsWithSidecar = (out: string, hasDigest: boolean): string[] =>
   hasDigest ? [out, sidecarPath(out)] : [out];
-
-const sha256 = (...parts: readonly (Uint8Array | string)[]): string => {
-  const hash = createHash('sha256');
-  for (const part of parts) {
-    hash.update(part);
-  }
-  return hash.digest('hex');
-};
-
-/** What the head of a file says, in a form that does not depend on which bytes say it; the reader checks those. */
-const headOf = (
-  { machine, uuid }: Pick<StreamConfiguration, 'machine' | 'uuid'>,
-  blocks: readonly { readonly name: string; readonly usedLength: number }[],
-): string => {
-  // In any order: which one a writer takes means nothing.
-  const geometry = blocks.map(({ name, usedLength }) => `${name}\0${usedLength}`).sort();
-  return sha256(JSON.stringify([machine, uuid ?? '', geometry]));
-};
-
-const devicesOf = ({ early, sections, description }: DeviceTail): string =>
-  sha256(JSON.stringify([early.length, sections.length]), early, sections, description);
 
 /** What a file is: all that goes into its sidecar but the memory. */
 export interface DigestedFile {
@@ -164,20 +130,15 @@ export const checkSidecar = async (
   snapshot: Snapshot,
   surroundings: Surroundings,
 ): Promise<DigestCheck | undefined> => {
-  const path = sidecarPath(file);
-  if (libvirt !== undefined || !fs.existsSync(path)) {
+  const found = findSidecar({ file, fileBytes: sizeBytes, libvirt }, snapshot);
+  if (found === undefined) {
     return undefined;
   }
-  const sidecar = readSidecar(path);
-  const { configuration, setup, summary } = snapshot;
-  const isOfIt =
-    sidecar?.of.bytes === sizeBytes &&
-    sidecar.of.head === headOf(configuration, setup.blocks) &&
-    sidecar.of.fingerprint === (snapshot instanceof MappedRamSnapshot ? snapshot.fingerprint : undefined);
-  if (sidecar === undefined || !isOfIt) {
-    const notChecked = `${path} ${sidecar === undefined ? 'is no digest' : 'is of another file'}: the content was not checked.`;
+  const { path, sidecar, notChecked } = found;
+  if (notChecked !== undefined) {
     return { file: path, notChecked, mismatches: [], mismatchCount: 0 };
   }
+  const { setup, summary } = snapshot;
   const mismatches: RamferryError[] = [];
   let mismatchCount = 0;
   const differs = (make: () => RamferryError): void => {
@@ -203,64 +164,6 @@ export const checkSidecar = async (
   }
   return { file: path, mismatches, mismatchCount };
 };
-
-/** Undefined if it is none of ours. It is small, but nobody says so: a larger one than any guest needs is not read. */
-const readSidecar = (path: string): Sidecar | undefined => {
-  try {
-    if (fs.statSync(path).size > SIDECAR_LIMIT_BYTES) {
-      return undefined;
-    }
-    const sidecar = JSON.parse(fs.readFileSync(path, 'utf8')) as Partial<Sidecar> | null;
-    const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
-    const isOurs =
-      isObject(sidecar) &&
-      sidecar!.format === FORMAT &&
-      isObject(sidecar!.of) &&
-      Array.isArray(sidecar!.blocks) &&
-      sidecar!.blocks.every((block) => isObject(block) && isObject(block.mebibytes));
-    return isOurs ? (sidecar as Sidecar) : undefined;
-  } catch (error) {
-    if (error instanceof SyntaxError) {
-      return undefined;
-    }
-    throw channelError(error, 'read', path);
-  }
-};
-
-/** 19 bytes for each MiB of guest memory: enough for 10 TiB. */
-const SIDECAR_LIMIT_BYTES = 200e6;
-
-const REPLACED = 'The file was damaged, or another one of the same guest was written over it without its digest.';
-
-const memoryDiffers = (
-  file: string,
-  sidecar: string,
-  block: string,
-  mebibyte: number,
-  pagesOffset: number | undefined,
-): RamferryError => {
-  const start = mebibyte * DIGEST_CHUNK_BYTES;
-  const place = pagesOffset === undefined ? '' : `, at byte ${pagesOffset + start} of the file`;
-  return new RamferryError(
-    'failed',
-    'DIGEST_MISMATCH',
-    `MiB ${mebibyte} of RAM block "${block}" (from offset 0x${start.toString(16)} in it${place}) is not what ${sidecar} says.`,
-    {
-      file,
-      value: block,
-      hint: REPLACED,
-      ...(pagesOffset !== undefined && { offset: pagesOffset + start }),
-    },
-  );
-};
-
-const devicesDiffer = (file: string, sidecar: string, offset: number | undefined): RamferryError =>
-  new RamferryError(
-    'failed',
-    'DIGEST_MISMATCH',
-    `The device state${offset === undefined ? '' : ` (from byte ${offset} of the file on)`} is not what ${sidecar} says.`,
-    { file, hint: REPLACED, ...(offset !== undefined && { offset }) },
-  );
 
 /** Digest of an opened file's memory. */
 export const digestOf = async (snapshot: Snapshot, surroundings: Surroundings): Promise<RamDigest> => {

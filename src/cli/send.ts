@@ -3,11 +3,13 @@
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { parseUri } from '../channel/uri.js';
+import { sidecarPath } from '../guest/digest-sidecar-node.js';
 import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { Migration } from '../monitor/migration.js';
 import { parseInteger } from './arguments.js';
-import { checkSidecar, sidecarPath } from './digest-sidecar.js';
+import { Destination, QMP_OPTION } from './destination.js';
+import { checkSidecar } from './digest-sidecar.js';
 import { pathsOfUri } from './files-of-run.js';
 import { addSendingOptions, type MigrationVerbOptions, parametersOf, traceOf } from './migration-options.js';
 import { parameterTable, progressOf, totalsTable } from './migration-report.js';
@@ -18,6 +20,8 @@ interface SendOptions extends MigrationVerbOptions {
   readonly returnPath: boolean;
   readonly retry: number;
   readonly digest: boolean;
+  readonly run?: boolean;
+  readonly qmp?: string;
 }
 
 export const send: Verb<SendOptions> = {
@@ -30,6 +34,8 @@ export const send: Verb<SendOptions> = {
         parseInteger(0, 86_400),
         0,
       )
+      .option('--run', 'the guest is to run there, also if it was saved while paused')
+      .option(...QMP_OPTION)
       .option('--no-digest', 'do not check the file against FILE.digest first, where that is there');
   },
   examples: [
@@ -58,25 +64,31 @@ export const send: Verb<SendOptions> = {
     if (options.digest) {
       await refuseChanged(file, { signal, progress });
     }
+    const returnPath = options.returnPath && kind !== 'exec';
+    const destination = await Destination.open(uri, options.qmp);
     const migration = new Migration({
-      guest: { kind: 'snapshot-file', file },
+      guest: { kind: 'snapshot-file', file, run: options.run === true },
       uri,
       parameters: parametersOf(options),
-      returnPath: options.returnPath && kind !== 'exec',
+      returnPath,
       retryMs: options.retry * 1000,
       onProgress: (report) => progress.update(progressOf(report)),
+      onGuest: (guest) => destination.expect(guest),
       ...traceOf(options.trace, progress),
     });
     signal.addEventListener('abort', () => migration.cancel());
-    const { report, error } = await migration.ended;
-    return {
-      document: { file, uri, ...report },
-      text:
-        error !== undefined
-          ? ''
-          : `${options.verbose === true ? `${parameterTable(report)}\n` : ''}${totalsTable(report)}`,
-      failure: error,
-    };
+    try {
+      const { report, error } = await migration.ended;
+      const state = await destination.stateAfter(error, returnPath);
+      const parameters = options.verbose === true ? `${parameterTable(report)}\n` : '';
+      return {
+        document: { file, uri, ...report, destination: state.document },
+        text: error !== undefined ? '' : `${parameters}${totalsTable(report)}\n${state.text}`,
+        failure: state.failure,
+      };
+    } finally {
+      await destination.close();
+    }
   },
 };
 

@@ -9,6 +9,7 @@ import { Migration } from '../monitor/migration.js';
 import type { MigrationReport } from '../source/statistics.js';
 import { parseInteger } from './arguments.js';
 import { demandPath, readDemandFile, writeDemandFile } from './demand-file.js';
+import { Destination, QMP_OPTION } from './destination.js';
 import { formatCount, formatDuration, formatTable } from './format.js';
 import { addSendingOptions, type MigrationVerbOptions, parametersOf, traceOf } from './migration-options.js';
 import { progressOf, totalsTable } from './migration-report.js';
@@ -22,6 +23,9 @@ interface ServeOptions extends MigrationVerbOptions {
   readonly preempt?: boolean;
   readonly retry: number;
   readonly demand: boolean;
+  readonly digest: boolean;
+  readonly run?: boolean;
+  readonly qmp?: string;
 }
 
 const MS = 1000;
@@ -40,6 +44,9 @@ export const serve: Verb<ServeOptions> = {
         parseInteger(0, 86_400),
         0,
       )
+      .option('--run', 'the guest is to run, also if it was saved while paused')
+      .option(...QMP_OPTION)
+      .option('--no-digest', 'do not check what is read against FILE.digest, where that is there')
       .option('--no-demand', 'neither use nor write FILE.demand, which remembers what the guest asks for first');
   },
   examples: [
@@ -67,8 +74,15 @@ export const serve: Verb<ServeOptions> = {
     const list = demandPath(file);
     const known = options.demand ? readDemandFile(list, { progress }) : [];
     let isLazy = options.lazy === true;
+    const destination = await Destination.open(uri, options.qmp);
     const migration = new Migration({
-      guest: { kind: 'snapshot-file', file },
+      onGuest: (guest) => {
+        destination.expect(guest);
+        for (const note of guest.notes) {
+          progress.note(note);
+        }
+      },
+      guest: { kind: 'snapshot-file', file, run: options.run === true, checksDigest: options.digest },
       uri,
       parameters: { ...parametersOf(options), maxPostcopyBandwidth: options.maxBandwidth ?? 0 },
       postcopy: {
@@ -101,14 +115,17 @@ export const serve: Verb<ServeOptions> = {
       if (options.demand) {
         await writeDemandFile(list, known, demands, { progress });
       }
+      // A peer that is gone before it asked for anything may never have taken the guest.
+      const hasRun = options.recover === true || (report.ramferry.postcopy?.demands ?? 0) > 0;
+      const state = await destination.stateAfter(error && withAdvice(error, hasRun, uri), true);
+      const tables = [totalsTable(report), demandTable(report), state.text].filter((text) => text !== '');
       return {
-        document: { file, uri, ...report },
-        text: error === undefined ? `${totalsTable(report)}\n${demandTable(report)}` : '',
-        // A peer that is gone before it asked for anything may never have taken the guest.
-        failure:
-          error && withAdvice(error, options.recover === true || (report.ramferry.postcopy?.demands ?? 0) > 0, uri),
+        document: { file, uri, ...report, destination: state.document },
+        text: error === undefined ? tables.join('\n') : '',
+        failure: state.failure,
       };
     } finally {
+      await destination.close();
       process.off('SIGUSR2', finish);
       clearTimeout(timer);
     }

@@ -1,6 +1,8 @@
 // Which guests there are, for the engine's thread: it gets a description and makes its own view of the guest.
 
+import { withDigest } from '../guest/checked-snapshot.js';
 import { openSnapshotFile } from '../guest/open-snapshot-file-node.js';
+import { decideRun } from '../guest/run-decision.js';
 import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import type { WorkloadShared } from '../guest/workload/control.js';
 import { attachWorkloadGuest } from '../guest/workload/workload-source.js';
@@ -11,23 +13,55 @@ import { refusePinnedDevices } from './postcopy-obstacles.js';
 export type GuestDescription =
   /** `wantsHints`: whether its balloon, if it has one, is asked for free pages. Default true. */
   | { readonly kind: 'workload'; readonly shared: WorkloadShared; readonly wantsHints?: boolean }
-  | { readonly kind: 'snapshot-file'; readonly file: string };
+  | {
+      readonly kind: 'snapshot-file';
+      readonly file: string;
+      /** It is to run at its destination, also if it was saved while paused. Default false. */
+      readonly run?: boolean;
+      /** What is read of it is compared with the digest of its file, where that has one. Default false. */
+      readonly checksDigest?: boolean;
+    };
+
+/** What is known of a guest before it moves. */
+export interface GuestFacts {
+  /** Whether it is to run at its destination. */
+  readonly runs: boolean;
+  /** The state it was saved in; undefined for one that is not QEMU's. */
+  readonly savedAs: string | undefined;
+  /** What its user should know, as sentences. */
+  readonly notes: readonly string[];
+}
+
+export interface AttachedGuest {
+  readonly guest: SourceGuest;
+  /** Undefined for a guest of ours: it goes on as it is. */
+  readonly facts: GuestFacts | undefined;
+}
 
 /**
  * @param postcopy whether the guest shall run at its destination before its memory is there
  * @throws RamferryError `POSTCOPY_OBSTACLE` if that would harm it
  */
-export async function attachGuest(description: GuestDescription, postcopy = false): Promise<SourceGuest> {
+export async function attachGuest(description: GuestDescription, postcopy = false): Promise<AttachedGuest> {
   switch (description.kind) {
     case 'workload':
-      return attachWorkloadGuest(description.shared, description.wantsHints);
+      return { guest: attachWorkloadGuest(description.shared, description.wantsHints), facts: undefined };
     case 'snapshot-file': {
-      const { file } = description;
-      const { snapshot } = await openSnapshotFile(file);
-      if (postcopy) {
-        refusePinnedDevices(snapshot.summary.devices, file);
+      const { file, run = false, checksDigest = false } = description;
+      const opened = await openSnapshotFile(file);
+      const { summary } = opened.snapshot;
+      const decision = decideRun(summary, opened.container.libvirt, run);
+      if (postcopy && decision.runs) {
+        refusePinnedDevices(summary.devices, file);
       }
-      return new SnapshotGuest(snapshot, file);
+      const { snapshot, checked, notChecked } = checksDigest
+        ? withDigest(opened.snapshot, opened.container)
+        : { snapshot: opened.snapshot, checked: undefined, notChecked: undefined };
+      await checked?.checkIfQuick();
+      return {
+        guest: new SnapshotGuest(snapshot, file, { runState: decision.rewritten }),
+        facts: { ...decision, notes: notChecked === undefined ? [] : [`warning: ${notChecked}`] },
+      };
     }
   }
 }

@@ -11,6 +11,7 @@ import { openPath, openUnnamedFile, reopen } from '../channel/unnamed-file-node.
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
 import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
 import type { ReadRamBlock } from '../format/stream/stream-handler.js';
+import { withDigest } from '../guest/checked-snapshot.js';
 import { FileGuard } from '../guest/file-guard-node.js';
 import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
 import { decideRun, type RunDecision } from '../guest/run-decision.js';
@@ -50,6 +51,8 @@ export interface MapRestoreOptions {
   readonly stale?: 'zero' | 'punch' | 'copy';
   /** The guests are to run, also if they were saved while paused. Default false. */
   readonly run?: boolean;
+  /** Compare the file with its digest first, where it has one: QEMU reads the pages itself. Default true. */
+  readonly checksDigest?: boolean;
   /** Does long work in slices; by default, with a turn for others after each. */
   readonly inSlices?: Slices;
 }
@@ -132,7 +135,7 @@ export class MapRestore implements GuestSource {
       let source: RamSource = 'file';
       if (mapsInPlace(version) && stalePages > 0 && options.stale === 'punch') {
         source = file.punch() ? 'punched' : 'file';
-        file = await MappableFile.open(operand, command, options, inSlices);
+        file = await MappableFile.open(operand, command, { ...options, checksDigest: false }, inSlices);
       }
       const mayStay = options.stale === 'copy' ? 0 : MOST_ZERO_RECORDS;
       if (!mapsInPlace(version) || file.stalePages > mayStay) {
@@ -287,6 +290,9 @@ class MappableFile {
         throw notMappable(file, plan.obstacles.join(' '));
       }
       const blocks = plan.mapped.map(({ index }) => index);
+      if (options.checksDigest !== false) {
+        await withDigest(snapshot, opened.container).checked?.checkAll(inSlices);
+      }
       const stale = await findStalePages(guard.descriptor, snapshot, blocks, inSlices);
       return new MappableFile(guard, opened, snapshot, plan, stale);
     } catch (error) {

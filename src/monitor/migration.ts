@@ -12,7 +12,7 @@ import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
 import { checkCapabilities } from './capabilities.js';
-import { claimGuest, type GuestDescription } from './guests.js';
+import { claimGuest, type GuestDescription, type GuestFacts } from './guests.js';
 import {
   type BackgroundSnapshotOptions,
   type FromSource,
@@ -45,6 +45,8 @@ export interface MigrationOptions {
   /** For how long a destination that does not listen yet is waited for; default 0. */
   readonly retryMs?: number;
   readonly onStatus?: (status: MigrationStatus) => void;
+  /** Once a saved guest is opened, before anything is sent. */
+  readonly onGuest?: (facts: GuestFacts) => void;
   /** After each log sync. */
   readonly onPass?: (pass: number) => void;
   /** At most every 100 ms. */
@@ -213,6 +215,9 @@ export class Migration {
           case 'status':
             this.#status = message.status;
             options.onStatus?.(message.status);
+            break;
+          case 'guest':
+            options.onGuest?.(message.facts);
             break;
           case 'pass':
             options.onPass?.(message.pass);

@@ -4,6 +4,7 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { openChannel } from '../channel/open-channel-node.js';
+import { withDigest } from '../guest/checked-snapshot.js';
 import { FileGuard } from '../guest/file-guard-node.js';
 import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
 import { decideRun, type RunDecision } from '../guest/run-decision.js';
@@ -35,6 +36,8 @@ export interface ServeRestoreOptions {
   readonly firstPages?: readonly GuestPage[];
   /** The guests are to run, also if they were saved while paused. Default false. */
   readonly run?: boolean;
+  /** Compare what is read with the digest of the file, where it has one. Default true. */
+  readonly checksDigest?: boolean;
 }
 
 export class ServeRestore implements GuestSource {
@@ -65,7 +68,7 @@ export class ServeRestore implements GuestSource {
   /** @throws RamferryError POSTCOPY_OBSTACLE if the guest would be harmed */
   static async prepare(
     operand: string,
-    { firstPages = [], run = false }: ServeRestoreOptions = {},
+    { firstPages = [], run = false, checksDigest = true }: ServeRestoreOptions = {},
   ): Promise<ServeRestore> {
     const guard = FileGuard.take(memoryFile(operand).path);
     let opened: OpenedSnapshotFile | undefined;
@@ -73,6 +76,11 @@ export class ServeRestore implements GuestSource {
       opened = await openSnapshotFile(operand);
       refusePinnedDevices(opened.snapshot.summary.devices, operand);
       const decision = decideRun(opened.snapshot.summary, opened.container.libvirt, run);
+      if (checksDigest) {
+        const { snapshot, checked } = withDigest(opened.snapshot, opened.container);
+        await checked?.checkIfQuick();
+        opened = { ...opened, snapshot };
+      }
       return new ServeRestore(opened, decision, firstPages, guard);
     } catch (error) {
       opened?.close();

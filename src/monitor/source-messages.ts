@@ -7,7 +7,7 @@ import type { GuestPage, PostcopyOptions } from '../source/postcopy.js';
 import type { MigrationReport } from '../source/statistics.js';
 import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
-import type { GuestDescription } from './guests.js';
+import type { GuestDescription, GuestFacts } from './guests.js';
 
 /** How a mapped-ram file is written. */
 export type MappedRamOptions = Pick<PositionedFileOptions, 'channels' | 'directIo'>;
@@ -62,6 +62,8 @@ export type ToSource =
 
 export type FromSource =
   | { readonly type: 'status'; readonly status: MigrationStatus }
+  /** It was opened. */
+  | { readonly type: 'guest'; readonly facts: GuestFacts }
   | { readonly type: 'pass'; readonly pass: number }
   | { readonly type: 'progress'; readonly report: MigrationReport }
   | { readonly type: 'trace'; readonly name: TraceName; readonly values: readonly (string | number)[] }

@@ -69,25 +69,36 @@ port.on('message', (message: ToSource) => {
   }
 });
 
+const PAUSED_NOTE =
+  'The guest was saved while it was paused: all of its memory goes first, and it stays paused there. --run has it run at once.';
+
 try {
   const trace =
     start.trace === undefined ? {} : createTrace(start.trace, (name, values) => post({ type: 'trace', name, values }));
   // One that runs there already has to get its memory.
-  const guest = await attachGuest(start.guest, start.postcopy !== undefined && start.postcopy.recovers !== true);
+  const recovers = start.postcopy?.recovers === true;
+  const { guest, facts } = await attachGuest(start.guest, start.postcopy !== undefined && !recovers);
+  // One that is to stay paused does not wait for its memory. And QEMU would start it: after a postcopy it does not look at the state.
+  const staysPaused = facts?.runs === false && !recovers;
+  const postcopy = staysPaused ? undefined : start.postcopy;
+  if (facts !== undefined) {
+    const wholly = staysPaused && start.postcopy !== undefined ? [PAUSED_NOTE] : [];
+    post({ type: 'guest', facts: { ...facts, notes: [...facts.notes, ...wholly] } });
+  }
   const protector = start.backgroundSnapshot && openProtector(guest, start.backgroundSnapshot, post);
-  if (start.postcopy?.preempt === true) {
+  if (postcopy?.preempt === true) {
     refusePreempt(guest.machine);
   }
-  const releases = start.postcopy?.releaseRam === true;
+  const releases = postcopy?.releaseRam === true;
   if (releases) {
     refuseRelease(guest);
   }
-  if (start.postcopy !== undefined) {
+  if (postcopy !== undefined) {
     // Before the destination starts to wait.
     await rehearsePostcopy(guest);
   }
-  const opening = openSink(start, connecting.signal, trace);
-  if (start.postcopy !== undefined && start.retryMs > 0) {
+  const opening = openSink({ ...start, postcopy }, connecting.signal, trace);
+  if (postcopy !== undefined && start.retryMs > 0) {
     await rehearseMeanwhile(opening, guest);
   }
   const sink = await opening;
@@ -96,14 +107,14 @@ try {
     sink,
     parameters: start.parameters,
     claim: start.claim,
-    postcopy: start.postcopy && { ...start.postcopy, onDemand, ...(releases && { releaseWith: discardMemory }) },
+    postcopy: postcopy && { ...postcopy, onDemand, ...(releases && { releaseWith: discardMemory }) },
     ...(protector !== undefined && { snapshotWith: protector }),
     trace,
     onStatus: (status) => post({ type: 'status', status }),
     onPass: (pass) => post({ type: 'pass', pass }),
     onProgress: (report) => post({ type: 'progress', report }),
   });
-  if (start.postcopy?.atOnce === true) {
+  if (postcopy?.atOnce === true) {
     source.startPostcopy();
   }
   for (const say of early) {

@@ -1,0 +1,126 @@
+// What is known of the QEMU that a guest was given to. The stream alone says that it has loaded everything, and not whether
+// the guest runs: its disk may be locked, -S may hold it. Its monitor knows, where it is named.
+
+import { setTimeout as delay } from 'node:timers/promises';
+import { RamferryError } from '../memory/errors.js';
+import type { GuestFacts } from '../monitor/guests.js';
+import { QmpClient } from '../qemu/qmp-client.js';
+
+/** Flags and description, for commander. */
+export const QMP_OPTION = [
+  '--qmp <uri>',
+  "the destination's monitor, unix:PATH or tcp:HOST:PORT: says whether the guest runs, and why not",
+] as const;
+
+/** From the destination's last word to a guest that runs: its main loop has to come round. */
+const RUNS_MS = 3000;
+const POLL_MS = 20;
+
+/** For an answer, of a monitor that may be busy or gone. */
+const ANSWER_MS = 5000;
+
+/** States on the way to another one. */
+const PASSING = ['inmigrate', 'finish-migrate', 'restore-vm'];
+
+/** How a guest is at its destination. */
+export interface DestinationState {
+  readonly document: {
+    /** Whether the destination said that it has loaded everything. */
+    readonly confirmed: boolean;
+    /** What `query-status` says; undefined where nobody could ask. */
+    readonly state?: string;
+  };
+  readonly text: string;
+  readonly failure: RamferryError | undefined;
+}
+
+export class Destination {
+  readonly #uri: string;
+  readonly #monitor: QmpClient | undefined;
+  #facts: GuestFacts | undefined;
+
+  private constructor(uri: string, monitor: QmpClient | undefined) {
+    this.#uri = uri;
+    this.#monitor = monitor;
+  }
+
+  /** @throws RamferryError if the monitor cannot be reached: before anything is sent */
+  static async open(uri: string, monitor: string | undefined): Promise<Destination> {
+    return new Destination(uri, monitor === undefined ? undefined : await QmpClient.connect(monitor));
+  }
+
+  expect(facts: GuestFacts): void {
+    this.#facts = facts;
+  }
+
+  /** Asked once the migration is over, one way or another. */
+  async stateAfter(error: RamferryError | undefined, isConfirmed: boolean): Promise<DestinationState> {
+    if (error !== undefined) {
+      const reason = await this.#reason();
+      const failure = reason === undefined ? error : error.with({}, `${error.message} QEMU says: ${reason}`);
+      return { document: { confirmed: false }, text: '', failure };
+    }
+    const state = await this.#settledState();
+    const document = { confirmed: isConfirmed, ...(state !== undefined && { state }) };
+    const runs = this.#facts?.runs ?? true;
+    if (state === undefined) {
+      return { document, text: unknownText(isConfirmed, runs), failure: undefined };
+    }
+    const isGood = ['running', 'suspended'].includes(state) || !runs;
+    const failure = isGood
+      ? undefined
+      : new RamferryError(
+          'failed',
+          'GUEST_NOT_RUNNING',
+          `The destination ${this.#uri} has loaded the guest, but does not run it: its state is ${state}.`,
+          {
+            file: this.#uri,
+            value: state,
+            hint: 'cont in its monitor starts it, or says why it cannot: a locked disk, for example. With -S it waits for that.',
+          },
+        );
+    return { document, text: `guest         ${state} (query-status of the destination)`, failure };
+  }
+
+  async close(): Promise<void> {
+    await this.#monitor?.close();
+  }
+
+  /** What the destination's `query-migrate` says about a failure. */
+  async #reason(): Promise<string | undefined> {
+    try {
+      const info = await this.#monitor?.execute('query-migrate', undefined, { timeoutMs: ANSWER_MS });
+      return info === undefined ? undefined : (info['error-desc'] ?? `its migration is ${info.status ?? 'none'}`);
+    } catch {
+      return 'nothing; its monitor is gone or does not answer';
+    }
+  }
+
+  async #settledState(): Promise<string | undefined> {
+    const monitor = this.#monitor;
+    if (monitor === undefined) {
+      return undefined;
+    }
+    const deadline = performance.now() + RUNS_MS;
+    for (;;) {
+      let state: string;
+      try {
+        ({ status: state } = await monitor.execute('query-status', undefined, { timeoutMs: ANSWER_MS }));
+      } catch (error) {
+        return error instanceof RamferryError && error.code === 'QMP_TIMEOUT' ? 'unknown' : 'gone';
+      }
+      if (!PASSING.includes(state) || performance.now() > deadline) {
+        return state;
+      }
+      await delay(POLL_MS);
+    }
+  }
+}
+
+const unknownText = (isConfirmed: boolean, runs: boolean): string => {
+  const loaded = isConfirmed ? 'loaded, as the destination confirms' : 'sent; the destination was not asked to confirm';
+  const state = runs
+    ? 'whether it runs there, query-status in its monitor says (or --qmp)'
+    : 'it was saved while paused and stays so (--run: it runs)';
+  return `guest         ${loaded}; ${state}`;
+};
