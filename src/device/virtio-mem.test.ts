@@ -256,6 +256,52 @@ test('a request that is none breaks the device until the driver resets it; what 
   }
 });
 
+test('a driver that asks without end gets a queue full of answers a call, so that its device can always be stopped', () => {
+  const { memory, device, queue } = machine();
+  memory.writeUint64(REQUEST, state);
+  memory.writeUint64(guestAddress(REQUEST + 8), ADDRESS);
+  memory.writeUint32(guestAddress(REQUEST + 16), 1);
+  const head = queue.add([{ address: REQUEST, length: 24 }], [{ address: RESPONSE, length: 10 }])!;
+  const { availableRing, usedRing, size } = queue.layout;
+  for (let entry = 0; entry < size; entry += 1) {
+    memory.storeUint16(guestAddress(availableRing + 4 + 2 * entry), head);
+  }
+  const store = memory.storeUint16.bind(memory);
+  const answers = (): number => device.responses.error;
+  // A vCPU that makes the next request available as soon as one is answered; it tires in the end, so that the test ends.
+  memory.storeUint16 = (address, value) => {
+    store(address, value);
+    if (address === usedRing + 2 && answers() < 10 * size) {
+      store(guestAddress(availableRing + 2), value + 1);
+    }
+  };
+  for (let calls = 1; calls <= 3; calls += 1) {
+    assert.ok(device.service());
+    assert.equal(answers(), calls * size);
+  }
+});
+
+test('one call plugs or unplugs once: giving memory back takes long', () => {
+  const { memory, device, queue, released } = machine();
+  device.requestSize(2 * BLOCK);
+  const requests = [plug, unplug, plug, unplug].map((type, index) => {
+    const address = guestAddress(REQUEST + 256 * (index + 1));
+    memory.writeUint64(address, type);
+    memory.writeUint64(guestAddress(address + 8), ADDRESS);
+    memory.writeUint32(guestAddress(address + 16), 2);
+    return queue.add([{ address, length: 24 }], [{ address: guestAddress(address + 128), length: 10 }]);
+  });
+  const releases = [0, 1, 1, 2].map((count) => {
+    assert.ok(device.service());
+    assert.notEqual(queue.takeUsed(), undefined);
+    assert.equal(queue.takeUsed(), undefined);
+    assert.equal(released.length, count);
+    return count;
+  });
+  assert.equal(releases.length, requests.length);
+  assert.equal(device.service(), false);
+});
+
 test('a block without granules of a MiB is no memory for a device', () => {
   const { memory, vmem } = machine();
   const [ram] = list.blocks.filter((block) => block !== vmem);

@@ -183,7 +183,10 @@ export class VirtioMemDevice {
     });
   }
 
-  /** Answers what the driver asks. Returns whether there was something. */
+  /**
+   * Answers what the driver asks, but no more than a queue full of requests, and only one that plugs or unplugs: so the thread
+   * gets to its safepoints, however many requests the driver adds meanwhile. Returns whether there was something: call again then.
+   */
   service(): boolean {
     const device = this.#device;
     if (device.resetRequested) {
@@ -194,9 +197,18 @@ export class VirtioMemDevice {
     const queue = device.queue(0);
     let served = false;
     device.guard(() => {
-      for (let element = queue?.pop(); queue !== undefined && element !== undefined; element = queue.pop()) {
+      const { pluggedSize } = this;
+      for (let count = 0; queue !== undefined && count < queue.layout.size; count += 1) {
+        const element = queue.pop();
+        if (element === undefined) {
+          return;
+        }
         queue.push(element, this.#answer(element));
         served = true;
+        // Memory that goes back to the system can take long.
+        if (this.pluggedSize !== pluggedSize) {
+          return;
+        }
       }
     });
     if (queue !== undefined && served) {
