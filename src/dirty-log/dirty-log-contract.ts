@@ -9,11 +9,17 @@ import type { DirtyLog } from './dirty-log.js';
 
 const METHODS = ['start', 'stop', 'sync', 'clear', 'forget', 'syncCostMs'] as const;
 
-/** @throws RamferryError `DIRTY_LOG_CONTRACT` if a method is missing: it would be missed in the middle of a migration */
+/** @throws RamferryError `DIRTY_LOG_CONTRACT` if something is missing: it would be missed in the middle of a migration */
 export const checkMethods = (log: DirtyLog): void => {
   const missing = METHODS.find((method) => typeof log[method] !== 'function');
   if (missing !== undefined) {
     throw broken(`The guest's dirty log has no method ${missing}().`, missing);
+  }
+  if (!(log.clearAlignPages >= 1 && Number.isInteger(Math.log2(log.clearAlignPages)))) {
+    throw broken(
+      `The guest's dirty log clears ranges aligned to ${log.clearAlignPages} pages, which is no power of two.`,
+      String(log.clearAlignPages),
+    );
   }
 };
 

@@ -380,6 +380,7 @@ export class Postcopy {
       this.leaveOutZeroPages(engine.send);
       // RD-6
       excludeDiscarded(engine.send, this.#guest.blocks);
+      engine.send.recount();
       engine.send.rewind();
     });
     engine.enter('postcopy-active');

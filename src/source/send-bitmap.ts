@@ -67,6 +67,8 @@ export class SendBitmap {
     this.#options = options;
     const { bitmaps, blocks } = options.blocks;
     this.#kernels = bitmaps.kernels;
+    // A chunk is what is cleared at a time.
+    const shift = Math.max(options.clearBitmapShift ?? 0, Math.ceil(Math.log2(options.log?.clearAlignPages ?? 1)));
     this.#blocks = blocks
       .filter((block) => block.migrated)
       .map((block) => ({
@@ -74,7 +76,7 @@ export class SendBitmap {
         clears:
           options.log?.hasRangedClear !== true || options.clearBitmapShift === undefined
             ? undefined
-            : new ClearBitmap(block.usedPages, block.maxPages, options.clearBitmapShift),
+            : new ClearBitmap(block.usedPages, block.maxPages, shift),
       }));
     this.#list = bitmaps.scratch;
     this.batch = new PageBatch(bitmaps.words.subarray(this.#list / 4, this.#list / 4 + BATCH_PAGES));
@@ -344,6 +346,14 @@ export class SendBitmap {
     this.remaining -= this.#kernels.testAndClearRange(send, 0, block.maxPages);
     this.#kernels.complement(received, send, block.usedPages);
     this.remaining += this.#kernels.countRange(send, 0, block.usedPages);
+  }
+
+  /** Sets the counter by the bitmaps: after they were replaced, what was wrong before does not count. */
+  recount(): void {
+    this.remaining = this.#blocks.reduce(
+      (total, { block }) => total + this.#kernels.countRange(block.bitmaps.send, 0, block.usedPages),
+      0,
+    );
   }
 
   /** Leaves in only the pages whose bit is also set in the bitmap at `content`. */
