@@ -109,6 +109,8 @@ export class RamBlockList {
   readonly #claims: ClaimRecord;
   /** In the midst of a change by the claim's holder. */
   #permitted = false;
+  /** In the midst of any other change by this thread. */
+  #isChanging = false;
   #ownership: Ownership | undefined;
 
   private constructor(bitmaps: BitmapMemory, dirty: DirtyMemory, segmentBytes: number, claims: number) {
@@ -160,6 +162,10 @@ export class RamBlockList {
    * @throws RamferryError `GUEST_BUSY` if somebody else has it; `BLOCK_LIST_STALE` if the list is an old copy
    */
   claim(purpose: ClaimPurpose): GuestClaim {
+    if (this.#isChanging) {
+      // An observer of the change would wait for itself.
+      this.#claims.beginChange('The guest cannot be claimed');
+    }
     return this.#claims.claim(purpose, this.#version);
   }
 
@@ -378,9 +384,11 @@ export class RamBlockList {
     } else {
       this.#claims.beginResize(resized, what);
     }
+    this.#isChanging = true;
     try {
       return change();
     } finally {
+      this.#isChanging = false;
       this.#claims.endChange();
     }
   }
