@@ -511,3 +511,23 @@ test('a source that is gone is replaced by another one that has the memory', asy
   assert.equal(destination.report().ramferry.postcopy!.duplicates, 0);
   assertArrived(guest, arriving);
 });
+
+test('a guest whose pages are still to come is neither migrated nor snapshotted; afterwards it is', async () => {
+  const { guest, arriving, source, run } = setUp();
+  fill(guest);
+  const attempts: string[] = [];
+  arriving.onSwitch = () => {
+    for (const purpose of ['migration', 'backgroundSnapshot', 'save'] as const) {
+      assert.throws(() => arriving.blocks.claim(purpose), {
+        code: 'GUEST_BUSY',
+        message: /while an incoming migration of the guest is under way/,
+      });
+      attempts.push(purpose);
+    }
+  };
+  const running = run();
+  source.startPostcopy();
+  const [sent, received] = await running;
+  assert.deepEqual([sent.status, received.status, attempts.length], ['completed', 'completed', 3]);
+  arriving.blocks.claim('migration').release();
+});

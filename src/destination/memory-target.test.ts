@@ -90,6 +90,64 @@ for (const [name, sizes] of [
   });
 }
 
+test('a guest that comes in is claimed as soon as its blocks are known, and free again at the end, however that comes', async () => {
+  const { bytes } = richStream();
+  const blocks = smallSegments();
+  const seen: (string | undefined)[] = [];
+  const look = (): void => {
+    seen.push(blocks.claimedFor);
+    assert.throws(() => blocks.claim('save'), {
+      code: 'GUEST_BUSY',
+      message: /while an incoming migration of the guest/,
+    });
+    assert.throws(() => blocks.add({ name: 'dimm0', usedLength: PAGE }), { code: 'GUEST_BUSY' });
+  };
+  const run = async (cut: number): Promise<string> => {
+    const channel = new ScriptedChannel().send([bytes.slice(0, cut)]);
+    if (cut < bytes.length) {
+      channel.sendAndEnd([]);
+    }
+    const atEnd: (string | undefined)[] = [];
+    const destination = new MigrationDestination({
+      channel,
+      target: new MemoryTarget(blocks.blocks.length === 0 ? { blocks, memoryLimit: LIMIT } : { blocks }),
+      onStatus: (status) => {
+        if (status === 'active' || status === 'device') {
+          look();
+        } else if (status !== 'setup') {
+          atEnd.push(blocks.claimedFor);
+        }
+      },
+      commit: async () => look(),
+    });
+    const { status } = await destination.run();
+    assert.deepEqual(atEnd, [undefined]);
+    return status;
+  };
+  assert.equal(await run(bytes.length), 'completed');
+  assert.ok(seen.length >= 2 && seen.every((purpose) => purpose === 'incoming'));
+  assert.equal(await run(bytes.length - 100), 'failed');
+});
+
+test('nothing is loaded into a guest that is being migrated: its memory, its lengths and its migration stay as they are', async () => {
+  const { bytes } = richStream();
+  const blocks = smallSegments();
+  await receive(bytes, { blocks, memoryLimit: LIMIT });
+  const claim = blocks.claim('migration');
+  const [block] = blocks.blocks;
+  block!.write(0, Uint8Array.of(1, 2, 3));
+  const channel = new ScriptedChannel().send([bytes]);
+  const destination = new MigrationDestination({ channel, target: new MemoryTarget({ blocks }) });
+  assert.equal((await destination.run()).status, 'failed');
+  assert.match(
+    destination.error!.message,
+    /^An incoming migration of this guest cannot start while a migration of the guest/,
+  );
+  assert.deepEqual(block!.read(0, 3), Uint8Array.of(1, 2, 3));
+  claim.check(() => undefined);
+  claim.release();
+});
+
 const BLOCKS = [
   { name: 'pc.ram', usedLength: 200 * PAGE },
   { name: 'vga.vram', usedLength: 70 * PAGE },

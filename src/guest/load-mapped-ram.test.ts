@@ -54,6 +54,24 @@ for (const reads of [1, 2, 5]) {
   });
 }
 
+test('a guest that is being migrated is not loaded over, and one that is being loaded is not migrated', async () => {
+  const blocks = RamBlockList.create({ segmentBytes: SEGMENT });
+  const loading = loadMappedRam(file, { blocks, memoryLimit: 2 ** 24 });
+  while (blocks.blocks.length === 0) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  assert.throws(() => blocks.claim('migration'), { code: 'GUEST_BUSY' });
+  await loading;
+  const claim = blocks.claim('migration');
+  blocks.find('pc.ram')!.write(0, Uint8Array.of(1, 2, 3));
+  await assert.rejects(loadMappedRam(file, { blocks }), {
+    code: 'GUEST_BUSY',
+    message: /while a migration of the guest/,
+  });
+  assert.deepEqual(blocks.find('pc.ram')!.read(0, 3), Uint8Array.of(1, 2, 3));
+  claim.release();
+});
+
 test('loaded pages count as written, others do not: a stream may follow', async () => {
   const blocks = RamBlockList.create({ segmentBytes: SEGMENT });
   await loadMappedRam(file, { blocks, memoryLimit: 2 ** 24 });

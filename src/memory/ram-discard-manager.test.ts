@@ -319,3 +319,60 @@ test('the state goes with its block', () => {
   assert.equal(second.discardManager!.isDiscarded(0, 2 ** 20), true);
   assert.equal(list.add({ name: 'pc.ram', usedLength: 2 ** 20 }).discardManager, undefined);
 });
+
+// RD-11: freed bitmaps are not written any more, whoever still has the manager
+test('an unplugged block takes its RamDiscardManager with it, in every thread', () => {
+  const list = RamBlockList.create({ bitmaps: BitmapMemory.create(2 ** 22), segmentBytes: 2 ** 21 });
+  const block = list.add({ name: 'vmem0', usedLength: LENGTH, discardGranularity: GRANULE });
+  const copy = RamBlockList.attach(list.share());
+  const [manager, there] = [block.discardManager!, copy.find('vmem0')!.discardManager!];
+  there.freeze();
+  assert.throws(() => list.remove(block), { code: 'RAM_DISCARD_BUSY', message: /vmem0 cannot be unplugged/ });
+  there.thaw();
+  assert.throws(() => there.thaw(), { code: 'RAM_DISCARD_STATE', message: /not frozen/ });
+  manager.populate(0, GRANULE);
+  list.remove(block);
+
+  const uses = (of: RamDiscardManager): (() => unknown)[] => [
+    () => of.freeze(),
+    () => of.populate(GRANULE, GRANULE),
+    () => of.discard(0, GRANULE),
+  ];
+  // Before the other thread has heard of it, and after; then the memory is somebody else's.
+  for (const use of [...uses(manager), ...uses(there)]) {
+    assert.throws(use, { code: 'RAM_BLOCK_UNKNOWN', message: /vmem0 was unplugged/ });
+  }
+  copy.update(list.share());
+  list.reclaim();
+  const states = Array.from({ length: 12 }, () => list.bitmaps.allocate(512));
+  assert.ok(states.includes(manager.address), 'the freed state is not reused, so the test shows nothing');
+  for (const use of [
+    ...uses(manager),
+    ...uses(there),
+    () => manager.thaw(),
+    () => there.thaw(),
+    () => there.populatedBytes,
+  ]) {
+    assert.throws(use, { code: 'RAM_BLOCK_UNKNOWN' });
+  }
+  for (const address of states) {
+    assert.ok(list.bitmaps.words.subarray(address / 4, address / 4 + 16).every((word) => word === 0));
+  }
+});
+
+test('a block whose memory is being changed cannot be unplugged in the midst of that', () => {
+  const list = RamBlockList.create({ bitmaps: BitmapMemory.create(2 ** 22), segmentBytes: 2 ** 21 });
+  const block = list.add({ name: 'vmem0', usedLength: LENGTH, discardGranularity: GRANULE });
+  let refused = 0;
+  block.discardManager!.register({
+    populate: () => {
+      assert.throws(() => list.remove(block), { code: 'RAM_DISCARD_BUSY' });
+      refused += 1;
+    },
+    discard: () => {},
+  });
+  block.discardManager!.populate(0, GRANULE);
+  assert.equal(refused, 1);
+  assert.deepEqual(list.blocks, [block]);
+  list.remove(block);
+});
