@@ -2,6 +2,7 @@
 
 import { parentPort, workerData } from 'node:worker_threads';
 import { openChannel } from '../channel/open-channel-node.js';
+import { RamferryError } from '../memory/errors.js';
 import { discardMemory } from '../memory/release-memory-node.js';
 import { MigrationSource } from '../source/migration-source.js';
 import type { GuestPage } from '../source/postcopy.js';
@@ -43,7 +44,7 @@ const onDemand = (page: GuestPage): void => {
 port.on('message', (message: ToSource) => {
   switch (message.type) {
     case 'cancel':
-      connecting.abort();
+      connecting.abort(new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.'));
       source?.cancel();
       break;
     case 'fail':
