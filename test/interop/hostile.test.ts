@@ -9,9 +9,12 @@ import { pageIndex, RamferryError } from '../../src/memory/index.js';
 import { randomChoices } from '../random.js';
 import { type CorpusKind, corpusStream } from './corpus.js';
 import { interopTest } from './lab.js';
-import { ALL_RELEASES } from './releases.js';
+import type { QemuRelease } from './releases.js';
 
 const SLOW = process.env['RAMFERRY_SLOW'] === '1';
+
+/** Whose streams are damaged: those of 10 differ from those of 11 only in where one section stands. */
+const WRITERS: readonly QemuRelease[] = ['7.2', '11'];
 
 /** More than 100,000 in the slow run, some minutes in all. */
 const MUTATIONS = SLOW ? { tiny: 50_000, devices: 5_000 } : { tiny: 400, devices: 400 };
@@ -86,7 +89,7 @@ interopTest(
       }
     }
   },
-  ALL_RELEASES,
+  WRITERS,
 );
 
 for (const kind of ['tiny', 'devices'] as const satisfies CorpusKind[]) {
@@ -127,6 +130,6 @@ for (const kind of ['tiny', 'devices'] as const satisfies CorpusKind[]) {
       assert.ok(slowestMs < 5000, `${slowestMs} ms for one stream`);
       assert.ok(highest - before < MEMORY_BOUND, `${highest - before} bytes more`);
     },
-    ALL_RELEASES,
+    WRITERS,
   );
 }

@@ -66,7 +66,7 @@ export class Ramferry {
       () => {
         const match = pattern.exec(this.#stderr) ?? undefined;
         if (match === undefined && this.#child.exitCode !== null) {
-          throw new Error(`it ended with status ${this.#child.exitCode}: ${this.#stderr}`);
+          throw new Error(`it ended with status ${this.#child.exitCode}: ${this.#stderr}${this.#stdout}`);
         }
         return match;
       },
