@@ -9,6 +9,7 @@ import { type CommandResult, RunningCommand, runCommand } from '../../../test/co
 import { patternPage, richStream, StreamBuilder, testDevice } from '../../../test/streams.js';
 import { ByteWriter } from '../../format/byte-writer.js';
 import { ElementType } from '../../format/stream/constants.js';
+import { StreamReader } from '../../format/stream/read.js';
 import { normalRecord, ramBodyEnd, ramPart, ramStart, zeroRecord } from '../../format/stream/write.js';
 import { rawFileName } from './plain-memory.js';
 
@@ -36,6 +37,22 @@ const converted = async (...args: string[]): Promise<Record<string, unknown>> =>
 const errorOf = ({ error }: Record<string, unknown>): { code: string; file: string } =>
   error as { code: string; file: string };
 
+/** All that a stream file holds, in its order, whatever its RAM sections. */
+const pagesAndState = (file: string): unknown[] => {
+  const held: unknown[] = [];
+  const reader = new StreamReader({
+    configuration: (configuration) => held.push(configuration),
+    ramSetup: ({ blocks }) => held.push(blocks.map(({ name, usedLength }) => [name, usedLength])),
+    zeroPage: ({ name }, page) => held.push([name, page, 'zero']),
+    page: ({ name }, page, stream, start) => held.push([name, page, Buffer.from(stream.subarray(start, start + 4096))]),
+    xbzrlePage: ({ name }, page) => held.push([name, page, 'xbzrle']),
+    end: ({ tail: state, warnings }) => held.push(state, warnings),
+  });
+  reader.push(fs.readFileSync(file));
+  reader.end();
+  return held;
+};
+
 const { bytes, memory, tail } = richStream();
 const rich = save('rich.mig', bytes);
 
@@ -49,9 +66,9 @@ test('stream and mapped-ram, there and back: the same guest, device state byte f
   await converted(at('a.mapped'), at('b.mig'), '--to', 'stream');
   await converted(at('b.mig'), at('b.mapped'), '--to', 'mapped-ram');
   await converted(at('b.mapped'), at('c.mig'), '--to', 'stream');
-  // Both hold every page once, in order, so nothing may differ: RAM, device state, uuid, description. Not the first one: what
-  // a stream leaves out, mapped-ram can only call zero, and a stream made from it says so.
-  assert.ok(fs.readFileSync(at('b.mig')).equals(fs.readFileSync(at('c.mig'))));
+  // Both hold every page once, in order, so nothing may differ but where a RAM section ends, which is a matter of time. Not the
+  // first one: what a stream leaves out, mapped-ram can only call zero, and a stream made from it says so.
+  assert.deepEqual(pagesAndState(at('b.mig')), pagesAndState(at('c.mig')));
   for (const name of ['a.mig', 'a.mapped', 'b.mig']) {
     const difference = await runCommand('diff', rich, at(name));
     assert.equal(difference.status, 0, difference.stdout);
