@@ -35,8 +35,11 @@ const MS = 1000;
 
 const HELP = `
 The origin needs the capability return-path, each destination postcopy-ram and return-path, and then migrate-incoming.
-The guest runs in one place at every instant. A relay that dies before it has handed the guest over leaves it running at
-the origin; afterwards it leaves the destination postcopy-paused, and ramferry serve --recover SPOOL brings it home.
+The guest runs in one place at every instant, and no destination takes its disks before the origin has let go. A relay
+that dies before it has handed the guest over leaves it running at the origin. Afterwards the guest is in the spool, and
+ramferry serve SPOOL starts it in a fresh QEMU; or it runs at the destination already, which is postcopy-paused then, and
+ramferry serve --recover SPOOL brings it home.
+A guest that is paused goes over whole and stays paused.
 The spool takes as much room as the guest has memory that is not zero, and is removed at the end. The guest waits until it
 is on disk: /dev/shm is quickest, and does not outlive the host.
 With several destinations the first is the guest and the others are clones of it, with the same addresses, keys and random

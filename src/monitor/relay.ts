@@ -1,15 +1,14 @@
 // A live guest on its way through a file: the destination of the QEMU that has it, and the source of those that shall.
 //
-//   origin        runs ────▶│ stopped, waits for our word ──────────────────────────────▶ told │ has let go
-//   spool         pages     │ complete ──────────────────────────▶ synced, has its name ───────┼──────────────▶
-//   destinations            │ devices, RUN ▶│ no page: not one instruction ────────────────────┼──▶ pages, run
-//                           A               B                                                  C
+//   origin        runs ────▶│ stopped, waits for our word ──────────────────▶ told │ has let go
+//   spool         pages     │ complete ──────────────▶ synced, has its name ───────┼──────────────▶
+//   destinations            │ devices but the last ▶│ wait for a page ─────────────┼──▶ RUN: disks, pages, guest
+//                           A                       B                              C
 //
 // The one thing that decides is what the origin has heard. Until SHUT(0) has reached it, a connection that closes, however
-// this process ends, makes it go on with its guest; afterwards it never does. So no destination gets a page for its guest
-// before the origin has closed the connection, which it does when it has let go. A destination that was told to run without a
-// page cannot: the first instruction is a page that is missing, and so is the stack, and so are the tables. docs/relay.md
-// goes through every moment.
+// this process ends, makes it go on with its guest; afterwards it never does. So no destination comes to the order to run, with
+// which it takes the guest's disks, before the origin has closed the connection, which it does when it has let go: the last
+// device waits for memory in front of that order (format/stream/gate-section.ts). docs/relay.md goes through every moment.
 
 import fs from 'node:fs';
 import { promisify } from 'node:util';

@@ -1,0 +1,165 @@
+// Whatever a source has switched on: its guest is saved, or it runs on there.
+
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import { startFromCorpus } from './corpus.js';
+import { interopTest, type Lab, type LabGuest, poll } from './lab.js';
+import { Ramferry } from './ramferry.js';
+import { ALL_RELEASES, CURRENT_RELEASES } from './releases.js';
+
+const STEP_MS = 60_000;
+
+/** Sets of capabilities that change what a source sends, or how it ends. */
+const SETS: readonly (readonly string[])[] = [
+  [],
+  ['return-path'],
+  ['postcopy-ram'],
+  ['postcopy-ram', 'return-path'],
+  ['postcopy-ram', 'postcopy-preempt', 'return-path'],
+  ['postcopy-ram', 'postcopy-blocktime', 'return-path'],
+  ['multifd'],
+  ['multifd', 'return-path'],
+  ['multifd', 'zero-copy-send', 'return-path'],
+  ['mapped-ram'],
+  ['mapped-ram', 'return-path'],
+  ['background-snapshot'],
+  ['xbzrle', 'return-path'],
+  ['x-ignore-shared', 'return-path'],
+  ['validate-uuid', 'return-path'],
+  ['switchover-ack', 'return-path'],
+  ['release-ram', 'return-path'],
+  ['auto-converge', 'return-path'],
+  ['dirty-bitmaps', 'return-path'],
+  ['late-block-activate', 'return-path'],
+  ['zero-blocks', 'return-path'],
+  ['compress', 'return-path'],
+  ['pause-before-switchover', 'return-path'],
+];
+
+/** Everything off but these; undefined if this QEMU does not have them, or not with each other. */
+const setCapabilities = async (guest: LabGuest, wanted: readonly string[]): Promise<true | undefined> => {
+  const known = await guest.qmp.execute('query-migrate-capabilities');
+  const all = known.map(({ capability }) => ({ capability, state: false }));
+  // A later capability may not go without an earlier one, so that all of them go at once.
+  await guest.qmp.execute('migrate-set-capabilities', { capabilities: all });
+  if (!wanted.every((name) => known.some(({ capability }) => capability === name))) {
+    return undefined;
+  }
+  const capabilities = ['events', ...wanted].map((capability) => ({ capability, state: true }));
+  return guest.qmp.execute('migrate-set-capabilities', { capabilities }).then(
+    () => true as const,
+    () => undefined,
+  );
+};
+
+const ENDS = ['completed', 'failed', 'cancelled', 'postcopy-paused'];
+
+/** The guest gives signs of life here, and is not merely said to. */
+const assertLives = async (guest: LabGuest, what: string): Promise<void> => {
+  assert.equal(await guest.status(), 'running', what);
+  const last = guest.heartbeat();
+  await poll(
+    () => (guest.heartbeat() > last + 1 ? true : undefined),
+    () => `${what}: its heartbeat stays at ${last}`,
+    STEP_MS,
+  );
+};
+
+const tryOne = async (lab: Lab, guest: LabGuest, wanted: readonly string[], index: number): Promise<string> => {
+  const what = wanted.join(', ') || 'nothing';
+  if ((await setCapabilities(guest, wanted)) === undefined) {
+    return 'not here';
+  }
+  const out = lab.path(`out-${index}.mig`);
+  const receiving = Ramferry.start(lab, 'receive', 'tcp:127.0.0.1:0', out, '--no-digest', '--json');
+  const uri = await receiving.listening();
+  const started = await guest.qmp.execute('migrate', { uri }).then(
+    () => true,
+    () => false,
+  );
+  if (!started) {
+    receiving.kill('SIGINT');
+    await receiving.exited;
+    await assertLives(guest, what);
+    return 'refused by QEMU';
+  }
+  if (wanted.includes('postcopy-ram')) {
+    // What makes the difference; too late for one that was refused at once.
+    await guest.qmp.execute('migrate-start-postcopy' as 'cont').catch(() => {});
+  }
+  if (wanted.includes('pause-before-switchover')) {
+    await guest.waitMigration(['pre-switchover'], STEP_MS);
+    await guest.qmp.execute('migrate-continue', { state: 'pre-switchover' });
+  }
+  const status = await poll(
+    async () => {
+      const info = await guest.qmp.execute('query-migrate');
+      return info.status !== undefined && ENDS.includes(info.status) ? info.status : undefined;
+    },
+    () => `${what}: the migration does not end`,
+    STEP_MS,
+  );
+  const exit = await Promise.race([receiving.exited, delay(STEP_MS)]);
+  assert.ok(exit !== undefined, `${what}: receive does not end`);
+  if (status === 'completed' && exit.status === 0) {
+    const verified = await Ramferry.run(lab, 'verify', out);
+    assert.equal(verified.status, 0, `${what}: ${verified.stderr}`);
+    fs.rmSync(out);
+    await poll(
+      () =>
+        guest.resume().then(
+          () => true,
+          () => undefined,
+        ),
+      () => `${what}: the source does not go on`,
+    );
+    return 'saved';
+  }
+  assert.equal(status, 'failed', `${what}: ${exit.stdout}`);
+  assert.equal(exit.status, 1, `${what}: ${exit.stdout}`);
+  assert.equal(fs.existsSync(out), false, what);
+  await assertLives(guest, what);
+  return JSON.parse(exit.stdout).error.code;
+};
+
+interopTest(
+  'receive: whatever a source has switched on, its guest is saved or runs on there',
+  async (lab, context) => {
+    const guest = await startFromCorpus(lab, 'plain');
+    await guest.qmp.execute('migrate-set-parameters', { 'max-bandwidth': 10e9, 'downtime-limit': 2000 });
+    await guest.waitSerial(/^HB \d+/m);
+    const found: Record<string, string> = {};
+    for (const [index, wanted] of SETS.entries()) {
+      found[wanted.join(' ')] = await tryOne(lab, guest, wanted, index);
+    }
+    context.diagnostic(JSON.stringify(found));
+    assert.equal(found['return-path'], 'saved');
+    assert.equal(found['postcopy-ram return-path'], 'POSTCOPY_ANNOUNCED');
+    assert.equal(found['xbzrle return-path'], 'saved');
+    assert.match(found['switchover-ack return-path']!, /^(saved|not here)$/);
+    assert.equal(guest.bad(), 0);
+  },
+  ALL_RELEASES,
+);
+
+interopTest(
+  'receive: a source that was told to switch to postcopy in the middle runs on',
+  async (lab) => {
+    const guest = await startFromCorpus(lab, 'plain');
+    await setCapabilities(guest, ['postcopy-ram', 'return-path']);
+    // Slow enough that the order comes while pages are under way, if any are.
+    await guest.qmp.execute('migrate-set-parameters', { 'max-bandwidth': 20e6 });
+    for (let time = 0; time < 3; time += 1) {
+      const receiving = Ramferry.start(lab, 'receive', 'tcp:127.0.0.1:0', lab.path('out.mig'), '--json');
+      await guest.qmp.execute('migrate', { uri: await receiving.listening() });
+      await delay([0, 20, 300][time]!);
+      await guest.qmp.execute('migrate-start-postcopy' as 'cont').catch(() => {});
+      const { status, stdout } = await receiving.exited;
+      assert.deepEqual([status, JSON.parse(stdout).error.code], [1, 'POSTCOPY_ANNOUNCED']);
+      await guest.waitMigration(['failed'], STEP_MS);
+      await assertLives(guest, 'postcopy');
+    }
+  },
+  CURRENT_RELEASES,
+);
