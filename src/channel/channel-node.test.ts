@@ -478,6 +478,65 @@ test('file: a system that takes less than it is given gets the rest', async (t) 
   assert.equal(createHash('sha256').update(fs.readFileSync(file)).digest('hex'), digest);
 });
 
+test('file: what was there stays until all of it is written and on disk, and for ever if the writer gives up', async (t) => {
+  const file = freshPath();
+  const uri = `file:${file}`;
+  const content = (): string => fs.readFileSync(file, 'utf8');
+  fs.writeFileSync(file, 'precious');
+  const dropped = await openChannel(uri, { direction: 'write' });
+  await write(dropped, 'half');
+  assert.equal(content(), 'precious');
+  dropped.destroy();
+  await dropped.closed;
+  assert.equal(content(), 'precious');
+
+  const steps: string[] = [];
+  const { fsync, renameSync } = fs;
+  t.mock.method(fs, 'fsync', (descriptor: number, done: fs.NoParamCallback) => {
+    steps.push(`synced, ${fs.fstatSync(descriptor).size} bytes`);
+    fsync(descriptor, done);
+  });
+  t.mock.method(fs, 'renameSync', (from: string, to: string) => {
+    renameSync(from, to);
+    steps.push('named');
+  });
+  const whole = await openChannel(uri, { direction: 'write' });
+  await write(whole, 'the whole of it');
+  await whole.end();
+  assert.equal(content(), 'the whole of it');
+  whole.destroy();
+  await whole.closed;
+  assert.equal(content(), 'the whole of it');
+  assert.deepEqual(steps, ['synced, 15 bytes', 'named']);
+
+  const cancelled = await openChannel(uri, { direction: 'write' });
+  await write(cancelled, 'too late');
+  const ending = cancelled.end();
+  cancelled.destroy();
+  await assert.rejects(ending, code('CHANNEL_DESTROYED'));
+  await cancelled.closed;
+  assert.equal(content(), 'the whole of it');
+  assert.deepEqual(
+    fs.readdirSync(path.dirname(file)).filter((name) => name.startsWith(`${path.basename(file)}.`)),
+    [],
+  );
+});
+
+test('file: a full disk leaves what was there', { skip: !fs.existsSync('/dev/full') }, async (t) => {
+  const file = freshPath();
+  fs.writeFileSync(file, 'precious');
+  const output = await openChannel(`file:${file}`, { direction: 'write' });
+  t.mock.method(
+    fs,
+    'writev',
+    (_descriptor: number, _pieces: Uint8Array[], _position: number, done: (error: Error) => void) =>
+      setImmediate(() => done(Object.assign(new Error('full'), { code: 'ENOSPC' }))),
+  );
+  await assert.rejects(write(output, 'x'), code('NO_SPACE'));
+  await output.closed;
+  assert.equal(fs.readFileSync(file, 'utf8'), 'precious');
+});
+
 test('file: pause, drop in the middle, and a direction that is not there', async () => {
   const file = freshPath();
   fs.writeFileSync(file, Buffer.alloc(1 << 20, 7));

@@ -1,10 +1,12 @@
 // Opens the channel that a URI names.
 
+import fs from 'node:fs';
 import net from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { ByteChannel } from './channel.js';
 import { channelError } from './channel-error.js';
 import { type Direction, descriptorChannel, openFile, stdioChannel } from './descriptor-channel-node.js';
+import { openOutputFile } from './output-file-channel-node.js';
 import { startCommand } from './process-channel-node.js';
 import { ReaderFeed } from './reader-feed.js';
 import { SOCKET_OPTIONS, SocketChannel } from './socket-channel-node.js';
@@ -98,8 +100,11 @@ const connect = async (
   }
 };
 
+/** A device or a pipe can only be written as it is. */
+const isReplaceable = (path: string): boolean => fs.statSync(path, { throwIfNoEntry: false })?.isFile() ?? true;
+
 /**
- * Opens `uri`. Rejects with a `RamferryError` that names it, `usage` if the URI itself is wrong, or with the signal's
+ * Opens `uri`. A file that is written has its name when the channel has ended, whole and on disk, and not before. Rejects with a `RamferryError` that names it, `usage` if the URI itself is wrong, or with the signal's
  * reason.
  */
 export const openChannel = async (uri: string, options: OpenOptions): Promise<ByteChannel> => {
@@ -118,7 +123,9 @@ export const openChannel = async (uri: string, options: OpenOptions): Promise<By
     case 'unix':
       return connect(peer, { path: endpoint.path }, options);
     case 'file':
-      return openFile(peer, endpoint.path, options.direction, endpoint.offset);
+      return options.direction === 'write' && isReplaceable(endpoint.path)
+        ? openOutputFile(peer, endpoint.path, endpoint.offset)
+        : openFile(peer, endpoint.path, options.direction, endpoint.offset);
     case 'exec':
       return startCommand(peer, endpoint.command, options.direction);
     case 'fd':

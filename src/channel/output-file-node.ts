@@ -13,7 +13,7 @@ import { channelDestroyed, channelError } from './channel-error.js';
 
 const fsync = (descriptor: number): Promise<void> => promisify(fs.fsync)(descriptor);
 
-/** Guest memory holds the guest's secrets. A file that is replaced passes its own mode on. */
+/** Guest memory holds the guest's secrets. A file of our own that is replaced passes its mode on. */
 const NEW_FILE_MODE = 0o600;
 
 /** Whether a file is what an interrupted run left: even if its content is whole, it may not have reached the disk. */
@@ -51,11 +51,12 @@ export class OutputFile {
   }
 
   /**
-   * Starts a file that shall be `path`. Links are followed. A device or a named pipe cannot be replaced: it is written
+   * Starts a file that shall be `path`. Links of ours are followed. A device or a named pipe cannot be replaced: it is written
    * directly. Throws a `RamferryError`.
    */
   static open(path: string): OutputFile {
     try {
+      refuseForeign(path);
       const existing = fs.statSync(path, { throwIfNoEntry: false });
       if (existing?.isDirectory()) {
         throw new RamferryError('usage', 'IS_DIRECTORY', `Cannot write ${path}: it is a directory.`, {
@@ -69,7 +70,7 @@ export class OutputFile {
       const target = existing === undefined ? path : fs.realpathSync(path);
       const [partial, descriptor] = openPartial(target);
       if (existing !== undefined) {
-        takeOver(descriptor, existing);
+        takeOver(descriptor, target, existing);
       }
       return new OutputFile(descriptor, path, target, partial);
     } catch (error) {
@@ -147,14 +148,67 @@ export class OutputFile {
   }
 }
 
-/** The new file is as accessible as the one it replaces, as far as we may. */
-const takeOver = (descriptor: number, { mode, uid, gid }: fs.Stats): void => {
-  fs.fchmodSync(descriptor, mode & 0o777);
-  try {
-    fs.fchownSync(descriptor, uid, gid);
-  } catch {
-    // Only root may give files away; then the file is ours.
+/** Who we are to the file system; undefined where that means nothing. */
+const ownUser = (): number | undefined => process.geteuid?.();
+
+const isOthers = (uid: number): boolean => uid !== 0 && uid !== ownUser();
+
+/**
+ * A link or a named pipe that another user put there decides where guest memory goes, or reads it. Linux refuses most of this in
+ * /tmp by itself; where it is told not to, and in other folders, we do.
+ */
+const refuseForeign = (file: string): void => {
+  if (ownUser() === undefined) {
+    return;
   }
+  // Each link on the way, however long it is: the system has said already that it ends.
+  for (let at = file; ; ) {
+    const found = fs.lstatSync(at, { throwIfNoEntry: false });
+    if (found === undefined || !(found.isSymbolicLink() || found.isFIFO())) {
+      return;
+    }
+    if (isOthers(found.uid)) {
+      const what = found.isFIFO() ? 'named pipe' : 'symbolic link';
+      throw new RamferryError(
+        'failed',
+        'FOREIGN_OUTPUT',
+        `Cannot write ${file}: ${at} is a ${what} of user ${found.uid}.`,
+        {
+          file,
+          value: found.uid,
+          hint: 'remove it, or name a file in a folder of your own',
+        },
+      );
+    }
+    if (found.isFIFO() || fs.statSync(at, { throwIfNoEntry: false }) === undefined) {
+      return;
+    }
+    at = path.resolve(path.dirname(at), fs.readlinkSync(at));
+  }
+};
+
+/** Whether nobody else can have put the file there: neither by another name for it, nor by moving it. */
+const isOurs = (target: string, { uid, nlink }: fs.Stats): boolean => {
+  const folder = fs.statSync(path.dirname(target));
+  const othersMayMove = (folder.mode & 0o022) !== 0 && (folder.mode & 0o1000) === 0;
+  return uid === ownUser() && nlink === 1 && !isOthers(folder.uid) && !othersMayMove;
+};
+
+/**
+ * A file of our own passes on who may read it. One of another user does not: guest memory would be theirs, and that they could
+ * have overwritten it does not mean that they may read it.
+ */
+const takeOver = (descriptor: number, target: string, existing: fs.Stats): void => {
+  if (ownUser() !== undefined && !isOurs(target, existing)) {
+    return;
+  }
+  try {
+    fs.fchownSync(descriptor, existing.uid, existing.gid);
+  } catch {
+    // Of a group that we have left since: it keeps ours, which nobody has said may read it.
+    return;
+  }
+  fs.fchmodSync(descriptor, existing.mode & 0o777);
 };
 
 /** Makes a rename durable. Some file systems cannot sync a folder; then there is nothing more to do. */

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -178,4 +178,76 @@ test('a block device is synced before it is said to hold the file: what its disk
   } finally {
     remove();
   }
+});
+const OTHER = 54_321;
+const asRoot = { skip: process.getuid?.() === 0 ? false : 'only root may give files away' };
+
+const replace = async (): Promise<fs.Stats> => {
+  const file = OutputFile.open(target);
+  fs.writeSync(file.descriptor, 'secret');
+  await file.commit();
+  return fs.statSync(target);
+};
+
+test('a file that another user put there gives that user nothing', asRoot, async () => {
+  for (const mode of [0o600, 0o666]) {
+    fs.writeFileSync(target, 'bait');
+    fs.chmodSync(target, mode);
+    fs.chownSync(target, OTHER, OTHER);
+    const { uid, gid, mode: now } = await replace();
+    assert.deepEqual([uid, gid, now & 0o777], [process.getuid!(), process.getgid!(), 0o600]);
+  }
+});
+
+test('nor does one of ours that others can have put there: a second name of it, or one in a folder of theirs', async () => {
+  fs.writeFileSync(target, 'ours');
+  fs.chmodSync(target, 0o644);
+  fs.linkSync(target, path.join(folder, 'another name'));
+  assert.equal((await replace()).mode & 0o777, 0o600);
+  assert.equal(fs.readFileSync(path.join(folder, 'another name'), 'utf8'), 'ours');
+
+  for (const [folderMode, expected] of [
+    [0o777, 0o600],
+    [0o1777, 0o644],
+    [0o700, 0o644],
+  ] as const) {
+    fs.writeFileSync(target, 'ours');
+    fs.chmodSync(target, 0o644);
+    fs.chmodSync(folder, folderMode);
+    assert.equal((await replace()).mode & 0o777, expected, folderMode.toString(8));
+  }
+});
+
+test('a file in a folder of another user does not pass its mode on', asRoot, async () => {
+  fs.writeFileSync(target, 'ours');
+  fs.chmodSync(target, 0o644);
+  fs.chownSync(folder, OTHER, OTHER);
+  assert.equal((await replace()).mode & 0o777, 0o600);
+});
+
+test('a link of ours is followed, one of another user is refused, whatever is behind it', asRoot, async () => {
+  const behind = path.join(folder, 'behind');
+  fs.writeFileSync(behind, 'precious');
+  fs.symlinkSync('behind', target);
+  await replace();
+  assert.equal(fs.readFileSync(behind, 'utf8'), 'secret');
+
+  fs.writeFileSync(behind, 'precious');
+  const second = path.join(folder, 'second');
+  fs.symlinkSync('behind', second);
+  fs.lchownSync(second, OTHER, OTHER);
+  fs.rmSync(target);
+  fs.symlinkSync('second', target);
+  assert.throws(() => OutputFile.open(target), code('FOREIGN_OUTPUT'));
+  assert.equal(fs.readFileSync(behind, 'utf8'), 'precious');
+  // To nowhere: what would be made there, its user chooses.
+  fs.rmSync(behind);
+  assert.throws(() => OutputFile.open(second), code('FOREIGN_OUTPUT'));
+  assert.deepEqual(fs.readdirSync(folder).sort(), ['out.mig', 'second']);
+});
+
+test('a named pipe of another user is refused, and nobody waits for its reader', asRoot, () => {
+  execFileSync('mkfifo', [target]);
+  fs.chownSync(target, OTHER, OTHER);
+  assert.throws(() => OutputFile.open(target), code('FOREIGN_OUTPUT'));
 });

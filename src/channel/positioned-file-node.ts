@@ -11,6 +11,7 @@ import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads';
 import { RamferryError } from '../memory/errors.js';
 import { type FileOffset, fileOffset } from '../memory/units.js';
 import { channelDestroyed, channelError } from './channel-error.js';
+import { copyHead } from './copy-head-node.js';
 import { OutputFile } from './output-file-node.js';
 import { allocatePageWriteQueue, PageWriteQueue } from './page-write-queue.js';
 import type { PageWriterData } from './page-writer-thread-node.js';
@@ -20,8 +21,6 @@ import { writeFully } from './write-fully-node.js';
 
 /** More threads than this only wait for each other. */
 const CHANNELS_MAX = 64;
-
-const COPY_BYTES = 1024 * 1024;
 
 /**
  * So many bytes go to the disk in the background while the next ones are written: or the disk would idle until the last
@@ -77,28 +76,6 @@ export const positionedFile = (output: OutputFile): PositionedFile => {
   const file = new DiskFile(output, fileOffset(0), undefined);
   file.startWriters(1, fs.constants.O_WRONLY);
   return file;
-};
-
-/** What the file at `path` holds before `start`, and zeros where it is shorter. */
-const copyHead = (path: string, target: number, start: number): void => {
-  fs.ftruncateSync(target, start);
-  if (!fs.existsSync(path)) {
-    return;
-  }
-  const source = fs.openSync(path, 'r');
-  try {
-    const buffer = new Uint8Array(Math.min(COPY_BYTES, start));
-    for (let at = 0; at < start; ) {
-      const count = fs.readSync(source, buffer, 0, Math.min(buffer.length, start - at), at);
-      if (count === 0) {
-        break;
-      }
-      writeFully(target, buffer, 0, count, at);
-      at += count;
-    }
-  } finally {
-    fs.closeSync(source);
-  }
 };
 
 const ZEROS = new Uint8Array(64 * 1024);

@@ -24,6 +24,10 @@ export const checkCapabilities = (options: Capabilities): void => {
       ['auto-converge', parameters?.autoConverge ?? false],
     ]);
   }
+  if (mappedRam !== undefined) {
+    // Who writes at positions has nobody who asks for pages.
+    refuseWith('mapped-ram', [['postcopy-ram', postcopy !== undefined]]);
+  }
   if (releaseRam) {
     // With a preempt channel a batch may be under way while others follow, and only the last one is known page by page.
     refuseWith('release-ram', [

@@ -3,7 +3,7 @@
 // then both memories must be equal to the byte.
 
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
@@ -340,3 +340,40 @@ for (const [other, value] of [
     await guest.shutdown();
   });
 }
+
+test('mapped-ram needs positions: neither with postcopy nor to a socket', async () => {
+  const guest = busyGuest();
+  await guest.start();
+  const mappedRam = {};
+  for (const uri of [fileUri(), socketUri()]) {
+    assert.throws(() => migration(guest, uri, { mappedRam, postcopy: { prefetchPages: 0 } }), {
+      code: 'CAPABILITY_CONFLICT',
+      value: 'postcopy-ram',
+    });
+  }
+  for (const uri of ['tcp:127.0.0.1:1', socketUri(), 'exec:cat']) {
+    await assert.rejects(migration(guest, uri, { mappedRam }).ended, { code: 'NOT_SEEKABLE', value: uri });
+  }
+  assert.ok(guest.source.isRunning());
+  await guest.shutdown();
+});
+
+test('a stream to a file that fails leaves what was there, and the guest running', async () => {
+  const guest = busyGuest();
+  await guest.start();
+  const uri = fileUri();
+  const file = uri.slice('file:'.length);
+  writeFileSync(file, 'precious');
+  const running = migration(guest, uri, { returnPath: false, parameters: { maxBandwidth: 2 ** 20 } });
+  await sleep(100);
+  assert.equal(readFileSync(file, 'utf8'), 'precious');
+  running.cancel();
+  assert.equal((await running.ended).report.status, 'cancelled');
+  assert.equal(readFileSync(file, 'utf8'), 'precious');
+  assert.deepEqual(
+    readdirSync(folder).filter((name) => name.includes('partial')),
+    [],
+  );
+  assert.ok(guest.source.isRunning());
+  await guest.shutdown();
+});
