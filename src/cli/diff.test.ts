@@ -107,7 +107,7 @@ test('ranges: pages side by side are one, across the pieces that are read at a t
   const { status, stdout, stderr } = await runCommand('diff', a, b);
   assert.equal(status, 1);
   assert.match(stdout, /^ {2}pc\.ram +600 +9 +0, 254-257, 300, 511-512, 599$/m);
-  assert.match(stderr, /^ramferry: .* differ: 9 pages\.\n$/);
+  assert.match(stderr, /^ramferry: .* differ: 9 pages\.\n$/m);
 });
 
 test('more ranges than are listed: all counted', async () => {
