@@ -63,7 +63,13 @@ interopTest('the state of a balloon that gave hints is read, written and taken o
   assert.deepEqual(encodeBalloon(state), withoutTransport(body));
 
   assert.equal(state.virtio.status, 15);
-  assert.deepEqual(state.queueSizes, allocateBalloon().virtio.queueSizes);
+  // A queue has 128 entries in QEMU 7.2 and 11.1, 1024 in Debian's 10.0.13: no more than ours can have, which take the driver over.
+  const { queueSizes } = allocateBalloon().virtio;
+  assert.equal(state.queueSizes.length, queueSizes.length);
+  assert.ok(
+    state.queueSizes.every((size, index) => size > 0 && size <= queueSizes[index]!),
+    `${state.queueSizes}`,
+  );
   assert.equal(state.targetPages, (MEMORY_MIB - TARGET_MIB) * 256);
   assert.equal(state.poisonValue, 0);
   // FH-12: after the last of the syncs there is no new id, but the end.
