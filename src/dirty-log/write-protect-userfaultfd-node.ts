@@ -49,8 +49,8 @@ interface Unit extends PlacedExtent {
 }
 
 export interface UserfaultfdOptions {
-  /** Told of the descriptor, so that somebody can close it if this thread dies. */
-  readonly onOpen?: (descriptor: number) => void;
+  /** Told of the descriptor, so that somebody can close it if this thread dies; and of undefined right before it is closed here. */
+  readonly onDescriptor?: (descriptor: number | undefined) => void;
 }
 
 export class UserfaultfdProtector implements WriteProtector {
@@ -71,7 +71,7 @@ export class UserfaultfdProtector implements WriteProtector {
   arm(): void {
     const userfaultfd = Userfaultfd.open('write-protect');
     this.#userfaultfd = userfaultfd;
-    this.#options.onOpen?.(userfaultfd.descriptor);
+    this.#options.onDescriptor?.(userfaultfd.descriptor);
     const { kernels } = this.#blocks.bitmaps;
     const migrated = this.#blocks.blocks.filter((block) => block.migrated);
     this.#extents = migrated.flatMap((block) =>
@@ -164,6 +164,7 @@ export class UserfaultfdProtector implements WriteProtector {
       this.#userfaultfd?.unregister(address, bytes);
       this.#blocks.bitmaps.kernels.testAndClearRange(protectionOf(block.bitmaps).isProtected, 0, block.maxPages);
     }
+    this.#options.onDescriptor?.(undefined);
     this.#userfaultfd?.close();
     this.#userfaultfd = undefined;
     this.#extents = [];

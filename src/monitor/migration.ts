@@ -1,11 +1,10 @@
 // The control side of an outgoing migration: starts the engine in its own thread and follows it.
 
 import { Worker } from 'node:worker_threads';
-import { closeUserfaultfd } from '../dirty-log/userfaultfd-node.js';
-import { liftProtection } from '../dirty-log/write-protect-store-barrier.js';
 import { RamferryError } from '../memory/errors.js';
 import { type ClaimPurpose, type GuestClaim, geometryChanged } from '../memory/guest-claim.js';
 import type { RamBlockList } from '../memory/ram-block-list.js';
+import { allocateGuestHold, type GuestOwner, guestOwner, isGuestHeld } from '../source/guest-hold.js';
 import { changeParameters, defaultParameters, type MigrationParameters } from '../source/parameters.js';
 import { type GuestPage, RELEASED } from '../source/postcopy.js';
 import type { MigrationReport } from '../source/statistics.js';
@@ -13,6 +12,7 @@ import type { MigrationStatus } from '../source/status.js';
 import type { TraceName } from '../source/trace.js';
 import { checkCapabilities } from './capabilities.js';
 import { claimGuest, type GuestDescription, type GuestFacts } from './guests.js';
+import { freeGuest } from './left-guest.js';
 import {
   type BackgroundSnapshotOptions,
   type FromSource,
@@ -76,9 +76,13 @@ export class Migration {
   readonly #releasesRam: boolean;
   /** Made before the engine's thread is started, and released when it can do nothing any more. */
   readonly #claim: GuestClaim | undefined;
+  /** Where the engine notes what it does to the guest, so that it can be undone if its thread dies. */
+  readonly #hold = allocateGuestHold();
+  readonly #options: MigrationOptions;
+  /** Those in effect. */
+  #parameters: MigrationParameters;
   #status: MigrationStatus = 'none';
   #over = false;
-  #userfaultfd: number | undefined;
 
   /**
    * @throws RamferryError `CAPABILITY_CONFLICT` if options exclude each other; `GUEST_BUSY` if the guest is being migrated,
@@ -87,14 +91,16 @@ export class Migration {
   constructor(options: MigrationOptions) {
     this.#hasPostcopy = options.postcopy !== undefined;
     this.#releasesRam = options.postcopy?.releaseRam === true;
+    this.#options = options;
     checkCapabilities(options);
-    const parameters = changeParameters(defaultParameters, options.parameters ?? {});
+    this.#parameters = changeParameters(defaultParameters, options.parameters ?? {});
     this.#claim = claimGuest(options.guest, purposeOf(options));
     const start: SourceStart = {
       guest: options.guest,
       claim: this.#claim?.token,
+      hold: this.#hold,
       uri: options.uri,
-      parameters,
+      parameters: this.#parameters,
       returnPath: options.returnPath ?? options.backgroundSnapshot === undefined,
       mappedRam: options.mappedRam,
       postcopy: options.postcopy,
@@ -122,17 +128,28 @@ export class Migration {
     }
   }
 
-  /** Ends the migration; the guest runs on at the source. Without effect once the destination has confirmed. */
-  cancel(): void {
+  /** Whose the guest is at this moment, even if the engine's thread has died. */
+  get guestOwner(): GuestOwner {
+    return guestOwner(this.#hold);
+  }
+
+  /**
+   * Ends the migration; the guest runs on at the source. Without effect once the destination has confirmed, or the guest has moved by
+   * postcopy: false then. After true `ended` tells which came first.
+   */
+  cancel(): boolean {
     this.#post({ type: 'cancel' });
+    return !this.#over && this.guestOwner === 'here';
   }
 
   /**
    * Takes effect at once.
-   * @throws RamferryError `PARAMETER_RANGE`
+   * @throws RamferryError `PARAMETER_RANGE`, `PARAMETER_UNKNOWN`, and what excludes the options that the migration was started with
    */
   setParameters(changes: Partial<MigrationParameters>): void {
-    changeParameters(defaultParameters, changes);
+    const parameters = changeParameters(this.#parameters, changes);
+    checkCapabilities({ ...this.#options, parameters });
+    this.#parameters = parameters;
     this.#post({ type: 'set-parameters', changes });
   }
 
@@ -197,19 +214,19 @@ export class Migration {
     }
   }
 
-  /** Nobody saves pages any more: guest threads that wait for it go on. */
-  #releaseGuest(guest: GuestDescription): void {
-    if (this.#userfaultfd !== undefined) {
-      closeUserfaultfd(this.#userfaultfd);
-      this.#userfaultfd = undefined;
-    }
-    if (guest.kind === 'workload' && guest.shared.barrier.protection !== undefined) {
-      liftProtection(guest.shared.barrier.protection);
-    }
-  }
-
   #follow(options: MigrationOptions): Promise<MigrationEnd> {
     return new Promise((resolve, reject) => {
+      let cause: Error | undefined;
+      let refusal: RamferryError | undefined;
+      let isSettled = false;
+      const died = async (code?: number): Promise<void> => {
+        if (!isSettled) {
+          isSettled = true;
+          const how = cause === undefined ? `exit code ${code}` : String(cause);
+          const error = await freeGuest(options.guest, this.#hold, how);
+          reject(refusal ?? error);
+        }
+      };
       this.#worker.on('message', (message: FromSource) => {
         switch (message.type) {
           case 'status':
@@ -228,11 +245,8 @@ export class Migration {
           case 'trace':
             options.trace?.listener(message.name, message.values);
             break;
-          case 'userfaultfd':
-            this.#userfaultfd = message.descriptor;
-            break;
           case 'ended':
-            this.#userfaultfd = undefined;
+            isSettled = true;
             resolve({
               report: message.report,
               error: message.error && ramferryError(message.error),
@@ -240,18 +254,26 @@ export class Migration {
             });
             break;
           case 'refused':
-            reject(ramferryError(message.error));
+            refusal = ramferryError(message.error);
+            if (!isGuestHeld(this.#hold)) {
+              isSettled = true;
+              reject(refusal);
+            }
             break;
         }
       });
-      // The engine thread is gone, the guest's threads are not: it runs on here (TS-34, TS-35).
-      this.#worker.on('error', (error) => reject(engineDied(String(error))));
-      this.#worker.on('exit', (code) => {
-        if (!this.#over) {
-          this.#releaseGuest(options.guest);
-        }
-        reject(engineDied(`exit code ${code}`));
+      this.#worker.on('messageerror', (error) => {
+        cause ??= error;
       });
+      this.#worker.on('error', (error) => {
+        cause ??= error;
+        // A thread that could not even be started.
+        if (this.#worker.threadId < 0) {
+          void died();
+        }
+      });
+      // Not before: the engine's thread may still be doing something to the guest.
+      this.#worker.on('exit', died);
     });
   }
 }
@@ -263,10 +285,3 @@ const purposeOf = ({ backgroundSnapshot, mappedRam, uri }: MigrationOptions): Cl
     : mappedRam !== undefined || uri.startsWith('file:')
       ? 'save'
       : 'migration';
-
-const engineDied = (how: string): RamferryError =>
-  new RamferryError(
-    'failed',
-    'ENGINE_DIED',
-    `The migration engine's thread ended unexpectedly (${how}); the guest stays here.`,
-  );

@@ -4,18 +4,19 @@ import { UserfaultfdProtector } from '../dirty-log/write-protect-userfaultfd-nod
 import type { WriteProtector } from '../dirty-log/write-protector.js';
 import { RamferryError } from '../memory/errors.js';
 import type { SourceGuest } from '../source/guest.js';
-import type { BackgroundSnapshotOptions, FromSource } from './source-messages.js';
+import { noteDescriptor } from '../source/guest-hold.js';
+import type { BackgroundSnapshotOptions } from './source-messages.js';
 
 /** Throws PROTECTOR_MISSING if the guest's threads cannot be asked and shall be. */
 export const openProtector = (
   guest: SourceGuest,
   { protector }: BackgroundSnapshotOptions,
-  post: (message: FromSource) => void,
+  hold: SharedArrayBuffer,
 ): WriteProtector => {
   const own = guest.protector;
   if (protector === 'userfaultfd' || (protector === undefined && own === undefined)) {
     return new UserfaultfdProtector(guest.blocks, {
-      onOpen: (descriptor) => post({ type: 'userfaultfd', descriptor }),
+      onDescriptor: (descriptor) => noteDescriptor(hold, descriptor),
     });
   }
   if (own === undefined) {

@@ -37,6 +37,8 @@ export interface SourceStart {
   readonly guest: GuestDescription;
   /** `GuestClaim.token` of the claim that the controlling thread has made; undefined for guests that it does not know. */
   readonly claim: number | undefined;
+  /** Where the engine notes what it does to the guest (`allocateGuestHold`). */
+  readonly hold: SharedArrayBuffer;
   /** Where to send: QEMU's URI. */
   readonly uri: string;
   readonly parameters: MigrationParameters;
@@ -74,8 +76,6 @@ export type FromSource =
       /** Pages asked for in postcopy, in that order. */
       readonly demands: readonly GuestPage[];
     }
-  /** Guest threads may wait on this userfaultfd from now on: whoever finds the engine's thread dead closes it. */
-  | { readonly type: 'userfaultfd'; readonly descriptor: number }
   /** The channel could not be opened; no migration took place. */
   | { readonly type: 'refused'; readonly error: PlainError };
 

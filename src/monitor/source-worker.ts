@@ -24,15 +24,35 @@ if (port === null) {
 }
 const post = (message: FromSource): void => port.postMessage(message);
 
-const connecting = new AbortController();
+/** Aborted when the migration is given up. */
+const givenUp = new AbortController();
 let source: MigrationSource | undefined;
-/** What was said before there was an engine to hear it. */
+/** What was ordered before there was an engine to hear it. */
 const early: ((source: MigrationSource) => void)[] = [];
-const tell = (say: (source: MigrationSource) => void): void => {
+
+/** Whatever comes: an order that makes no sense by the time it arrives is refused, and does not end this thread. */
+const obey = (engine: MigrationSource, order: (source: MigrationSource) => void): void => {
+  try {
+    order(engine);
+  } catch (error) {
+    engine.warn(`An order was refused: ${plainError(error).message}`);
+  }
+};
+
+const tell = (order: (source: MigrationSource) => void): void => {
   if (source === undefined) {
-    early.push(say);
+    early.push(order);
   } else {
-    say(source);
+    obey(source, order);
+  }
+};
+
+/** Before there is an engine, there is only a connection to be given up. */
+const giveUp = (error: RamferryError, end: (source: MigrationSource) => boolean): void => {
+  if (source === undefined) {
+    givenUp.abort(error);
+  } else {
+    obey(source, (engine) => end(engine) && givenUp.abort(error));
   }
 };
 const demands: GuestPage[] = [];
@@ -44,12 +64,13 @@ const onDemand = (page: GuestPage): void => {
 port.on('message', (message: ToSource) => {
   switch (message.type) {
     case 'cancel':
-      connecting.abort(new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.'));
-      source?.cancel();
+      giveUp(new RamferryError('failed', 'CANCELLED', 'The migration was cancelled.'), (engine) => engine.cancel());
       break;
-    case 'fail':
-      tell((engine) => engine.fail(ramferryError(message.error)));
+    case 'fail': {
+      const error = ramferryError(message.error);
+      giveUp(error, (engine) => engine.fail(error));
       break;
+    }
     case 'set-parameters':
       tell((engine) => engine.setParameters(message.changes));
       break;
@@ -63,9 +84,7 @@ port.on('message', (message: ToSource) => {
       tell((engine) => engine.pausePostcopy());
       break;
     case 'recover-postcopy':
-      tell((engine) =>
-        engine.recoverPostcopy(() => openChannel(message.uri, { direction: 'both', signal: connecting.signal })),
-      );
+      tell((engine) => engine.recoverPostcopy((signal) => openChannel(message.uri, { direction: 'both', signal })));
       break;
   }
 });
@@ -86,7 +105,7 @@ try {
     const wholly = staysPaused && start.postcopy !== undefined ? [PAUSED_NOTE] : [];
     post({ type: 'guest', facts: { ...facts, notes: [...facts.notes, ...wholly] } });
   }
-  const protector = start.backgroundSnapshot && openProtector(guest, start.backgroundSnapshot, post);
+  const protector = start.backgroundSnapshot && openProtector(guest, start.backgroundSnapshot, start.hold);
   if (postcopy?.preempt === true) {
     refusePreempt(guest.machine);
   }
@@ -96,18 +115,23 @@ try {
   }
   if (postcopy !== undefined) {
     // Before the destination starts to wait.
-    await rehearsePostcopy(guest);
+    await rehearsePostcopy(guest, givenUp.signal);
   }
-  const opening = openSink({ ...start, postcopy }, connecting.signal, trace);
+  const opening = openSink({ ...start, postcopy }, givenUp.signal, trace);
   if (postcopy !== undefined && start.retryMs > 0) {
     await rehearseMeanwhile(opening, guest);
   }
   const sink = await opening;
+  if (givenUp.signal.aborted) {
+    sink.abort(givenUp.signal.reason);
+    throw givenUp.signal.reason;
+  }
   source = new MigrationSource({
     guest,
     sink,
     parameters: start.parameters,
     claim: start.claim,
+    hold: start.hold,
     postcopy: postcopy && { ...postcopy, onDemand, ...(releases && { releaseWith: discardMemory }) },
     ...(protector !== undefined && { snapshotWith: protector }),
     trace,
@@ -118,8 +142,8 @@ try {
   if (postcopy?.atOnce === true) {
     source.startPostcopy();
   }
-  for (const say of early) {
-    say(source);
+  for (const order of early) {
+    obey(source, order);
   }
   const report = await source.run();
   const error = report.status === 'completed' ? undefined : plainError(source.error);

@@ -6,17 +6,27 @@ import type { RamDiscardManager } from '../memory/ram-discard-manager.js';
 import type { SourceGuest } from './guest.js';
 
 /** Whose the guest is. */
-const Owner = {
+const owners = [
   /** It belongs here: it runs on, whatever becomes of the migration. */
-  here: 0,
+  'here',
   /** It was saved, and stays stopped. */
-  saved: 1,
-  /** It runs at the destination, and never here again. */
-  moved: 2,
-} as const;
+  'saved',
+  /** It runs at the destination, or may, and must not run here any more. */
+  'moved',
+] as const;
+export type GuestOwner = (typeof owners)[number];
 
 /** Words of the shared memory. */
-const Word = { owner: 0, isStopped: 1, isThrottled: 2, isHinted: 3, isLogged: 4, isProtected: 5, frozen: 6 } as const;
+const Word = {
+  owner: 0,
+  isStopped: 1,
+  isThrottled: 2,
+  isHinted: 3,
+  isLogged: 4,
+  isProtected: 5,
+  frozen: 6,
+  descriptor: 7,
+} as const;
 
 const WORDS = Object.keys(Word).length;
 
@@ -29,21 +39,36 @@ export interface UndoFailure {
 /** The shared memory of a `GuestHold`; structured-cloneable. */
 export const allocateGuestHold = (): SharedArrayBuffer => new SharedArrayBuffer(WORDS * 4);
 
-/** Whether the guest that this memory is about runs at the destination, or may, so that it must not run here any more. */
-export const hasGuestMoved = (shared: SharedArrayBuffer): boolean =>
-  Atomics.load(new Int32Array(shared), Word.owner) === Owner.moved;
+/** Whose the guest is that this memory is about. */
+export const guestOwner = (shared: SharedArrayBuffer): GuestOwner =>
+  owners[Atomics.load(new Int32Array(shared), Word.owner)];
+
+/** Whether something is noted that was not undone. */
+export const isGuestHeld = (shared: SharedArrayBuffer): boolean =>
+  new Int32Array(shared).subarray(Word.isStopped).some((word) => word !== 0);
+
+/** Notes the file descriptor by which the kernel protects the guest's pages; undefined before it is closed. */
+export const noteDescriptor = (shared: SharedArrayBuffer, descriptor: number | undefined): void => {
+  Atomics.store(new Int32Array(shared), Word.descriptor, (descriptor ?? -1) + 1);
+};
+
+/** Takes over the descriptor that was noted. */
+export const takeDescriptor = (shared: SharedArrayBuffer): number | undefined => {
+  const noted = Atomics.exchange(new Int32Array(shared), Word.descriptor, 0);
+  return noted === 0 ? undefined : noted - 1;
+};
 
 /** One engine's hold on its guest. */
 export class GuestHold {
   readonly #guest: SourceGuest;
-  readonly #protector: WriteProtector | undefined;
+  readonly #protector: Pick<WriteProtector, 'stop'> | undefined;
   readonly #words: Int32Array;
   #willRun = false;
   /** Those of the guest as it was in the beginning: the first `frozen` are frozen. */
   readonly #discardManagers: readonly RamDiscardManager[];
 
   /** @param shared where another thread finds what this one has done; default: nowhere */
-  constructor(guest: SourceGuest, protector?: WriteProtector, shared?: SharedArrayBuffer) {
+  constructor(guest: SourceGuest, protector?: Pick<WriteProtector, 'stop'>, shared?: SharedArrayBuffer) {
     this.#guest = guest;
     this.#protector = protector;
     this.#words = shared === undefined ? new Int32Array(WORDS) : new Int32Array(shared);
@@ -52,7 +77,7 @@ export class GuestHold {
 
   /** Whether the guest is here no longer: nothing resumes it. */
   get isGone(): boolean {
-    return this.#get(Word.owner) !== Owner.here;
+    return this.#owner !== 'here';
   }
 
   /** Whether the guest is stopped and runs on if the migration is given up. */
@@ -120,7 +145,7 @@ export class GuestHold {
     if (this.isGone) {
       return;
     }
-    this.#set(Word.owner, hasMoved ? Owner.moved : Owner.saved);
+    this.#set(Word.owner, owners.indexOf(hasMoved ? 'moved' : 'saved'));
     try {
       this.#leave();
       // Its owner may take it back at once, which nothing shall undo.
@@ -131,7 +156,7 @@ export class GuestHold {
   }
 
   #leave(): void {
-    this.#guest.leave?.(this.#get(Word.owner) === Owner.moved);
+    this.#guest.leave?.(this.#owner === 'moved');
   }
 
   /**
@@ -172,7 +197,7 @@ export class GuestHold {
         failures.push({ what, error: error instanceof Error ? error : new Error(String(error)) });
       }
     }
-    this.#words.fill(0, Word.isStopped);
+    this.#words.fill(0, Word.isStopped, Word.descriptor);
     return failures;
   }
 
@@ -183,6 +208,10 @@ export class GuestHold {
         manager.thaw();
       }
     }
+  }
+
+  get #owner(): GuestOwner {
+    return owners[this.#get(Word.owner)];
   }
 
   #get(word: number): number {

@@ -59,14 +59,23 @@ const numeric = {
   maxCpuThrottle: ['max-cpu-throttle', 1, 99],
 } as const satisfies Partial<Record<keyof MigrationParameters, readonly [string, number, number]>>;
 
+/** QMP name, or what it would be, of every switch. */
+const switches = { eagerClear: 'eager-clear', autoConverge: 'auto-converge' } as const;
+
 /**
  * `changes` applied to `current`, checked as a whole before anything takes effect.
- * @throws RamferryError `PARAMETER_RANGE` naming the parameter and what it expects.
+ * @throws RamferryError `PARAMETER_RANGE` naming the parameter and what it expects, `PARAMETER_UNKNOWN`
  */
 export function changeParameters(
   current: MigrationParameters,
   changes: Partial<MigrationParameters>,
 ): MigrationParameters {
+  const unknown = Object.keys(changes).find((key) => !(key in defaultParameters));
+  if (unknown !== undefined) {
+    throw new RamferryError('usage', 'PARAMETER_UNKNOWN', `There is no migration parameter "${unknown}".`, {
+      value: unknown,
+    });
+  }
   const next = { ...current, ...changes };
   for (const [key, [name, low, high]] of Object.entries(numeric)) {
     const value = next[key as keyof typeof numeric];
@@ -81,8 +90,16 @@ export function changeParameters(
       );
     }
   }
+  for (const [key, name] of Object.entries(switches)) {
+    const value: unknown = next[key as keyof typeof switches];
+    if (typeof value !== 'boolean') {
+      throw new RamferryError('usage', 'PARAMETER_RANGE', `Parameter ${name} expects true or false, got ${value}.`, {
+        value: String(value),
+      });
+    }
+  }
   const { hintWaitMs } = next;
-  if (typeof hintWaitMs === 'number' && !(Number.isInteger(hintWaitMs) && hintWaitMs >= 0)) {
+  if (hintWaitMs !== 'off' && hintWaitMs !== 'auto' && !(Number.isInteger(hintWaitMs) && hintWaitMs >= 0)) {
     throw new RamferryError(
       'usage',
       'PARAMETER_RANGE',

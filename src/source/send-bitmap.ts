@@ -379,8 +379,13 @@ export class SendBitmap {
 
   /** Leaves no send bit behind (G-10). */
   release(): void {
-    for (const { block } of this.#blocks) {
-      this.#kernels.testAndClearRange(block.bitmaps.send, 0, block.maxPages);
-    }
+    clearSendBitmaps(this.#options.blocks);
   }
 }
+
+/** The same where the engine's thread is gone. */
+export const clearSendBitmaps = ({ blocks, bitmaps: { kernels } }: RamBlockList): void => {
+  for (const block of blocks.filter(({ migrated }) => migrated)) {
+    kernels.testAndClearRange(block.bitmaps.send, 0, block.maxPages);
+  }
+};

@@ -99,7 +99,9 @@ export async function migrateTo(
       progress.update({ ...state, phase: `${name}: ${state.phase}` });
     },
   });
-  const cancel = (): void => migration.cancel();
+  const cancel = (): void => {
+    migration.cancel();
+  };
   signal.addEventListener('abort', cancel);
   const end = await migration.ended.finally(() => signal.removeEventListener('abort', cancel));
   for (const warning of end.report.ramferry.warnings) {

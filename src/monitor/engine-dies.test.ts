@@ -1,0 +1,183 @@
+// The engine's thread is killed at some moment, as by memory that ran out. What it did to the guest is undone from outside.
+// (For a background snapshot: background-snapshot.test.ts.)
+
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import net from 'node:net';
+import { after, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Worker } from 'node:worker_threads';
+import { HintWord } from '../device/hint-exchange.js';
+import { Control } from '../guest/workload/control.js';
+import { WorkloadGuest, type WorkloadOptions } from '../guest/workload/workload-guest-node.js';
+import { Migration, type MigrationOptions } from './migration.js';
+
+const MIB = 2 ** 20;
+
+/** Reads everything and says nothing. */
+const silent = net.createServer((socket) => socket.on('error', () => {}).resume());
+silent.listen(0, '127.0.0.1');
+after(() => silent.close());
+const silentUri = (): string => `tcp:127.0.0.1:${(silent.address() as net.AddressInfo).port}`;
+
+const busyGuest = (options: Partial<WorkloadOptions> = {}): WorkloadGuest =>
+  WorkloadGuest.create({
+    memoryBytes: 48 * MIB,
+    workingSetBytes: 8 * MIB,
+    rate: 24 * MIB,
+    segmentBytes: 64 * MIB,
+    ...options,
+  });
+
+/** Other threads need time to get there. */
+const untilTrue = async (condition: () => boolean): Promise<void> => {
+  for (const deadline = performance.now() + 30_000; !condition(); await sleep(2)) {
+    assert.ok(performance.now() < deadline, `it never holds: ${condition}`);
+  }
+};
+
+interface Started {
+  readonly migration: Migration;
+  readonly engine: Worker;
+  /** Kills the engine; resolves with what `ended` rejects with. */
+  kill(): Promise<{ readonly code?: string; readonly message: string; readonly value?: unknown }>;
+}
+
+async function start(guest: WorkloadGuest, options: Partial<MigrationOptions>): Promise<Started> {
+  const created = once(process, 'worker');
+  const migration = new Migration({
+    guest: { kind: 'workload', shared: guest.share() },
+    blocks: guest.blocks,
+    uri: silentUri(),
+    ...options,
+  });
+  migration.ended.catch(() => {});
+  const [engine] = (await created) as [Worker];
+  return {
+    migration,
+    engine,
+    kill: async () => {
+      await engine.terminate();
+      return migration.ended.then(
+        () => assert.fail('the migration ended by itself'),
+        (error) => error,
+      );
+    },
+  };
+}
+
+/** All that an engine does to a running guest. */
+const traces = (guest: WorkloadGuest) => {
+  const { control, barrier, balloon } = guest.share();
+  const words = (buffer: SharedArrayBuffer) => new Int32Array(buffer);
+  return {
+    isRunning: guest.source.isRunning(),
+    throttle: Atomics.load(words(control), Control.throttle),
+    isRecorded: Atomics.load(words(barrier.recording), 0) !== 0,
+    isTracked: guest.blocks.dirty.migrationTracking,
+    isFrozen: guest.blocks.blocks.some(({ discardManager }) => discardManager?.isFrozen),
+    // An id while free pages are asked for.
+    isHinted: balloon !== undefined && Atomics.load(words(balloon.device.hints), HintWord.requested) < 0,
+  };
+};
+
+const untouched = {
+  isRunning: true,
+  throttle: 0,
+  isRecorded: false,
+  isTracked: false,
+  isFrozen: false,
+  isHinted: false,
+};
+
+/** Once more, by an engine that lives, which shows that nobody has a claim on the guest any more. */
+async function assertRunsAndCanBeMigrated(guest: WorkloadGuest): Promise<void> {
+  const before = guest.counters().pagesWritten;
+  await untilTrue(() => guest.counters().pagesWritten > before);
+  const { migration } = await start(guest, {});
+  await sleep(20);
+  migration.cancel();
+  await migration.ended.catch(() => {});
+}
+
+// TS-34, TS-35, TH-2, FH-12, RD-11
+test('killed while the guest is throttled, logged, hinted and its discards are frozen: nothing of it is left', {
+  timeout: 60_000,
+}, async () => {
+  const guest = busyGuest({
+    freePageHints: true,
+    virtioMem: {
+      regionBytes: 64 * MIB,
+      blockBytes: 2 * MIB,
+      requestedBytes: 16 * MIB,
+    },
+  });
+  await guest.start();
+  assert.deepEqual(traces(guest), untouched);
+  const started = await start(guest, {
+    parameters: { maxBandwidth: MIB, autoConverge: true, throttleTriggerThreshold: 1 },
+  });
+  await untilTrue(() => traces(guest).throttle > 0);
+  const { throttle: _, ...others } = traces(guest);
+  assert.deepEqual(others, { isRunning: true, isRecorded: true, isTracked: true, isFrozen: true, isHinted: true });
+  const error = await started.kill();
+  assert.equal(error.code, 'ENGINE_DIED');
+  assert.equal(error.value, 'here');
+  assert.equal(started.migration.guestOwner, 'here');
+  assert.deepEqual(traces(guest), untouched);
+  await assertRunsAndCanBeMigrated(guest);
+  await guest.shutdown();
+});
+
+for (const isPaused of [false, true]) {
+  // TS-34, PL-36
+  test(`killed in the switchover: the guest ${isPaused ? 'that its owner pauses stays paused' : 'runs on'}`, {
+    timeout: 60_000,
+  }, async () => {
+    const guest = busyGuest();
+    await guest.start();
+    const started = await start(guest, { parameters: { downtimeLimit: 2000 } });
+    // The destination never confirms.
+    await untilTrue(() => !guest.source.isRunning());
+    if (isPaused) {
+      await guest.stop();
+    }
+    const error = await started.kill();
+    assert.equal(error.code, 'ENGINE_DIED');
+    assert.match(error.message, /the guest stays here/);
+    assert.deepEqual(traces(guest), { ...untouched, isRunning: !isPaused });
+    await guest.resume();
+    await assertRunsAndCanBeMigrated(guest);
+    await guest.shutdown();
+  });
+}
+
+// PC-11
+test('killed after the switch to postcopy: the guest has moved, and does not run here by mistake', {
+  timeout: 60_000,
+}, async () => {
+  const guest = busyGuest();
+  await guest.start();
+  let haveSwitched = (): void => {};
+  const switched = new Promise<void>((resolve) => {
+    haveSwitched = resolve;
+  });
+  const started = await start(guest, {
+    postcopy: { prefetchPages: 0, atOnce: true },
+    onStatus: (status) => status === 'postcopy-active' && haveSwitched(),
+  });
+  await switched;
+  await untilTrue(() => started.migration.guestOwner === 'moved');
+  assert.equal(started.migration.cancel(), false);
+  const error = await started.kill();
+  assert.equal(error.code, 'ENGINE_DIED');
+  assert.equal(error.value, 'moved');
+  assert.match(error.message, /had moved to the destination by then, and must not run here/);
+  assert.deepEqual(traces(guest), { ...untouched, isRunning: false });
+  await assert.rejects(guest.resume(), { code: 'GUEST_MOVED' });
+  assert.equal(guest.source.isRunning(), false);
+  guest.takeBack();
+  await guest.resume();
+  await assertRunsAndCanBeMigrated(guest);
+  await guest.shutdown();
+});

@@ -1,0 +1,61 @@
+// The guest of an engine whose thread has ended in the middle: what was done to the guest is undone from here (TS-34, TS-35).
+
+import { closeUserfaultfd } from '../dirty-log/userfaultfd-node.js';
+import { RamferryError } from '../memory/errors.js';
+import { GuestHold, guestOwner, takeDescriptor, type UndoFailure } from '../source/guest-hold.js';
+import { clearSendBitmaps } from '../source/send-bitmap.js';
+import { attachGuest, type GuestDescription } from './guests.js';
+
+/**
+ * Undoes what the dead engine did to its guest, and lets the guest run on if it belongs here.
+ * @param hold where the engine noted what it did
+ * @param how what became of the thread
+ * @returns what to tell whoever ordered the migration; never rejects
+ */
+export async function freeGuest(
+  description: GuestDescription,
+  hold: SharedArrayBuffer,
+  how: string,
+): Promise<RamferryError> {
+  return engineDied(how, hold, await undo(description, hold));
+}
+
+/** A guest that only one thread knows has gone with it. */
+async function undo(description: GuestDescription, shared: SharedArrayBuffer): Promise<readonly UndoFailure[]> {
+  if (description.kind !== 'workload') {
+    return [];
+  }
+  const descriptor = takeDescriptor(shared);
+  try {
+    const { guest } = await attachGuest(description);
+    const stop = (): void => {
+      guest.protector?.stop();
+      if (descriptor !== undefined) {
+        closeUserfaultfd(descriptor);
+      }
+    };
+    return await new GuestHold(guest, { stop }, shared).undo(() => clearSendBitmaps(guest.blocks));
+  } catch (error) {
+    return [{ what: 'It could not be reached', error: error as Error }];
+  }
+}
+
+const whereItIs = {
+  here: 'the guest stays here',
+  saved: 'the guest had been saved by then',
+  moved: 'the guest had moved to the destination by then, and must not run here any more',
+} as const;
+
+function engineDied(how: string, hold: SharedArrayBuffer, failures: readonly UndoFailure[]): RamferryError {
+  const owner = guestOwner(hold);
+  const problems = failures.map(({ what, error }) => ` ${what}: ${error.message}`).join('');
+  return new RamferryError(
+    'failed',
+    'ENGINE_DIED',
+    `The migration engine's thread ended unexpectedly (${how}); ${whereItIs[owner]}.${problems}`,
+    {
+      value: owner,
+      ...(failures[0] !== undefined && { cause: failures[0].error }),
+    },
+  );
+}
