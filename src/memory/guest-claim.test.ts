@@ -195,7 +195,12 @@ test('a claim made in the midst of a plug waits for its end, and is for the list
   assert.equal(duringPlug, 'timed-out', 'the guest was claimed while its list changed');
   Atomics.wait(over, 1, 0, 10_000);
   assert.equal(list.claimedFor, 'migration');
+  // A thread that dies lets go of nothing; its owner can.
   await worker.terminate();
+  assert.throws(() => list.claim('save'), { code: 'GUEST_BUSY' });
+  list.adoptClaim().release();
+  assert.throws(() => list.adoptClaim(), { code: 'CLAIM_LOST' });
+  list.claim('save').release();
 });
 
 test('threads that claim, against an owner that plugs, unplugs and resizes: nobody has a guest that changes unseen', {

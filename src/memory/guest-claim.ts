@@ -68,6 +68,11 @@ export class ClaimRecord {
     Atomics.store(this.#words, this.#at + Word.version, version);
   }
 
+  /** Of the claim that there is; 0 if there is none. */
+  get token(): number {
+    return this.#load() & IDENTITY;
+  }
+
   /** What the guest is claimed for; undefined if it is not. */
   get purpose(): ClaimPurpose | undefined {
     return purposeOf(this.#load());
@@ -105,7 +110,7 @@ export class ClaimRecord {
    */
   adopt(token: number): GuestClaim {
     const claim = new GuestClaim(this, token);
-    if (!claim.isHeld) {
+    if (token === 0 || !claim.isHeld) {
       throw claimLost();
     }
     return claim;

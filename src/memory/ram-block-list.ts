@@ -170,10 +170,11 @@ export class RamBlockList {
   }
 
   /**
-   * The claim that `token` stands for and that another thread made: to hold it here, or to release it after that thread died.
+   * The claim that another thread made, by its token: to hold it here, or to release it after that thread died. Default: the
+   * claim that there is, for an owner who knows that its holder is dead, and has undone what that did to the guest.
    * @throws RamferryError `CLAIM_LOST` if it was released
    */
-  adoptClaim(token: number): GuestClaim {
+  adoptClaim(token = this.#claims.token): GuestClaim {
     return this.#claims.adopt(token);
   }
 

@@ -278,10 +278,12 @@ describe('a send bitmap whose counter says something else fails the migration at
           }
         };
         sink.afterRead = once;
-        let turns = 0;
+        let [turns, now] = [0, 0];
         const engine = source(guest, sink, {
           clock: {
             ...systemClock,
+            // A batch at a time: nothing is looked for when the counter has come to 0.
+            ...(loop === 'snapshot' && { now: () => (now += 60) }),
             yield: async () => {
               turns += 1;
               if (turns === 500) {
