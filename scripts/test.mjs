@@ -30,8 +30,9 @@ if (files.length === 0) {
   process.exit(2);
 }
 // A test that fails in its middle may leave threads that never end, and one that hangs ends nothing: neither may hold up the
-// rest. The longest file takes two minutes on two cores; what RAMFERRY_SLOW asks for may take as long as it likes.
-const limits = ['--test-force-exit', ...(process.env.RAMFERRY_SLOW === undefined ? ['--test-timeout=480000'] : [])];
+// rest. The longest file takes some minutes on two cores, with two versions of QEMU; what RAMFERRY_SLOW asks for may take as
+// long as it likes.
+const limits = ['--test-force-exit', ...(process.env.RAMFERRY_SLOW === undefined ? ['--test-timeout=900000'] : [])];
 const result = spawnSync(
   process.execPath,
   ['--enable-source-maps', '--test', '--test-concurrency=2', '--test-reporter=spec', ...limits, ...files],

@@ -81,7 +81,7 @@ const cloneInto = async (lab: Lab, release: QemuRelease, file: string, how: 'map
   const serial = lab.path(`clone-${how}-${release}`);
   const command = await lab.command({ release, machine: truth.machine, workload: 'as saved' }, serial);
   const cloning = Ramferry.start(lab, 'clone', file, '-n', '1', '--json', '--by', how, '--', ...command);
-  await cloning.says(/clone runs;/);
+  await cloning.says(/clones? runs?;/);
   assert.equal(await new GuestConsole(serial, corpusWorkload('plain')).verifyAll(), 0);
   cloning.kill('SIGINT');
   const { stdout } = await cloning.exited;
