@@ -44,9 +44,38 @@ export class Destination {
     this.#monitor = monitor;
   }
 
-  /** @throws RamferryError if the monitor cannot be reached: before anything is sent */
-  static async open(uri: string, monitor: string | undefined): Promise<Destination> {
-    return new Destination(uri, monitor === undefined ? undefined : await QmpClient.connect(monitor));
+  /**
+   * @param needed a capability that the destination has to have on
+   * @throws RamferryError if the monitor cannot be reached, or says that this cannot work: before anything is sent
+   */
+  static async open(uri: string, monitor: string | undefined, needed?: string): Promise<Destination> {
+    if (monitor === undefined) {
+      return new Destination(uri, undefined);
+    }
+    const qmp = await QmpClient.connect(monitor);
+    try {
+      const options = { timeoutMs: ANSWER_MS };
+      const capabilities = await qmp.execute('query-migrate-capabilities', undefined, options);
+      const isOn = (name: string): boolean =>
+        capabilities.some(({ capability, state }) => state && capability === name);
+      const refuse = (what: string, hint: string): never => {
+        throw new RamferryError('failed', 'DESTINATION_SETUP', `The destination ${uri} ${what}.`, { file: uri, hint });
+      };
+      if (isOn('multifd')) {
+        refuse('has multifd on, and would wait for connections that do not come', 'Switch the capability off there.');
+      }
+      if (needed !== undefined && !isOn(needed)) {
+        refuse(`has ${needed} off`, 'Switch the capability on there, before migrate-incoming.');
+      }
+      const { 'tls-creds': credentials } = await qmp.execute('query-migrate-parameters', undefined, options);
+      if (typeof credentials === 'string' && credentials !== '') {
+        refuse('expects TLS', 'Set tls-creds to "" there: TLS is not supported.');
+      }
+      return new Destination(uri, qmp);
+    } catch (error) {
+      await qmp.close();
+      throw error;
+    }
   }
 
   expect(facts: GuestFacts): void {

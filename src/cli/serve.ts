@@ -2,6 +2,7 @@
 // migration; its pages come from the file as it asks for them.
 
 import type { Command } from 'commander';
+import { UNANSWERED } from '../channel/answering-channel.js';
 import { parseUri } from '../channel/uri.js';
 import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
@@ -74,7 +75,7 @@ export const serve: Verb<ServeOptions> = {
     const list = demandPath(file);
     const known = options.demand ? readDemandFile(list, { progress }) : [];
     let isLazy = options.lazy === true;
-    const destination = await Destination.open(uri, options.qmp);
+    const destination = await Destination.open(uri, options.qmp, 'postcopy-ram');
     const migration = new Migration({
       onGuest: (guest) => {
         destination.expect(guest);
@@ -134,7 +135,7 @@ export const serve: Verb<ServeOptions> = {
 
 /** What to do about a failure, where the error itself does not say. */
 const withAdvice = (error: RamferryError, hasRun: boolean, uri: string): RamferryError => {
-  if (error.hint !== undefined && error.code !== 'PEER_CLOSED') {
+  if (error.hint !== undefined && (error.code !== 'PEER_CLOSED' || error.value === UNANSWERED)) {
     return error;
   }
   const paused =

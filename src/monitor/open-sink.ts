@@ -1,5 +1,6 @@
 // Opens what a migration's URI names, as the sink of the engine.
 
+import { answeringChannel } from '../channel/answering-channel.js';
 import type { ByteChannel } from '../channel/channel.js';
 import { openChannel } from '../channel/open-channel-node.js';
 import { openPositionedFile } from '../channel/positioned-file-node.js';
@@ -15,6 +16,9 @@ import type { SourceStart } from './source-messages.js';
 /** A guest that runs a few milliseconds after its memory was saved is worth a few percent of a CPU while it is waited for. */
 const POSTCOPY_RETRY_PAUSE_MS = 2;
 
+/** A destination that loads devices asks for pages or says that it has them; one of QEMU 11.1 that cannot load them says nothing. */
+export const LOAD_STALL_MS = 5000;
+
 /** Rejects with a `RamferryError` that names the URI, or with the signal's reason. */
 export async function openSink(start: SourceStart, signal: AbortSignal, trace: Trace): Promise<PageSink> {
   const { uri, returnPath, retryMs, mappedRam, postcopy } = start;
@@ -22,8 +26,9 @@ export async function openSink(start: SourceStart, signal: AbortSignal, trace: T
     const retryPauseMs = POSTCOPY_RETRY_PAUSE_MS;
     const channel = await openChannel(uri, { direction: 'both', retryMs, retryPauseMs, signal });
     const openPreempt = (): Promise<ByteChannel> => openChannel(uri, { direction: 'both', signal });
-    return new PostcopySink(channel, {
+    return new PostcopySink(answeringChannel(channel), {
       trace,
+      loadStallMs: LOAD_STALL_MS,
       token: postcopy.token,
       ...(postcopy.preempt === true && { openPreempt }),
     });
@@ -32,7 +37,7 @@ export async function openSink(start: SourceStart, signal: AbortSignal, trace: T
     const channel = await openChannel(uri, { direction: returnPath ? 'both' : 'write', retryMs, signal });
     // The first question loads the library of system calls (10 ms): now, and not when the first pages are to be sent.
     channel.addressOf?.(new Uint8Array(1));
-    return new StreamSink(channel, { returnPath, trace });
+    return new StreamSink(returnPath ? answeringChannel(channel) : channel, { returnPath, trace });
   }
   const endpoint = parseUri(uri);
   if (endpoint.kind !== 'file') {

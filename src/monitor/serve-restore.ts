@@ -3,6 +3,7 @@
 // as a thread for each would take longer to start than the guests take to run.
 
 import { setTimeout as delay } from 'node:timers/promises';
+import { answeringChannel } from '../channel/answering-channel.js';
 import { openChannel } from '../channel/open-channel-node.js';
 import { withDigest } from '../guest/checked-snapshot.js';
 import { FileGuard } from '../guest/file-guard-node.js';
@@ -12,13 +13,14 @@ import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import { RamferryError } from '../memory/errors.js';
 import { hasOption, withIncomingDefer } from '../qemu/command-line.js';
 import { qemuVersion } from '../qemu/find-qemu.js';
-import { QEMU_EXIT_MS, runIncoming } from '../qemu/incoming.js';
+import { QEMU_EXIT_MS, runIncoming, withWords } from '../qemu/incoming.js';
 import { QemuProcess } from '../qemu/qemu-process.js';
 import { MigrationSource } from '../source/migration-source.js';
 import { defaultParameters } from '../source/parameters.js';
 import type { GuestPage } from '../source/postcopy.js';
 import { PostcopySink } from '../source/postcopy-sink.js';
 import type { GuestSource, StartedGuest, StartOptions } from './clones.js';
+import { LOAD_STALL_MS } from './open-sink.js';
 import { refusePinnedDevices, refusePinningCommand } from './postcopy-obstacles.js';
 
 /** Pages sent behind one that is asked for: half as many requests (spec/qemu-lab.md, rule 4). */
@@ -142,7 +144,7 @@ export class ServeRestore implements GuestSource {
     };
     const source = new MigrationSource({
       guest,
-      sink: new PostcopySink(await openChannel(uri, options), {}),
+      sink: new PostcopySink(answeringChannel(await openChannel(uri, options)), { loadStallMs: LOAD_STALL_MS }),
       parameters: defaultParameters,
       // What nobody asks for would only keep the others from starting; `loadRest` is for that.
       postcopy: { isLazy: true, prefetchPages: PREFETCH_PAGES, firstPages: this.#firstPages, onDemand, onLoaded },
@@ -187,7 +189,7 @@ const failureOf = async (loaded: Promise<void>, qemu: QemuProcess): Promise<neve
     await loaded;
   } catch (error) {
     await Promise.race([qemu.exited, delay(QEMU_EXIT_MS, undefined, { ref: false })]);
-    throw qemu.isRunning ? error : qemu.exitError();
+    throw qemu.isRunning ? await withWords(qemu, error) : qemu.exitError();
   }
   return new Promise(() => {});
 };

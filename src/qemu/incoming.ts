@@ -145,7 +145,19 @@ const incomingFailed = async (qemu: QemuProcess): Promise<RamferryError> => {
 };
 
 /** What a QEMU says of itself that does not come to an end. */
-const stillLoading = async (qemu: QemuProcess, timeoutMs: number): Promise<RamferryError> => {
+const stillLoading = (qemu: QemuProcess, timeoutMs: number): Promise<RamferryError> =>
+  withWords(
+    qemu,
+    new RamferryError('failed', 'INCOMING_TIMEOUT', `QEMU has not loaded the guest within ${timeoutMs / 1000} s.`, {
+      value: timeoutMs,
+    }),
+  );
+
+/** An error that came about with a QEMU that runs on, with its state and its own words. */
+export const withWords = async <Reason>(qemu: QemuProcess, reason: Reason): Promise<Reason | RamferryError> => {
+  if (!(reason instanceof RamferryError)) {
+    return reason;
+  }
   const ask = async (): Promise<string> => {
     const { status } = await qemu.qmp.execute('query-status', undefined, { timeoutMs: QEMU_EXIT_MS });
     const migration = await qemu.qmp.execute('query-migrate', undefined, { timeoutMs: QEMU_EXIT_MS });
@@ -153,10 +165,8 @@ const stillLoading = async (qemu: QemuProcess, timeoutMs: number): Promise<Ramfe
   };
   const state = await ask().catch(() => 'its monitor does not answer');
   const words = qemu.errorOutput.trim();
-  const message = `QEMU has not loaded the guest within ${timeoutMs / 1000} s: ${state}.`;
-  return new RamferryError('failed', 'INCOMING_TIMEOUT', words === '' ? message : `${message} QEMU said: ${words}`, {
-    value: timeoutMs,
-  });
+  const message = `${reason.message} Of that QEMU: ${state}.`;
+  return reason.with({}, words === '' ? message : `${message} It said: ${words}`);
 };
 
 /** Settles as `work` does, or rejects with the signal's reason. */

@@ -33,6 +33,9 @@ import type { Trace } from './trace.js';
 /** A destination that owes an answer, or does not take what is written, and does nothing at all for this long is given up. */
 const STALL_MS = 60_000;
 
+/** What a destination loads of device state at the least: 100 MB/s. */
+const DEVICE_BYTES_PER_MS = 1e5;
+
 /** An idle destination answers a PING at once. QEMU before 8.0 never does before it has a preempt channel. */
 const PREEMPT_STALL_MS = 10_000;
 
@@ -44,6 +47,8 @@ export interface PostcopySinkOptions {
   readonly clock?: Clock;
   /** Default 60 s. */
   readonly stallMs?: number;
+  /** For how long it may say nothing while it loads the devices; more for many of them. Default `stallMs`. */
+  readonly loadStallMs?: number;
   /** The first eight bytes of the stream have left already. */
   readonly isBegun?: boolean;
   /**
@@ -79,6 +84,7 @@ export class PostcopySink extends StreamSink {
   isUrgent = false;
   readonly #clock: Clock;
   readonly #stallMs: number;
+  #loadStallMs: number;
   readonly #openPreempt: (() => Promise<ByteChannel>) | undefined;
   #preempt: RecordWriter | undefined;
   #pongs = 0;
@@ -98,6 +104,7 @@ export class PostcopySink extends StreamSink {
       trace = {},
       clock = systemClock,
       stallMs = STALL_MS,
+      loadStallMs = stallMs,
       isBegun = false,
       openPreempt,
       token,
@@ -106,6 +113,7 @@ export class PostcopySink extends StreamSink {
     super(channel, { returnPath: true, isAdvised: true, isBegun, trace });
     this.#clock = clock;
     this.#stallMs = stallMs;
+    this.#loadStallMs = loadStallMs;
     this.#openPreempt = openPreempt;
     this.#token = new SourceToken(token);
   }
@@ -287,6 +295,7 @@ export class PostcopySink extends StreamSink {
 
   /** All that makes the destination's guest run; nothing brings it back from there. */
   writePackage({ sections }: DeviceTail, gate?: Uint8Array): void {
+    this.#loadStallMs += sections.length / DEVICE_BYTES_PER_MS;
     this.append(ping(PostcopyPing.DISCARDED));
     this.append(postcopyPackage(sections, gate));
     this.append(ping(PostcopyPing.RUNNING));
@@ -429,8 +438,11 @@ export class PostcopySink extends StreamSink {
   async nextMessage(waits: boolean): Promise<void> {
     const hint = this.isPreempting
       ? undefined
-      : 'a destination with the capability postcopy-preempt waits for a second connection: serve --preempt makes one';
-    await (this.isLoaded || waits ? this.activity() : this.#unlessStalled(this.activity(), this.#stallMs, hint));
+      : 'Either it cannot load the devices, and prints why once the connection is closed: the same machine and devices are ' +
+        'needed. Or it has the capability postcopy-preempt, and waits for a second connection: serve --preempt makes one.';
+    await (this.isLoaded || waits
+      ? this.activity()
+      : this.#unlessStalled(this.activity(), this.#pongs === 0 ? this.#stallMs : this.#loadStallMs, hint));
     this.throwIfBroken();
   }
 
@@ -444,7 +456,7 @@ export class PostcopySink extends StreamSink {
     const watch = setInterval(() => {
       if (this.#clock.now() - this.#lastSign >= stallMs) {
         const { peer } = this;
-        const message = `The destination ${peer} has neither said nor read anything for ${stallMs / 1000} s.`;
+        const message = `The destination ${peer} has neither said nor read anything for ${Math.round(stallMs / 100) / 10} s.`;
         const details = { file: peer, value: stallMs, ...(hint !== undefined && { hint }) };
         this.abort(new RamferryError('failed', 'PEER_STALLED', message, details));
       }
