@@ -105,7 +105,10 @@ export class Destination {
           {
             file: this.#uri,
             value: state,
-            hint: 'cont in its monitor starts it, or says why it cannot: a locked disk, for example. With -S it waits for that.',
+            hint:
+              state === 'paused'
+                ? 'cont in its monitor starts it, or says why it cannot. A QEMU with -S waits for that.'
+                : 'That QEMU printed why: most often a disk that somebody else has locked. Start it anew when the disk is free.',
           },
         );
     return { document, text: `guest         ${state} (query-status of the destination)`, failure };
