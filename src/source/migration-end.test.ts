@@ -45,7 +45,7 @@ for (const end of ['completed', 'cancelled', 'failed'] as const) {
     };
     assert.equal((await migration.run()).status, end);
     assert.equal(guest.blocks.dirty.migrationTracking, false);
-    assert.equal(throttled.at(-1), 0);
+    assert.equal(throttled.at(-1) ?? 0, 0);
     const before = marksOf(guest, block!);
     for (let page = 0; page < 100; page += 1) {
       guest.store(block!, page, 7);
@@ -68,9 +68,11 @@ for (const end of ['completed', 'cancelled', 'failed'] as const) {
     assert.equal(report.status, end);
     const { aborts } = sink;
     const { running, resumes } = guest;
-    migration.cancel();
+    assert.equal(migration.cancel(), false, 'a cancel has no effect any more');
+    assert.equal(migration.fail(new Error('too late')), false);
     await new Promise((resolve) => setImmediate(resolve));
     assert.equal(migration.state.value, end);
+    assert.notEqual(migration.error?.message, 'too late');
     assert.deepEqual([sink.aborts, guest.running, guest.resumes], [aborts, running, resumes]);
     assert.equal(migration.report()['error-desc'], report['error-desc']);
   });
