@@ -12,6 +12,7 @@ import { Ramferry } from '../test/interop/ramferry.js';
 import { openToolbox } from '../test/toolbox/toolbox.js';
 import { type CTwin, keepMemory, requireStreamTwin, warmMemory } from './c-twin.js';
 import type { Benchmark, BenchmarkGroup } from './harness.js';
+import { StreamEnd } from './stream-end.js';
 
 const RUNS = { runs: 10, warmUpRuns: 1 };
 
@@ -139,16 +140,13 @@ class Restores {
   /** GB/s into a peer that only reads: what the server could do. */
   async byReader(): Promise<number> {
     const path = this.#lab.path(`reader-${this.#count++}`);
-    let [first, last, bytes] = [0, 0, 0];
+    let [first, last] = [0, 0];
     const listener = net.createServer((socket) => {
       first = performance.now();
       socket.write(pong(PostcopyPing.DEVICES_LOADED));
-      let tail: Buffer = Buffer.alloc(0);
+      const end = new StreamEnd();
       socket.on('data', (chunk: Buffer) => {
-        bytes += chunk.length;
-        tail = (chunk.length < 6 ? Buffer.concat([tail, chunk]) : chunk).subarray(-6);
-        // A section's footer and the end of the stream. Pages of zeros that the file has are sent as such.
-        if (bytes >= 0.9 * this.#contentBytes && tail[0] === 0x7e && tail[5] === 0) {
+        if (end.isAfter(chunk)) {
           last = performance.now();
           socket.write(shut(0));
         }
