@@ -24,14 +24,12 @@ const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '.
 /** The toolbox folder: RAMFERRY_TOOLBOX, else `.toolbox` of the checkout. */
 export const toolboxFolder = (): string => process.env['RAMFERRY_TOOLBOX'] ?? join(packageRoot, '.toolbox');
 
-/** The QEMUs of the toolbox: `qemu-10`, then the others, newest first. */
+/** The QEMUs of the toolbox, newest first. */
 const toolboxPrograms = (): string[] => {
   const folder = toolboxFolder();
   const versions = (existsSync(folder) ? readdirSync(folder) : []).flatMap((name) => {
     const match = /^qemu-(\d+)(?:\.(\d+))?$/.exec(name);
-    return match === null
-      ? []
-      : [{ name, order: name === 'qemu-10' ? Number.MAX_VALUE : Number(match[1]) * 1000 + Number(match[2] ?? 0) }];
+    return match === null ? [] : [{ name, order: Number(match[1]) * 1000 + Number(match[2] ?? 0) }];
   });
   return versions.sort((a, b) => b.order - a.order).map(({ name }) => join(folder, name, PROGRAM));
 };

@@ -47,7 +47,7 @@ const POLL_MS = 10;
 const STEP_TIMEOUT_MS = 60_000;
 
 /** What `RAMFERRY_SLOW` asks for, 200 cuts of a link say, takes its time. */
-const TEST_TIMEOUT_MS = process.env['RAMFERRY_SLOW'] === '1' ? 1_800_000 : 180_000;
+const TEST_TIMEOUT_MS = process.env['RAMFERRY_SLOW'] === '1' ? 1_800_000 : 300_000;
 
 /** QEMU's default of 128 MiB/s holds for files too (spec/qemu-lab.md B); far above what any local target takes. */
 const UNLIMITED_BANDWIDTH = 100 * 2 ** 30;
