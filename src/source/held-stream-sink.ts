@@ -51,7 +51,8 @@ export class HeldStreamSink extends StreamSink {
     await this.until(() => this.#isLoaded);
     this.#options.onLoaded();
     await this.until(() => this.#isReleased);
-    this.append(streamEnd(this.#description));
+    this.appendEnd(streamEnd(this.#description));
+    await this.flush();
     await super.finish();
   }
 

@@ -85,7 +85,8 @@ const tryOne = async (lab: Lab, guest: LabGuest, wanted: readonly string[], inde
     return 'refused by QEMU';
   }
   if (wanted.includes('postcopy-ram')) {
-    // What makes the difference; too late for one that was refused at once.
+    // What makes the difference, and comes too late for one that was refused at once.
+    await delay(200);
     await guest.qmp.execute('migrate-start-postcopy' as 'cont').catch(() => {});
   }
   if (wanted.includes('pause-before-switchover')) {
@@ -117,7 +118,7 @@ const tryOne = async (lab: Lab, guest: LabGuest, wanted: readonly string[], inde
     return 'saved';
   }
   assert.equal(status, 'failed', `${what}: ${exit.stdout}`);
-  assert.equal(exit.status, 1, `${what}: ${exit.stdout}`);
+  assert.ok(exit.status === 1 || exit.status === 3, `${what}: ${exit.status} ${exit.stdout}`);
   assert.equal(fs.existsSync(out), false, what);
   await assertLives(guest, what);
   return JSON.parse(exit.stdout).error.code;
@@ -153,7 +154,7 @@ interopTest(
     for (let time = 0; time < 3; time += 1) {
       const receiving = Ramferry.start(lab, 'receive', 'tcp:127.0.0.1:0', lab.path('out.mig'), '--json');
       await guest.qmp.execute('migrate', { uri: await receiving.listening() });
-      await delay([0, 20, 300][time]!);
+      await delay([50, 100, 300][time]!);
       await guest.qmp.execute('migrate-start-postcopy' as 'cont').catch(() => {});
       const { status, stdout } = await receiving.exited;
       assert.deepEqual([status, JSON.parse(stdout).error.code], [1, 'POSTCOPY_ANNOUNCED']);

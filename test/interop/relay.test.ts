@@ -18,7 +18,7 @@ const RETURN_PATH = { capabilities: { 'return-path': true } };
 const isSlow = process.env['RAMFERRY_SLOW'] === '1';
 
 /** Far more than QEMU needs to notice that a link is gone. */
-const STEP_MS = 15_000;
+const STEP_MS = 45_000;
 
 let sockets = 0;
 const socketUri = (lab: Lab): string => `unix:${lab.path(`socket-${(sockets += 1)}`)}`;
