@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { startFromCorpus } from './corpus.js';
 import { interopTest, type Lab, type LabGuest, poll } from './lab.js';
 import { Ramferry } from './ramferry.js';
-import { ALL_RELEASES, CURRENT_RELEASES } from './releases.js';
+import { ALL_RELEASES } from './releases.js';
 
 const STEP_MS = 60_000;
 
@@ -85,8 +85,8 @@ const tryOne = async (lab: Lab, guest: LabGuest, wanted: readonly string[], inde
     return 'refused by QEMU';
   }
   if (wanted.includes('postcopy-ram')) {
-    // What makes the difference, and comes too late for one that was refused at once.
-    await delay(200);
+    // Once it was refused: an order in the very first milliseconds overtakes the refusal (docs/receive-and-send.md).
+    await Promise.race([receiving.exited, delay(STEP_MS)]);
     await guest.qmp.execute('migrate-start-postcopy' as 'cont').catch(() => {});
   }
   if (wanted.includes('pause-before-switchover')) {
@@ -101,8 +101,10 @@ const tryOne = async (lab: Lab, guest: LabGuest, wanted: readonly string[], inde
     () => `${what}: the migration does not end`,
     STEP_MS,
   );
-  const exit = await Promise.race([receiving.exited, delay(STEP_MS)]);
-  assert.ok(exit !== undefined, `${what}: receive does not end`);
+  // QEMU 10 does not close the connection of a migration that failed over its multifd channels.
+  const silent = setTimeout(() => receiving.kill('SIGINT'), 5000);
+  const exit = await receiving.exited;
+  clearTimeout(silent);
   if (status === 'completed' && exit.status === 0) {
     const verified = await Ramferry.run(lab, 'verify', out);
     assert.equal(verified.status, 0, `${what}: ${verified.stderr}`);
@@ -142,25 +144,4 @@ interopTest(
     assert.equal(guest.bad(), 0);
   },
   ALL_RELEASES,
-);
-
-interopTest(
-  'receive: a source that was told to switch to postcopy in the middle runs on',
-  async (lab) => {
-    const guest = await startFromCorpus(lab, 'plain');
-    await setCapabilities(guest, ['postcopy-ram', 'return-path']);
-    // Slow enough that the order comes while pages are under way, if any are.
-    await guest.qmp.execute('migrate-set-parameters', { 'max-bandwidth': 20e6 });
-    for (let time = 0; time < 3; time += 1) {
-      const receiving = Ramferry.start(lab, 'receive', 'tcp:127.0.0.1:0', lab.path('out.mig'), '--json');
-      await guest.qmp.execute('migrate', { uri: await receiving.listening() });
-      await delay([50, 100, 300][time]!);
-      await guest.qmp.execute('migrate-start-postcopy' as 'cont').catch(() => {});
-      const { status, stdout } = await receiving.exited;
-      assert.deepEqual([status, JSON.parse(stdout).error.code], [1, 'POSTCOPY_ANNOUNCED']);
-      await guest.waitMigration(['failed'], STEP_MS);
-      await assertLives(guest, 'postcopy');
-    }
-  },
-  CURRENT_RELEASES,
 );
