@@ -19,6 +19,7 @@ import {
   type Sidecar,
   sidecarPath,
 } from '../guest/digest-sidecar-node.js';
+import { SavedMebibytes } from '../guest/saved-mebibytes.js';
 import { RamferryError } from '../memory/errors.js';
 import { Segment } from '../memory/segment.js';
 import { pageIndex } from '../memory/units.js';
@@ -150,14 +151,23 @@ export const checkSidecar = async (
   const savedBlocks = new Map(sidecar.blocks.map((block) => [block.name, block.mebibytes]));
   const current = (await digestOf(snapshot, surroundings)).blocks();
   current.forEach(({ name, mebibytes }, index) => {
-    const saved = savedBlocks.get(name) ?? {};
-    for (const key of Object.keys({ ...saved, ...mebibytes })) {
-      const mebibyte = Number(key);
-      if (mebibytes[mebibyte] !== saved[mebibyte]) {
-        const pagesOffset = setup.blocks[index]!.mapped?.pagesOffset;
+    const saved = savedBlocks.get(name) ?? SavedMebibytes.none;
+    const pagesOffset = setup.blocks[index]!.mapped?.pagesOffset;
+    const compare = (mebibyte: number): void => {
+      if (mebibytes[mebibyte] !== saved.get(mebibyte)) {
         differs(() => memoryDiffers(file, path, name, mebibyte, pagesOffset));
       }
+    };
+    // Both ascend: each MiB of either once, in order.
+    let next = 0;
+    for (const key of Object.keys(mebibytes)) {
+      for (; saved.numbers[next]! < Number(key); next += 1) {
+        compare(saved.numbers[next]!);
+      }
+      next += saved.numbers[next] === Number(key) ? 1 : 0;
+      compare(Number(key));
     }
+    saved.numbers.subarray(next).forEach(compare);
   });
   if (devicesOf(summary.tail) !== sidecar.devices) {
     differs(() => devicesDiffer(file, path, summary.devices[0]?.offset));

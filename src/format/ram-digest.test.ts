@@ -91,3 +91,38 @@ test('zero memory has no digest, however large it claims to be', () => {
   digest.set(0, 2 ** 51, patternPage(1));
   assert.deepEqual(Object.keys(digest.blocks()[0]!.mebibytes), [String(2 ** 31)]);
 });
+
+// What docs/hostile-input.md promises of pages that lie far from each other: a thirtieth of what is in them.
+test('strewn pages, one in each MiB: the digest takes a small part of what they hold, and is that of any other order', () => {
+  const mebibytes = 20_000;
+  const digest = new RamDigest([{ name: 'ram', usedLength: mebibytes * 2 ** 20 }]);
+  const page = new Uint8Array(4096).fill(7);
+  digest.set(0, 0, page);
+  const before = process.memoryUsage();
+  for (let mebibyte = 1; mebibyte < mebibytes; mebibyte += 1) {
+    digest.set(0, mebibyte * 2 ** 20, page);
+  }
+  const { heapUsed, external } = process.memoryUsage();
+  const taken = heapUsed + external - before.heapUsed - before.external;
+  assert.ok(taken < (mebibytes * 4096) / 8, `${taken} bytes, garbage included`);
+});
+
+test('a MiB that fills page by page, in any order, has the digest of one that was hashed at once', () => {
+  const content = Uint8Array.from({ length: 2 ** 20 }, (_, at) => (at * 31 + (at >> 12)) & 0xff);
+  const whole = new RamDigest([{ name: 'ram', usedLength: 2 ** 20 }]);
+  whole.set(0, 0, content);
+  for (const stride of [1, 7, 101, 255]) {
+    const paged = new RamDigest([{ name: 'ram', usedLength: 2 ** 20 }]);
+    for (let index = 0; index < 256; index += 1) {
+      const page = (index * stride) % 256;
+      paged.set(0, page * 4096, content.subarray(page * 4096, (page + 1) * 4096));
+      // Again, with other content in between.
+      if (index % 50 === 3) {
+        paged.set(0, page * 4096, content.subarray(0, 4096));
+        paged.clear(0, page * 4096, 4096);
+        paged.set(0, page * 4096, content.subarray(page * 4096, (page + 1) * 4096));
+      }
+    }
+    assert.deepEqual(paged.blocks(), whole.blocks(), `stride ${stride}`);
+  }
+});

@@ -9,6 +9,7 @@
 // unseen once in 2^32 times or less.
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import { RamferryError } from '../memory/errors.js';
 import { EXTENT_ALIGN_BYTES, Segment, SLOT_COUNT } from '../memory/segment.js';
 import type { DeviceTail } from './stream/device-tail.js';
 
@@ -49,27 +50,130 @@ class Hash64 {
 
 const ZERO = new Hash64().toString();
 
+/** What is hashed of a MiB that has only a few pages takes less room: so many entries of page and hash. */
+const FEW_PAGES = [4, 32] as const;
+
+/** A slot for all pages of a MiB: two words each, in their order. Its size class is behind those of the few. */
+const ALL_PAGES = FEW_PAGES.length;
+const ENTRY_WORDS = 3;
+const SLOT_WORDS: readonly number[] = [...FEW_PAGES.map((pages) => pages * ENTRY_WORDS), 2 * PAGES_PER_CHUNK];
+
+const SLAB_WORDS = 2 ** 16;
+
+/**
+ * Slots of words. One is named by a number: where it begins, a multiple of 4, and its size class, which is less.
+ */
+class Slots {
+  readonly #slabs: Int32Array[] = [];
+  /** Words of the last slab that are taken. */
+  #used = SLAB_WORDS;
+  readonly #free: number[][] = SLOT_WORDS.map(() => []);
+
+  /** A slot whose words are 0. */
+  allocate(sizeClass: number): number {
+    const free = this.#free[sizeClass]!.pop();
+    if (free !== undefined) {
+      this.words(free).fill(0);
+      return free;
+    }
+    const words = SLOT_WORDS[sizeClass]!;
+    if (this.#used + words > SLAB_WORDS) {
+      this.#slabs.push(new Int32Array(SLAB_WORDS));
+      this.#used = 0;
+    }
+    const slot = (this.#slabs.length - 1) * SLAB_WORDS + this.#used + sizeClass;
+    this.#used += words;
+    return slot;
+  }
+
+  release(slot: number): void {
+    this.#free[slot % 4]!.push(slot);
+  }
+
+  words(slot: number): Int32Array {
+    const at = (slot - (slot % 4)) % SLAB_WORDS;
+    return this.#slabs[Math.floor(slot / SLAB_WORDS)]!.subarray(at, at + SLOT_WORDS[slot % 4]!);
+  }
+}
+
+/** MiBs of a guest that are not zero: of more than 10 TiB there is no digest. */
+const CHUNK_LIMIT = 10 * 2 ** 20;
+
 /** Hashes of the pages of one block. */
 class BlockDigest {
   readonly name: string;
   readonly usedLength: number;
-  /** Two words for each page of a MiB; a MiB that was always zero has none, however large the block claims to be. */
-  readonly #chunks = new Map<number, Int32Array>();
+  readonly #slots: Slots;
+  /** The slot of each MiB; one that was always zero has none, however large the block claims to be. */
+  readonly #chunks = new Map<number, number>();
+  readonly #expanded = new Int32Array(2 * PAGES_PER_CHUNK);
 
-  constructor(name: string, usedLength: number) {
+  constructor(name: string, usedLength: number, slots: Slots) {
     this.name = name;
     this.usedLength = usedLength;
+    this.#slots = slots;
   }
 
   /** `hashes`: two words a page, of pages of one MiB. */
   set(page: number, hashes: Int32Array): void {
     const index = Math.floor(page / PAGES_PER_CHUNK);
-    let chunk = this.#chunks.get(index);
-    if (chunk === undefined) {
-      chunk = new Int32Array(2 * PAGES_PER_CHUNK);
-      this.#chunks.set(index, chunk);
+    const first = page % PAGES_PER_CHUNK;
+    const count = hashes.length / 2;
+    let slot = this.#chunks.get(index) ?? this.#begin(index, count);
+    if (slot % 4 !== ALL_PAGES && !this.#setFew(slot, first, hashes)) {
+      slot = this.#grow(index, slot, count);
+      if (slot % 4 !== ALL_PAGES) {
+        this.#setFew(slot, first, hashes);
+      }
     }
-    chunk.set(hashes, 2 * (page % PAGES_PER_CHUNK));
+    if (slot % 4 === ALL_PAGES) {
+      this.#slots.words(slot).set(hashes, 2 * first);
+    }
+  }
+
+  #begin(index: number, count: number): number {
+    if (this.#chunks.size === CHUNK_LIMIT) {
+      const message = `RAM block "${this.name}" has content in more than ${CHUNK_LIMIT} MiB, which is too much for a digest.`;
+      throw new RamferryError('failed', 'DIGEST_TOO_LARGE', message, { value: this.name, hint: 'use --no-digest' });
+    }
+    const slot = this.#slots.allocate(classFor(count));
+    this.#chunks.set(index, slot);
+    return slot;
+  }
+
+  /** False if there is no room for all of them; then those that have an entry are there, which does no harm. */
+  #setFew(slot: number, first: number, hashes: Int32Array): boolean {
+    const words = this.#slots.words(slot);
+    for (let at = 0; at < hashes.length; at += 2) {
+      const key = first + at / 2 + 1;
+      let entry = 0;
+      while (entry < words.length && words[entry] !== 0 && words[entry] !== key) {
+        entry += ENTRY_WORDS;
+      }
+      if (entry === words.length) {
+        return false;
+      }
+      words[entry] = key;
+      words[entry + 1] = hashes[at]!;
+      words[entry + 2] = hashes[at + 1]!;
+    }
+    return true;
+  }
+
+  /** Room for so many more pages. */
+  #grow(index: number, slot: number, count: number): number {
+    const before = this.#slots.words(slot);
+    const sizeClass = Math.max((slot % 4) + 1, classFor(before.length / ENTRY_WORDS + count));
+    const larger = this.#slots.allocate(sizeClass);
+    const words = this.#slots.words(larger);
+    if (sizeClass === ALL_PAGES) {
+      expand(before, words);
+    } else {
+      words.set(before);
+    }
+    this.#chunks.set(index, larger);
+    this.#slots.release(slot);
+    return larger;
   }
 
   /** Pages [from, end) are zero. */
@@ -78,26 +182,67 @@ class BlockDigest {
       const index = Math.floor(page / PAGES_PER_CHUNK);
       const first = index * PAGES_PER_CHUNK;
       const next = Math.min(end, first + PAGES_PER_CHUNK);
-      this.#chunks.get(index)?.fill(0, 2 * (page - first), 2 * (next - first));
+      const slot = this.#chunks.get(index);
+      if (slot !== undefined) {
+        this.#clear(slot, page - first, next - first);
+      }
       page = next;
+    }
+  }
+
+  #clear(slot: number, from: number, end: number): void {
+    const words = this.#slots.words(slot);
+    if (slot % 4 === ALL_PAGES) {
+      words.fill(0, 2 * from, 2 * end);
+      return;
+    }
+    for (let entry = 0; entry < words.length; entry += ENTRY_WORDS) {
+      const page = words[entry]! - 1;
+      if (page >= from && page < end) {
+        words.fill(0, entry + 1, entry + ENTRY_WORDS);
+      }
     }
   }
 
   mebibytes(): Record<number, string> {
     const digests: Record<number, string> = {};
-    for (const [index, hashes] of this.#chunks) {
-      const hash = new Hash64();
-      for (let at = 0; at < hashes.length; at += 2) {
-        hash.add(hashes[at]!, hashes[at + 1]!);
-      }
-      const text = hash.toString();
+    for (const [index, slot] of this.#chunks) {
+      const text = this.#hash(slot).toString();
       if (text !== ZERO) {
         digests[index] = text;
       }
     }
     return digests;
   }
+
+  #hash(slot: number): Hash64 {
+    let hashes = this.#slots.words(slot);
+    if (slot % 4 !== ALL_PAGES) {
+      this.#expanded.fill(0);
+      expand(hashes, this.#expanded);
+      hashes = this.#expanded;
+    }
+    const hash = new Hash64();
+    for (let at = 0; at < hashes.length; at += 2) {
+      hash.add(hashes[at]!, hashes[at + 1]!);
+    }
+    return hash;
+  }
 }
+
+const classFor = (pages: number): number => {
+  const sizeClass = FEW_PAGES.findIndex((few) => pages <= few);
+  return sizeClass < 0 ? ALL_PAGES : sizeClass;
+};
+
+/** Entries of a few pages to all pages in their order. */
+const expand = (entries: Int32Array, all: Int32Array): void => {
+  for (let entry = 0; entry < entries.length && entries[entry] !== 0; entry += ENTRY_WORDS) {
+    const page = entries[entry]! - 1;
+    all[2 * page] = entries[entry + 1]!;
+    all[2 * page + 1] = entries[entry + 2]!;
+  }
+};
 
 /** What `RamDigest` says of a block. */
 export interface DigestedBlock {
@@ -107,14 +252,18 @@ export interface DigestedBlock {
   readonly mebibytes: Readonly<Record<number, string>>;
 }
 
-/** Digest of a guest's memory in the making: 2 MiB for each GiB of it that is not zero. All pages are zero at first. */
+/**
+ * Digest of a guest's memory in the making. All pages are zero at first. It takes 2 MiB for each GiB of memory that is all in
+ * use, and where pages are strewn at most 1/30 of what is in them.
+ */
 export class RamDigest {
   readonly #blocks: readonly BlockDigest[];
   /** For bytes that lie in no segment. */
   #scratch: Segment | undefined;
 
   constructor(blocks: readonly { readonly name: string; readonly usedLength: number }[]) {
-    this.#blocks = blocks.map(({ name, usedLength }) => new BlockDigest(name, usedLength));
+    const slots = new Slots();
+    this.#blocks = blocks.map(({ name, usedLength }) => new BlockDigest(name, usedLength, slots));
   }
 
   /**

@@ -13,6 +13,7 @@ import {
   memoryDiffers,
   type SidecarOwner,
 } from './digest-sidecar-node.js';
+import { SavedMebibytes } from './saved-mebibytes.js';
 import type { Slices } from './sparse-copy-node.js';
 
 /** What is in memory up to this is checked before the guest starts: a tenth of a second, where the file is in the page cache. */
@@ -26,7 +27,7 @@ export class CheckedSnapshot implements Snapshot {
   readonly #file: string;
   readonly #sidecar: string;
   /** By block: what each MiB that is not zero has to be. */
-  readonly #expected: readonly Readonly<Record<number, string>>[];
+  readonly #expected: readonly SavedMebibytes[];
   /** By block and MiB. */
   readonly #checked: readonly Uint8Array[];
   readonly #scratch = Segment.create({ ramBytes: DIGEST_CHUNK_BYTES });
@@ -44,7 +45,7 @@ export class CheckedSnapshot implements Snapshot {
       throw devicesDiffer(file, path, snapshot.summary.devices[0]?.offset);
     }
     const saved = new Map(sidecar!.blocks.map(({ name, mebibytes }) => [name, mebibytes]));
-    this.#expected = snapshot.setup.blocks.map(({ name }) => saved.get(name) ?? {});
+    this.#expected = snapshot.setup.blocks.map(({ name }) => saved.get(name) ?? SavedMebibytes.none);
     this.#checked = snapshot.setup.blocks.map(
       ({ usedLength }) => new Uint8Array(Math.ceil(usedLength / DIGEST_CHUNK_BYTES)),
     );
@@ -79,8 +80,8 @@ export class CheckedSnapshot implements Snapshot {
     this.#snapshot.presentBitmap(block, target);
     const { usedLength } = this.setup.blocks[block]!;
     const pageSize = this.setup.targetPageSize;
-    for (const key of Object.keys(this.#expected[block]!)) {
-      const first = (Number(key) * DIGEST_CHUNK_BYTES) / pageSize;
+    for (const mebibyte of this.#expected[block]!.numbers) {
+      const first = (mebibyte * DIGEST_CHUNK_BYTES) / pageSize;
       const end = Math.min(first + DIGEST_CHUNK_BYTES / pageSize, usedLength / pageSize);
       for (let page = first; page < end; page += 1) {
         target[Math.floor(page / 8)]! |= 1 << (page % 8);
@@ -108,7 +109,7 @@ export class CheckedSnapshot implements Snapshot {
       const from = chunk * DIGEST_CHUNK_BYTES;
       const present = this.nextPresent(block, pageIndex(from / targetPageSize)) * targetPageSize;
       // Nothing is stored of this MiB, and nothing was.
-      if (present >= from + DIGEST_CHUNK_BYTES && this.#expected[block]![chunk] === undefined) {
+      if (present >= from + DIGEST_CHUNK_BYTES && this.#expected[block]!.get(chunk) === undefined) {
         this.#checked[block]![chunk] = 1;
       }
       this.#check(block, chunk);
@@ -146,7 +147,7 @@ export class CheckedSnapshot implements Snapshot {
     this.#snapshot.readPages(block, pageIndex(from / targetPageSize), bytes.length / targetPageSize, bytes);
     this.#digest.clear(0, 0, DIGEST_CHUNK_BYTES);
     this.#digest.setInSegment(0, 0, this.#scratch, 0, bytes.length);
-    if (this.#digest.blocks()[0]!.mebibytes[0] !== this.#expected[block]![chunk]) {
+    if (this.#digest.blocks()[0]!.mebibytes[0] !== this.#expected[block]!.get(chunk)) {
       throw memoryDiffers(this.#file, this.#sidecar, name, chunk, mapped?.pagesOffset);
     }
     checked[chunk] = 1;

@@ -10,6 +10,7 @@ import type { Snapshot } from '../format/snapshot.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
 import { RamferryError } from '../memory/errors.js';
+import { SavedMebibytes } from './saved-mebibytes.js';
 
 export const FORMAT = 'ramferry digest 2';
 
@@ -21,6 +22,11 @@ export interface Sidecar {
   readonly blocks: readonly DigestedBlock[];
   /** SHA-256 of all device sections and their description. */
   readonly devices: string;
+}
+
+/** The same as it is read: there may be millions of MiBs in it. */
+export interface SavedSidecar extends Omit<Sidecar, 'blocks'> {
+  readonly blocks: readonly { readonly name: string; readonly mebibytes: SavedMebibytes }[];
 }
 
 interface FileIdentity {
@@ -63,7 +69,7 @@ export interface SidecarOwner {
 
 /** What was found beside a file: its digest, or a sentence that says why what is there cannot be compared with it. */
 export type FoundSidecar =
-  | { readonly path: string; readonly sidecar: Sidecar; readonly notChecked?: undefined }
+  | { readonly path: string; readonly sidecar: SavedSidecar; readonly notChecked?: undefined }
   | { readonly path: string; readonly sidecar?: undefined; readonly notChecked: string };
 
 /** The sidecar of an opened file; undefined if it has none. */
@@ -89,20 +95,9 @@ export const findSidecar = (
 };
 
 /** Undefined if it is none of ours. It is small, but nobody says so: a larger one than any guest needs is not read. */
-const readSidecar = (path: string): Sidecar | undefined => {
+const readSidecar = (path: string): SavedSidecar | undefined => {
   try {
-    if (fs.statSync(path).size > SIDECAR_LIMIT_BYTES) {
-      return undefined;
-    }
-    const sidecar = JSON.parse(fs.readFileSync(path, 'utf8')) as Partial<Sidecar> | null;
-    const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
-    const isOurs =
-      isObject(sidecar) &&
-      sidecar!.format === FORMAT &&
-      isObject(sidecar!.of) &&
-      Array.isArray(sidecar!.blocks) &&
-      sidecar!.blocks.every((block) => isObject(block) && isObject(block.mebibytes));
-    return isOurs ? (sidecar as Sidecar) : undefined;
+    return fs.statSync(path).size > SIDECAR_LIMIT_BYTES ? undefined : parseSidecar(fs.readFileSync(path));
   } catch (error) {
     if (error instanceof SyntaxError) {
       return undefined;
@@ -111,8 +106,59 @@ const readSidecar = (path: string): Sidecar | undefined => {
   }
 };
 
+const MEBIBYTES = '"mebibytes":{';
+
+/**
+ * The MiBs are taken out of the text, and only what is left of it is read as JSON: of 50 MB of MiBs that makes 1.2 GB.
+ * Throws SyntaxError where it is no JSON.
+ */
+const parseSidecar = (bytes: Buffer): SavedSidecar | undefined => {
+  const lists: SavedMebibytes[] = [];
+  const rest: Buffer[] = [];
+  let at = 0;
+  // In no string is there one, where quotes have backslashes.
+  for (let found = bytes.indexOf(MEBIBYTES); found >= 0; found = bytes.indexOf(MEBIBYTES, at)) {
+    const start = found + MEBIBYTES.length;
+    const end = bytes.indexOf('}', start);
+    const list = end < 0 ? undefined : SavedMebibytes.parse(bytes, start, end);
+    if (list === undefined || lists.length === RAM_BLOCKS_MAX) {
+      return undefined;
+    }
+    rest.push(bytes.subarray(at, start - 1), Buffer.from(`${lists.length}`));
+    lists.push(list);
+    at = end + 1;
+  }
+  rest.push(bytes.subarray(at));
+  const length = rest.reduce((sum, piece) => sum + piece.length, 0);
+  if (length > REST_LIMIT_BYTES) {
+    return undefined;
+  }
+  const sidecar = JSON.parse(Buffer.concat(rest).toString('utf8')) as Partial<Sidecar> | null;
+  const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
+  const isOurs =
+    isObject(sidecar) &&
+    sidecar!.format === FORMAT &&
+    isObject(sidecar!.of) &&
+    Array.isArray(sidecar!.blocks) &&
+    sidecar!.blocks.every((block) => isObject(block) && lists[Number(block.mebibytes)] !== undefined);
+  if (!isOurs) {
+    return undefined;
+  }
+  const { format, of, blocks, devices } = sidecar as Sidecar;
+  return {
+    format,
+    of,
+    devices,
+    blocks: blocks.map(({ name, mebibytes }) => ({ name, mebibytes: lists[Number(mebibytes)]! })),
+  };
+};
+
 /** 19 bytes for each MiB of guest memory: enough for 10 TiB. */
 const SIDECAR_LIMIT_BYTES = 200e6;
+
+/** As many as a stream may have, and what is said of each besides its MiBs. */
+const RAM_BLOCKS_MAX = 4096;
+const REST_LIMIT_BYTES = 4 * 2 ** 20;
 
 const REPLACED = 'The file was damaged, or another one of the same guest was written over it without its digest.';
 

@@ -8,7 +8,8 @@ import { pageIndex } from '../../memory/units.js';
 import { ByteWriter } from '../byte-writer.js';
 import { openSnapshot, type SnapshotOptions } from '../open-snapshot.js';
 import { PageKind, type ReadAt, type Snapshot } from '../snapshot.js';
-import { normalRecord, ramBodyEnd, ramPart, ramStart, xbzrleRecord, zeroRecord } from './write.js';
+import { ElementType } from './constants.js';
+import { normalRecord, ramBodyEnd, ramPart, ramStart, streamEnd, xbzrleRecord, zeroRecord } from './write.js';
 
 /** Opens a stream in memory; `reads` counts what it asked for since opening. */
 const open = (bytes: Uint8Array, options: SnapshotOptions = {}): { snapshot: Snapshot; reads: () => number } => {
@@ -155,4 +156,27 @@ test('pages outside the block, and targets of another size, are the caller’s m
   const { snapshot } = open(richStream().bytes);
   assert.throws(() => snapshot.readPages(0, pageIndex(60), 5, new Uint8Array(5 * 4096)), { kind: 'usage' });
   assert.throws(() => snapshot.readPages(0, pageIndex(0), 1, new Uint8Array(4097)), { kind: 'usage' });
+});
+
+test('a page that came as two thousand differences is put together with a few reads', () => {
+  const count = 2000;
+  const out = new ByteWriter();
+  normalRecord(out, 0, new Uint8Array(4096).fill(1), 'a');
+  for (let index = 0; index < count; index += 1) {
+    // One byte more of the page is 2 each time.
+    const at = index % 127;
+    xbzrleRecord(out, 0, Uint8Array.of(at, 1, 2 + (index % 100)), 'a');
+  }
+  const builder = new StreamBuilder().header().raw(ramStart(1, [{ name: 'a', usedLength: 4096 }]));
+  builder.raw(ramPart(ElementType.SECTION_PART, 1)).raw(out.copy()).raw(ramBodyEnd(1));
+  builder.raw(ramPart(ElementType.SECTION_END, 1)).raw(ramBodyEnd(1)).raw(streamEnd(''));
+  const { snapshot, reads } = open(builder.bytes);
+  const target = new Uint8Array(4096);
+  snapshot.readPages(0, pageIndex(0), 1, target);
+  const expected = new Uint8Array(4096).fill(1);
+  for (let index = 0; index < count; index += 1) {
+    expected[index % 127] = 2 + (index % 100);
+  }
+  assert.deepEqual(target, expected);
+  assert.ok(reads() < 10, `${reads()} reads`);
 });

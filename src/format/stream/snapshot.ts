@@ -11,6 +11,9 @@ import { decodeXbzrle } from './xbzrle.js';
 /** Bytes of one read while gathering pages: large enough that the system call does not matter. */
 const READ_BYTES = 1024 * 1024;
 
+/** Bytes read ahead where a page is put together from deltas. */
+const DELTA_READ_BYTES = 64 * 1024;
+
 /** Records and bytes between two wanted pages that are read along rather than skipped with another read. */
 const GAP_BYTES = 16 * 1024;
 
@@ -142,22 +145,35 @@ export class StreamSnapshot implements Snapshot {
 
   /** Builds a page from the last whole content before its deltas, and the deltas in the order of the stream. */
   #readDeltas(entry: number, target: Uint8Array): void {
-    const deltas: number[] = [];
+    let count = 0;
     let base = entry;
-    while (base < 0) {
-      deltas.push(-1 - base);
-      base = this.#deltas.before(-1 - base);
+    for (; base < 0; base = this.#deltas.before(-1 - base)) {
+      count += 1;
+    }
+    const deltas = new Float64Array(count);
+    for (let at = entry; at < 0; at = this.#deltas.before(-1 - at)) {
+      deltas[--count] = -1 - at;
     }
     if (kindOfEntry(base) === PageKind.present) {
       this.#readAt(base, target);
     } else {
       target.fill(0);
     }
-    for (const delta of deltas.reverse()) {
+    const end = (delta: number): number => this.#deltas.offset(delta) + this.#deltas.length(delta);
+    const last = end(deltas.at(-1)!);
+    if (this.#scratch.length === 0) {
+      this.#scratch = new Uint8Array(READ_BYTES);
+    }
+    // A page that changed in every pass has thousands, mostly not far from each other: they come with one read.
+    let [from, to] = [0, 0];
+    for (const delta of deltas) {
       const offset = this.#deltas.offset(delta);
-      const encoded = new Uint8Array(this.#deltas.length(delta));
-      this.#readAt(offset, encoded);
-      decodeXbzrle(encoded, 0, encoded.length, target, offset);
+      if (end(delta) > to) {
+        from = offset;
+        to = Math.max(end(delta), Math.min(offset + DELTA_READ_BYTES, last));
+        this.#readAt(from, this.#scratch.subarray(0, to - from));
+      }
+      decodeXbzrle(this.#scratch, offset - from, this.#deltas.length(delta), target, offset);
     }
   }
 }
