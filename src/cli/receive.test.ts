@@ -413,3 +413,34 @@ test('a page behind 2^31, into a mapped-ram file of 8 TiB, nearly all of it hole
   const [block] = JSON.parse(inspected.stdout).blocks;
   assert.deepEqual([block.usedLength, block.presentPages], [usedLength, 1]);
 });
+
+// What docs/hostile-input.md promises of the digest, measured: with half of a page's size for each it would be 120 MiB.
+test('thirty thousand pages, each in another MiB, in the memory that is promised', { timeout: 60_000 }, async () => {
+  const count = 30_000;
+  const { running, connect } = await receive('--json');
+  const socket = await connect();
+  function* chunks(): Generator<Uint8Array> {
+    yield streamHeader(testConfiguration());
+    yield ramStart(1, [{ name: 'pc.ram', usedLength: 2 ** 42 }]);
+    yield ramPart(ElementType.SECTION_PART, 1);
+    const page = Buffer.alloc(4096, 9);
+    for (let first = 0; first < count; first += 100) {
+      const records = new ByteWriter();
+      for (let index = first; index < first + 100; index += 1) {
+        normalRecord(records, index * MIB, page, 'pc.ram');
+      }
+      yield records.copy();
+    }
+    yield Buffer.concat([ramBodyEnd(1), ramPart(ElementType.SECTION_END, 1), ramBodyEnd(1), streamEnd('')]);
+  }
+  let peak = 0;
+  const watch = setInterval(() => {
+    peak = Math.max(peak, running.peakResidentBytes());
+  }, 20);
+  await writeAll(socket, chunks());
+  socket.end();
+  const { status, stderr } = await running.ended;
+  clearInterval(watch);
+  assert.equal(status, 0, stderr);
+  assert.ok(peak > 0 && peak < RESIDENT_LIMIT, `${(peak / MIB).toFixed()} MiB resident`);
+});
