@@ -78,3 +78,10 @@ export const channelDestroyed = (peer: string): RamferryError =>
 /** The peer vanished without ending its direction first. */
 export const peerClosed = (peer: string, activity: string): RamferryError =>
   channelError({ code: 'ECONNRESET' }, activity, peer);
+
+/** A named pipe has nobody at its other end. */
+export const pipeWithoutReader = (file: string, peer: string): RamferryError =>
+  new RamferryError('failed', 'NO_READER', `Cannot write ${peer}: nobody reads this pipe.`, {
+    file,
+    hint: 'start its reader first',
+  });

@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import { isatty } from 'node:tty';
 import { RamferryError } from '../memory/errors.js';
 import type { ByteChannel } from './channel.js';
-import { channelError } from './channel-error.js';
+import { channelError, pipeWithoutReader } from './channel-error.js';
 import { joinHalves } from './channel-halves.js';
 import { FileInput, FileOutput } from './file-channel-node.js';
 import { descriptorSocketChannel } from './socket-channel-node.js';
@@ -63,14 +63,15 @@ export const openFile = async (
   direction: Direction,
   offset: number,
 ): Promise<ByteChannel> => {
-  const { O_RDONLY, O_WRONLY, O_CREAT } = fs.constants;
+  const { O_RDONLY, O_WRONLY, O_CREAT, O_NONBLOCK } = fs.constants;
+  // Opened as others are, a named pipe whose other end nobody has would keep its thread, and this process, for ever.
+  const isPipe = fs.statSync(path, { throwIfNoEntry: false })?.isFIFO() === true;
   let descriptor: number | undefined;
   try {
     descriptor = await new Promise<number>((resolve, reject) => {
       // 0600: guest memory holds the guest's secrets.
-      fs.open(path, direction === 'read' ? O_RDONLY : O_WRONLY | O_CREAT, 0o600, (error, opened) =>
-        error ? reject(error) : resolve(opened),
-      );
+      const flags = (direction === 'read' ? O_RDONLY : O_WRONLY | O_CREAT) | (isPipe ? O_NONBLOCK : 0);
+      fs.open(path, flags, 0o600, (error, opened) => (error ? reject(error) : resolve(opened)));
     });
     const isRegular = fs.fstatSync(descriptor).isFile();
     if (isRegular && direction === 'write') {
@@ -81,7 +82,9 @@ export const openFile = async (
     if (descriptor !== undefined) {
       fs.closeSync(descriptor);
     }
-    throw channelError(error, 'open', peer);
+    throw isPipe && (error as NodeJS.ErrnoException).code === 'ENXIO'
+      ? pipeWithoutReader(path, peer)
+      : channelError(error, 'open', peer);
   }
 };
 

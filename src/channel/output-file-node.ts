@@ -7,9 +7,10 @@
 
 import fs from 'node:fs';
 import path from 'node:path';
+import { isatty } from 'node:tty';
 import { promisify } from 'node:util';
 import { RamferryError } from '../memory/errors.js';
-import { channelDestroyed, channelError } from './channel-error.js';
+import { channelDestroyed, channelError, pipeWithoutReader } from './channel-error.js';
 
 const fsync = (descriptor: number): Promise<void> => promisify(fs.fsync)(descriptor);
 
@@ -31,6 +32,35 @@ const openPartial = (target: string): [partial: string, descriptor: number] => {
       }
     }
   }
+};
+
+/** A descriptor of a named pipe, while somebody reads it. */
+const findReader = (path: string): number => {
+  try {
+    return fs.openSync(path, fs.constants.O_WRONLY | fs.constants.O_NONBLOCK);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENXIO') {
+      throw pipeWithoutReader(path, path);
+    }
+    throw error;
+  }
+};
+
+/** Opens what is no file. A named pipe that nobody reads would keep this thread from everything, until somebody does. */
+const openDevice = (path: string, existing: fs.Stats): number => {
+  const reader = existing.isFIFO() ? findReader(path) : undefined;
+  const descriptor = fs.openSync(path, 'w');
+  if (reader !== undefined) {
+    fs.closeSync(reader);
+  }
+  if (isatty(descriptor)) {
+    fs.closeSync(descriptor);
+    throw new RamferryError('usage', 'IS_TERMINAL', `${path} is a terminal; guest memory is not for reading aloud.`, {
+      file: path,
+      hint: 'name a file',
+    });
+  }
+  return descriptor;
 };
 
 export class OutputFile {
@@ -65,7 +95,7 @@ export class OutputFile {
         });
       }
       if (existing !== undefined && !existing.isFile()) {
-        return new OutputFile(fs.openSync(path, 'w'), path, path, undefined);
+        return new OutputFile(openDevice(path, existing), path, path, undefined);
       }
       const target = existing === undefined ? path : fs.realpathSync(path);
       const [partial, descriptor] = openPartial(target);
@@ -74,6 +104,7 @@ export class OutputFile {
       }
       return new OutputFile(descriptor, path, target, partial);
     } catch (error) {
+      refuseMissingFolder(error, path);
       throw channelError(error, 'write', path);
     }
   }
@@ -147,6 +178,17 @@ export class OutputFile {
     fs.closeSync(this.descriptor);
   }
 }
+
+/** "No such file" would be no news of a file that is to be made. */
+const refuseMissingFolder = (error: unknown, file: string): void => {
+  const folder = path.dirname(file);
+  if ((error as NodeJS.ErrnoException).code === 'ENOENT' && !fs.existsSync(folder)) {
+    throw new RamferryError('failed', 'NOT_FOUND', `Cannot write ${file}: there is no folder ${folder}.`, {
+      file,
+      cause: error,
+    });
+  }
+};
 
 /** Who we are to the file system; undefined where that means nothing. */
 const ownUser = (): number | undefined => process.geteuid?.();

@@ -163,7 +163,14 @@ const openSource = async (
 /** The clones of a file are found by the file. */
 const folderPrefix = (file: string): string => {
   try {
-    const { dev, ino } = fs.statSync(file);
+    const stat = fs.statSync(file);
+    if (!stat.isFile() && !stat.isBlockDevice()) {
+      throw new RamferryError('usage', 'NOT_A_FILE', `${file} is no file that clones could have their memory from.`, {
+        file,
+        hint: 'write what comes from a pipe to a file first',
+      });
+    }
+    const { dev, ino } = stat;
     return `ramferry-clone-${dev}-${ino}`;
   } catch (error) {
     throw channelError(error, 'open', file);

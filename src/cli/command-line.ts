@@ -5,9 +5,10 @@ import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { RamferryError } from '../memory/errors.js';
 import { EXIT_STATUS, failureDocument, failureText, isDebug, toFailure } from './failure.js';
-import { refuseToWriteInputs } from './files-of-run.js';
+import { type FilesOfRun, refuseToWriteInputs } from './files-of-run.js';
 import { Progress } from './progress.js';
 import { jsonText, terminalText } from './safe-text.js';
+import { STDOUT } from './stdout-output.js';
 import { terminalColors } from './terminal.js';
 import type { Verb, VerbEntry, VerbResult } from './verb.js';
 
@@ -96,8 +97,11 @@ const abortedBySignals = (progress: Progress): AbortSignal => {
   return controller.signal;
 };
 
-const runVerb = async ({ verb, operands, options }: ParsedCommand, progress: Progress): Promise<VerbResult> => {
-  const files = verb.files?.(operands, options);
+const runVerb = async (
+  { verb, operands, options }: ParsedCommand,
+  files: FilesOfRun | undefined,
+  progress: Progress,
+): Promise<VerbResult> => {
   if (files !== undefined) {
     refuseToWriteInputs(files);
   }
@@ -133,9 +137,10 @@ export const runCommandLine = async (verbs: readonly VerbEntry[], argv: readonly
     now: () => performance.now(),
   });
 
+  let report: NodeJS.WriteStream = process.stdout;
   const finish = async ({ document, text = '', failure: verbFailure }: Partial<VerbResult>): Promise<never> => {
     const error = verbFailure && failureDocument(verbFailure);
-    const unwritten = await writeAll(process.stdout, json ? jsonText({ ...document, error }) : terminalText(text));
+    const unwritten = await writeAll(report, json ? jsonText({ ...document, error }) : terminalText(text));
     const failure = unwritten === undefined ? verbFailure : toFailure(unwritten, entry?.name);
     if (failure !== undefined && (!json || unwritten !== undefined || isDebug())) {
       await writeAll(process.stderr, failureText(failure, terminalColors(process.stderr)));
@@ -153,7 +158,12 @@ export const runCommandLine = async (verbs: readonly VerbEntry[], argv: readonly
   process.on('uncaughtException', (error) => void fail(error));
   try {
     const parsed = await parse(verbs, argv);
-    const result = parsed === undefined ? undefined : await runVerb(parsed, progress);
+    const files = parsed?.verb.files?.(parsed.operands, parsed.options);
+    if (files?.writes.includes(STDOUT) === true) {
+      // Guest memory goes there, and nothing else.
+      report = process.stderr;
+    }
+    const result = parsed === undefined ? undefined : await runVerb(parsed, files, progress);
     if (result === undefined) {
       // Help and version are printed already, as text whatever `--json` says.
       await writeAll(process.stdout, '');

@@ -2,7 +2,6 @@
 
 import fs from 'node:fs';
 import { OutputFile } from '../channel/output-file-node.js';
-import { parseUri } from '../channel/uri.js';
 import {
   DEMAND_LIST_MAX_BYTES,
   type DemandedPage,
@@ -10,12 +9,12 @@ import {
   readDemandList,
   writeDemandList,
 } from '../format/demand-list.js';
+import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import type { Surroundings } from './read-memory-file.js';
 
 /** `FILE.demand`, also of `file:FILE,offset=N`. */
 export const demandPath = (operand: string): string => {
-  const endpoint = operand.startsWith('file:') ? parseUri(operand) : undefined;
-  return `${endpoint?.kind === 'file' ? endpoint.path : operand}.demand`;
+  return `${memoryFile(operand).path}.demand`;
 };
 
 /** What the list says; nothing, with a note, where it cannot be read: a guest starts without it as well. */
@@ -44,7 +43,9 @@ export const writeDemandFile = async (
   { progress }: Pick<Surroundings, 'progress'>,
 ): Promise<void> => {
   const joined = joinDemands(known, demands);
-  if (joined.length === known.length) {
+  // What was served from a pipe or a device has no place for it.
+  const isFile = fs.statSync(path.replace(/\.demand$/, ''), { throwIfNoEntry: false })?.isFile();
+  if (joined.length === known.length || isFile !== true) {
     return;
   }
   try {

@@ -52,6 +52,11 @@ export const diff: Verb = {
   async run({ operands, signal, progress }) {
     const surroundings = { signal, progress };
     const [a, b] = operands as [string, string];
+    if (a === '-' && b === '-') {
+      throw new RamferryError('usage', 'STDIN_TWICE', 'Only one of the two can come from stdin.', {
+        hint: 'give the name of a file for the other one',
+      });
+    }
     const first = await readWholeMemoryFile(a, surroundings);
     try {
       const second = await readWholeMemoryFile(b, surroundings);

@@ -24,6 +24,7 @@ import { RamferryError } from '../memory/errors.js';
 import { Segment } from '../memory/segment.js';
 import { pageIndex } from '../memory/units.js';
 import { inSlices, type MemoryFile, type Surroundings } from './read-memory-file.js';
+import { isStdout, STDOUT } from './stdout-output.js';
 
 /** How every digest begins, whatever its version. */
 const HEAD = '{"format":"ramferry digest ';
@@ -31,13 +32,16 @@ const HEAD = '{"format":"ramferry digest ';
 export const NO_DIGEST_HELP = 'do not write OUT.digest, which verify and send check the file against';
 
 /** Whether an output can have a sidecar: a device or a pipe cannot. */
-export const hasSidecar = (out: string): boolean => fs.statSync(out).isFile();
+export const hasSidecar = (out: string): boolean => !isStdout(out) && fs.statSync(out).isFile();
 
 /**
  * Refuses an output whose sidecar would replace a file that is no digest, before anything is written.
  * @throws RamferryError `FILE_EXISTS`
  */
 export const refuseForeignSidecar = (out: string): void => {
+  if (isStdout(out)) {
+    return;
+  }
   const path = sidecarPath(out);
   const stat = fs.statSync(path, { throwIfNoEntry: false });
   if (stat === undefined || (stat.isFile() && (stat.size === 0 || headOfFile(path) === HEAD))) {
@@ -65,7 +69,7 @@ const headOfFile = (path: string): string => {
 
 /** What a run writes that makes `out`, for `FilesOfRun`. */
 export const outputsWithSidecar = (out: string, hasDigest: boolean): string[] =>
-  hasDigest ? [out, sidecarPath(out)] : [out];
+  isStdout(out) ? [STDOUT] : hasDigest ? [out, sidecarPath(out)] : [out];
 
 /** What a file is: all that goes into its sidecar but the memory. */
 export interface DigestedFile {

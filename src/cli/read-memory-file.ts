@@ -12,7 +12,7 @@ import { RamferryError } from '../memory/errors.js';
 import type { Invocation } from './verb.js';
 
 /** Work that is over sooner needs no progress line. */
-const SILENT_MS = 300;
+export const SILENT_MS = 300;
 
 /** Longest time in which nobody else gets a turn. */
 const SLICE_MS = 30;
@@ -78,7 +78,7 @@ export interface MemoryFile {
 
 /** Finds the stream in a file, with a progress line if it has to be unpacked. */
 export const openMemoryFile = (operand: string, surroundings: Surroundings): Promise<OpenedContainer> =>
-  openContainer(operand, { signal: surroundings.signal, onProgress: unpackingProgress(surroundings) });
+  openContainer(operand, { signal: surroundings.signal, onProgress: copyingProgress(surroundings) });
 
 /** What shows without reading the stream that it is not whole. */
 export const damageAtOnce = (container: OpenedContainer): RamferryError | undefined =>
@@ -144,8 +144,8 @@ export const indexWholeMemoryFile = async (
   return { ...opened, snapshot };
 };
 
-/** Says how far unpacking is, now and then. */
-const unpackingProgress = ({ progress }: Surroundings): ((packedBytes: number) => void) => {
+/** Says how far a temporary copy is, now and then. */
+const copyingProgress = ({ progress }: Surroundings): ((packedBytes: number) => void) => {
   const start = performance.now();
   let last = start;
   let done = 0;
@@ -154,7 +154,7 @@ const unpackingProgress = ({ progress }: Surroundings): ((packedBytes: number) =
     const now = performance.now();
     if (now - last > SILENT_MS) {
       last = now;
-      progress.update({ phase: 'unpacking', bytesPerSecond: (done * 1000) / (now - start) });
+      progress.update({ phase: 'copying', bytesPerSecond: (done * 1000) / (now - start) });
     }
   };
 };

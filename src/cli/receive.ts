@@ -40,7 +40,9 @@ import { formatBytes, formatCount, formatTable } from './format.js';
 import { incomingProgress, totalsTable } from './migration-report.js';
 import type { Progress } from './progress.js';
 import { readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
+import { ReceivedOnStdout } from './received-on-stdout.js';
 import { oneLine } from './safe-text.js';
+import { isStdout, refuseUnorderedStdout } from './stdout-output.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
@@ -86,7 +88,12 @@ export const receive: Verb<ReceiveOptions> = {
     if (options.digest) {
       refuseForeignSidecar(out);
     }
-    const file = openReceived[options.to](OutputFile.open(out), { digests: options.digest });
+    if (options.to === 'mapped-ram') {
+      refuseUnorderedStdout(out, options.to, 'name a file, or receive it as a stream');
+    }
+    const file: Received = isStdout(out)
+      ? new ReceivedOnStdout()
+      : openReceived[options.to](OutputFile.open(out), { digests: options.digest });
     try {
       const channel = await connect(uri, endpoint, signal, progress);
       const target = new PassTarget(file.target);
@@ -283,7 +290,7 @@ const summary = (
   const { returnPath, warnings } = report.ramferry;
   const colors = terminalColors(process.stdout);
   const confirmed = returnPath
-    ? ['source told', 'once the file was on disk']
+    ? ['source told', isStdout(out) ? 'once all was written to stdout' : 'once the file was on disk']
     : ['source told', colors.yellow('not: without a return path it does not wait for the file to be on disk')];
   const facts = formatTable(
     [['machine', machine], ['file', `${formatCount(fileBytes)} bytes`], ...(hasSource ? [confirmed] : [])],

@@ -20,6 +20,7 @@ import { plural } from './inspect-text.js';
 import { sizeOption } from './migration-options.js';
 import { incomingProgress, progressOf, totalsTable } from './migration-report.js';
 import { oneLine } from './safe-text.js';
+import { isStdout } from './stdout-output.js';
 import type { Verb } from './verb.js';
 
 interface RelayVerbOptions {
@@ -71,6 +72,7 @@ export const relay: Verb<RelayVerbOptions> = {
     const [uri, ...targets] = operands as [string, ...string[]];
     const spool = options.spool ?? `relay-${process.pid}.mapped`;
     checkUris(uri, targets);
+    checkSpool(spool);
     await rehearseRelay();
     const destinations = await connectAll(targets, options.retry * MS, signal);
     try {
@@ -120,6 +122,15 @@ export const relay: Verb<RelayVerbOptions> = {
       }
     }
   },
+};
+
+/** The spool is written at positions, and read again. */
+const checkSpool = (spool: string): void => {
+  if (isStdout(spool)) {
+    throw new RamferryError('usage', 'NOT_SEEKABLE', 'The spool cannot be stdout: it is a file.', {
+      hint: 'name one, as in --spool /dev/shm/guest',
+    });
+  }
 };
 
 const checkUris = (uri: string, targets: readonly string[]): void => {

@@ -6,6 +6,7 @@ import type { ReadAt } from '../format/snapshot.js';
 import { RamferryError } from '../memory/errors.js';
 
 export interface FileReader {
+  readonly descriptor: number;
   /** Throws a RamferryError of kind `failed`, also where the file became shorter than it was. */
   readonly readAt: ReadAt;
   /** The same in another thread of Node's pool. `target` must stay alone until then. */
@@ -22,17 +23,44 @@ const guarded = <Result>(file: string, activity: string, call: () => Result): Re
   }
 };
 
-/** @throws RamferryError `failed` if it cannot be opened, `usage` if it is not a regular file */
+/** @throws RamferryError `failed` if it cannot be opened, `usage` if it cannot be read by position */
 export const openFileReader = (file: string): FileReader => {
   const descriptor = guarded(file, 'open', () => openSync(file, 'r'));
-  if (!fstatSync(descriptor).isFile()) {
-    closeSync(descriptor);
-    throw new RamferryError('usage', 'NOT_A_FILE', `${file} is not a regular file.`, {
-      file,
-      hint: 'Memory files are read by position, which pipes and devices do not allow: make a copy.',
-    });
+  const stat = fstatSync(descriptor);
+  if (stat.isFile()) {
+    return readerOf(descriptor, file);
   }
-  return readerOf(descriptor, file);
+  if (stat.isBlockDevice()) {
+    return { ...readerOf(descriptor, file), sizeBytes: guarded(file, 'read', () => sizeOfDevice(descriptor)) };
+  }
+  closeSync(descriptor);
+  if (stat.isDirectory()) {
+    throw channelError({ code: 'EISDIR' }, 'read', file);
+  }
+  throw new RamferryError('usage', 'NOT_A_FILE', `${file} is neither a file nor a pipe: it has no memory file in it.`, {
+    file,
+  });
+};
+
+/** Found by reading: behind its end there is nothing to be had. No other way tells it of every device. */
+const sizeOfDevice = (descriptor: number): number => {
+  const byte = new Uint8Array(1);
+  const hasByte = (position: number): boolean => fs.readSync(descriptor, byte, 0, 1, position) === 1;
+  let end = 1;
+  while (hasByte(end - 1)) {
+    end *= 2;
+  }
+  // Of [start, end), the first byte that is not there.
+  let start = Math.floor(end / 2);
+  while (start < end - 1) {
+    const middle = start + Math.floor((end - start) / 2);
+    if (hasByte(middle - 1)) {
+      start = middle;
+    } else {
+      end = middle;
+    }
+  }
+  return start;
 };
 
 /** Reads an open regular file, and closes it in the end; `file` is its name in errors. */
@@ -43,6 +71,7 @@ export const readerOf = (descriptor: number, file: string): FileReader => {
       offset,
     });
   return {
+    descriptor,
     readAt: (position, target) => {
       for (let done = 0; done < target.length; ) {
         const at = position + done;

@@ -1,5 +1,7 @@
 // Opens a memory file for reading by page, whatever it is: what decides is its content.
 //
+//   pipe ─▶ a temporary file
+//               ▼
 //   file ─▶ libvirt image? ─ yes ─▶ raw, sparse: the data begin at an offset
 //               │                   gzip, zstd:  unpacked into a temporary file
 //               no                  others:      an error that names the program
@@ -14,7 +16,9 @@ import { openSnapshot } from '../format/open-snapshot.js';
 import type { Snapshot } from '../format/snapshot.js';
 import { RamferryError } from '../memory/errors.js';
 import { type FileReader, openFileReader } from './file-reader-node.js';
-import { type UnpackOptions, unpack } from './unpack-node.js';
+import { readPipe } from './read-pipe-node.js';
+import type { CopyOptions } from './unnamed-copy-node.js';
+import { unpack } from './unpack-node.js';
 
 /** A file of which it is known where its stream begins. */
 export interface OpenedContainer extends FileReader {
@@ -28,20 +32,26 @@ export interface OpenedContainer extends FileReader {
   readonly libvirt: LibvirtImage | undefined;
 }
 
+/** How stdin is called, which is `-` on the command line. */
+export const STDIN = '/dev/stdin';
+
 /** The file that an operand names, and the byte at which to begin. */
 export const memoryFile = (operand: string): { readonly path: string; readonly offset: number } => {
+  if (operand === '-') {
+    return { path: STDIN, offset: 0 };
+  }
   const endpoint = operand.startsWith('file:') ? parseUri(operand) : undefined;
   return endpoint?.kind === 'file' ? endpoint : { path: operand, offset: 0 };
 };
 
 /**
  * Finds the stream in a file.
- * @param operand a path, or `file:PATH,offset=N` for a stream that begins at byte N
+ * @param operand a path, `-` for stdin, or `file:PATH,offset=N` for a stream that begins at byte N
  * @throws RamferryError `invalid` if it is no memory file, `failed` if it cannot be read, `usage` if it is no file
  */
-export const openContainer = async (operand: string, options: UnpackOptions = {}): Promise<OpenedContainer> => {
+export const openContainer = async (operand: string, options: CopyOptions = {}): Promise<OpenedContainer> => {
   const { path: file, offset } = memoryFile(operand);
-  const reader = openFileReader(file);
+  const reader = (await readPipe(file, options)) ?? openFileReader(file);
   try {
     const found = findStream(reader, file, offset);
     const { libvirt, startOffset } = found;
@@ -49,7 +59,7 @@ export const openContainer = async (operand: string, options: UnpackOptions = {}
     if (libvirt === undefined || libvirt.format === 'raw' || libvirt.format === 'sparse') {
       return { ...reader, file, fileBytes, startOffset, libvirt };
     }
-    const unpacked = await unpack(file, startOffset, libvirt.format, options);
+    const unpacked = await unpack(reader, file, startOffset, libvirt.format, options);
     reader.close();
     return { ...unpacked, file, fileBytes, startOffset: 0, libvirt };
   } catch (error) {
@@ -105,7 +115,7 @@ export interface OpenedSnapshotFile {
  * @param operand as for `openContainer`
  * @throws RamferryError `invalid` if it is not whole, `failed` if it cannot be read
  */
-export const openSnapshotFile = async (operand: string, options: UnpackOptions = {}): Promise<OpenedSnapshotFile> => {
+export const openSnapshotFile = async (operand: string, options: CopyOptions = {}): Promise<OpenedSnapshotFile> => {
   const container = await openContainer(operand, options);
   const { file, readAt, sizeBytes, startOffset, close } = container;
   try {

@@ -1,15 +1,14 @@
 // Packed data of a container, unpacked into a temporary file without a name: pages are read in any order, which no packed
 // format allows.
 
-import { createReadStream, write } from 'node:fs';
-import { Writable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
+import { createReadStream } from 'node:fs';
 import * as zlib from 'node:zlib';
 import { channelError } from '../channel/channel-error.js';
-import { openUnnamedFile, UNNAMED_FILE } from '../channel/unnamed-file-node.js';
+import { reopen } from '../channel/unnamed-file-node.js';
 import type { LibvirtFormat } from '../format/libvirt/save-image.js';
 import { RamferryError } from '../memory/errors.js';
-import { type FileReader, readerOf } from './file-reader-node.js';
+import type { FileReader } from './file-reader-node.js';
+import { type CopyOptions, unnamedCopy } from './unnamed-copy-node.js';
 
 /** Bytes of a read of the packed data. */
 const READ_BYTES = 1024 * 1024;
@@ -22,22 +21,17 @@ const unpackers: Readonly<Partial<Record<LibvirtFormat, typeof zlib.createGunzip
   zstd: createZstdDecompress,
 };
 
-export interface UnpackOptions {
-  readonly signal?: AbortSignal | undefined;
-  /** Called with the bytes that a step took of the packed data. */
-  readonly onProgress?: ((packedBytes: number) => void) | undefined;
-}
-
 /**
  * Unpacks everything from byte `offset` of the file on.
  * @throws RamferryError `invalid` if the data are damaged, or packed in a way that this Node does not unpack;
  *   `failed` if the temporary file cannot be written
  */
 export const unpack = async (
+  reader: Pick<FileReader, 'descriptor'>,
   file: string,
   offset: number,
   format: LibvirtFormat,
-  { signal, onProgress }: UnpackOptions = {},
+  options: CopyOptions = {},
 ): Promise<FileReader> => {
   const createUnpacker = unpackers[format];
   if (createUnpacker === undefined) {
@@ -48,35 +42,12 @@ export const unpack = async (
       { file, offset, value: format, hint: `Unpack it: tail -c +${offset + 1} ${file} | ${format} -dc > guest.mig` },
     );
   }
-  const descriptor = openUnnamedFile();
-  const reader = readerOf(descriptor, file);
-  const packed = createReadStream(file, { start: offset, highWaterMark: READ_BYTES });
-  packed.on('data', (piece) => onProgress?.(piece.length));
-  let position = 0;
-  const sink = new Writable({
-    write(piece: Buffer, _encoding, done) {
-      const writeFrom = (at: number): void => {
-        write(descriptor, piece, at, piece.length - at, position, (error, count) => {
-          if (error) {
-            done(channelError(error, 'write', UNNAMED_FILE));
-            return;
-          }
-          position += count;
-          if (at + count < piece.length) {
-            writeFrom(at + count);
-          } else {
-            done();
-          }
-        });
-      };
-      writeFrom(0);
-    },
-  });
+  // By a descriptor of its own, which the stream closes.
+  const packed = createReadStream('', { fd: reopen(reader.descriptor), start: offset, highWaterMark: READ_BYTES });
   try {
-    await pipeline(packed, createUnpacker({ chunkSize: READ_BYTES }), sink, { signal });
+    return await unnamedCopy(file, packed, createUnpacker({ chunkSize: READ_BYTES }), options);
   } catch (error) {
-    reader.close();
-    signal?.throwIfAborted();
+    options.signal?.throwIfAborted();
     if (error instanceof RamferryError) {
       throw error;
     }
@@ -91,5 +62,4 @@ export const unpack = async (
       { file, offset: at, cause: error },
     );
   }
-  return { ...reader, sizeBytes: position };
 };

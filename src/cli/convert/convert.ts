@@ -17,6 +17,7 @@ import { NO_DIGEST_HELP, outputsWithSidecar, refuseForeignSidecar } from '../dig
 import { formatBytes, formatDuration, formatRate, formatTable } from '../format.js';
 import { plural } from '../inspect-text.js';
 import { INDEX_HELP, indexWholeMemoryFile, openMemoryFile } from '../read-memory-file.js';
+import { refuseUnorderedStdout } from '../stdout-output.js';
 import { terminalColors } from '../terminal.js';
 import type { Verb } from '../verb.js';
 import type { Conversion, Converted, Written } from './conversion.js';
@@ -67,6 +68,9 @@ export const convert: Verb<ConvertOptions> = {
         value: block,
         hint: '--block is for raw and elf',
       });
+    }
+    if (to === 'mapped-ram') {
+      refuseUnorderedStdout(out, to, 'name a file');
     }
     if (digest && isLoadable(to)) {
       refuseForeignSidecar(out);

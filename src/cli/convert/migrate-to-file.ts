@@ -13,6 +13,7 @@ import type { PageSink } from '../../source/page-sink.js';
 import { defaultParameters } from '../../source/parameters.js';
 import { StreamSink } from '../../source/stream-sink.js';
 import { progressOf } from '../migration-report.js';
+import { isStdout, openStdout } from '../stdout-output.js';
 import { type Conversion, nameAndLength, sidecarOf, type Written } from './conversion.js';
 
 const migrate = async (
@@ -40,6 +41,9 @@ const migrate = async (
 };
 
 export const writeStream = async (conversion: Conversion): Promise<Written> => {
+  if (isStdout(conversion.out)) {
+    return migrate(conversion, new StreamSink(openStdout(), { returnPath: false }));
+  }
   const output = OutputFile.open(conversion.out);
   try {
     const channel = await openFile(conversion.out, output.currentPath, 'write', 0);

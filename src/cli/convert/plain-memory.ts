@@ -1,16 +1,23 @@
 // Any memory file to guest memory as it is, for tools that know nothing of migration: raw, or an ELF core.
 
+import fs from 'node:fs';
+import { promisify } from 'node:util';
+import type { ByteChannel } from '../../channel/channel.js';
 import { channelError } from '../../channel/channel-error.js';
 import { OutputFile } from '../../channel/output-file-node.js';
 import { writeFully } from '../../channel/write-fully-node.js';
 import { elfCore, pcMemoryLayout } from '../../format/elf-core.js';
 import type { Snapshot } from '../../format/index.js';
 import type { ReadRamBlock } from '../../format/stream/stream-handler.js';
+import { copyDensely } from '../../guest/dense-copy-node.js';
 import { copySparsely } from '../../guest/sparse-copy-node.js';
 import { RamferryError } from '../../memory/errors.js';
 import { OutputFolder } from '../output-folder.js';
-import { inSlices } from '../read-memory-file.js';
+import { inSlices, SILENT_MS } from '../read-memory-file.js';
+import { isStdout, openStdout, refuseUnorderedStdout } from '../stdout-output.js';
 import { type Conversion, nameAndLength, type Written } from './conversion.js';
+
+const writeSome = promisify(fs.write);
 
 /** @throws RamferryError `usage`, naming the blocks that there are */
 const blockNamed = ({ setup }: Snapshot, name: string, file: string): ReadRamBlock => {
@@ -31,6 +38,7 @@ export const rawFileName = (block: string): string =>
   `${block.replace(/[^\w@.:-]/g, (character) => `%${character.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`)}.raw`;
 
 const writeRawFolder = async ({ snapshot, out, surroundings }: Conversion): Promise<Written> => {
+  refuseUnorderedStdout(out, 'raw, of all RAM blocks,', 'one block can be: name it with --block');
   const folder = OutputFolder.open(out);
   try {
     const blocks = snapshot.setup.blocks.map((block) => ({ ...nameAndLength(block), file: rawFileName(block.name) }));
@@ -46,14 +54,29 @@ const writeRawFolder = async ({ snapshot, out, surroundings }: Conversion): Prom
 
 /** One block as one file, with `head` before it. */
 const writeBlock = async (
-  { snapshot, out, surroundings }: Conversion,
+  conversion: Conversion,
   block: ReadRamBlock,
   head: Uint8Array,
   position: number,
 ): Promise<Written> => {
+  const { snapshot, out, surroundings } = conversion;
+  if (isStdout(out)) {
+    const channel = openStdout();
+    const written = await writeInOrder(conversion, block, head, position, (bytes) => writeToChannel(channel, bytes));
+    await channel.end();
+    return written;
+  }
   const output = OutputFile.open(out);
   const { descriptor } = output;
   try {
+    if (!output.isNew) {
+      // A device holds what somebody else has left there, and a pipe has no positions.
+      const written = await writeInOrder(conversion, block, head, position, (bytes) =>
+        appendFully(descriptor, bytes, out),
+      );
+      await output.commit();
+      return written;
+    }
     try {
       writeFully(descriptor, head, 0, head.length, 0);
     } catch (error) {
@@ -66,6 +89,48 @@ const writeBlock = async (
     return { blocks: [nameAndLength(block)], fileBytes: head.length + ramBytes };
   } finally {
     output.abort();
+  }
+};
+
+/** The same for what is written from its beginning to its end, zeros included. */
+const writeInOrder = async (
+  { snapshot, surroundings }: Conversion,
+  block: ReadRamBlock,
+  head: Uint8Array,
+  position: number,
+  write: (bytes: Uint8Array) => Promise<void>,
+): Promise<Written> => {
+  const { signal, progress } = surroundings;
+  const start = performance.now();
+  await write(head);
+  await write(new Uint8Array(position - head.length));
+  const totalBytes = block.usedLength;
+  await copyDensely(snapshot, block.index, write, {
+    signal,
+    onProgress: (done) => {
+      const elapsed = performance.now() - start;
+      if (elapsed > SILENT_MS) {
+        const bytesPerSecond = (done * 1000) / elapsed;
+        progress.update({ phase: 'writing', totalBytes, remainingBytes: totalBytes - done, bytesPerSecond });
+      }
+    },
+  });
+  return { blocks: [nameAndLength(block)], fileBytes: position + totalBytes };
+};
+
+const writeToChannel = (channel: ByteChannel, bytes: Uint8Array): Promise<void> =>
+  new Promise((resolve, reject) => {
+    channel.write(bytes, (error) => (error === undefined ? resolve() : reject(error)));
+  });
+
+/** Writes where the descriptor stands. */
+const appendFully = async (descriptor: number, bytes: Uint8Array, file: string): Promise<void> => {
+  try {
+    for (let at = 0; at < bytes.length; ) {
+      at += (await writeSome(descriptor, bytes, at)).bytesWritten;
+    }
+  } catch (error) {
+    throw channelError(error, 'write', file);
   }
 };
 
