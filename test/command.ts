@@ -4,7 +4,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
-const bin = fileURLToPath(new URL('../../bin/ramferry.js', import.meta.url));
+/** The command's entry. */
+export const bin = fileURLToPath(new URL('../../bin/ramferry.js', import.meta.url));
 
 export interface CommandResult {
   readonly status: number | null;

@@ -6,8 +6,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { RunningCommand } from '../../test/command.js';
+import { bin, RunningCommand } from '../../test/command.js';
 import { patternPage, StreamBuilder, testDevice } from '../../test/streams.js';
 import { until } from '../../test/until.js';
 
@@ -27,7 +26,6 @@ const { bytes } = new StreamBuilder()
   .devices([testDevice('cpu', 40)]);
 const file = at('guest.mig');
 fs.writeFileSync(file, bytes);
-const bin = fileURLToPath(new URL('../../../bin/ramferry.js', import.meta.url));
 
 interface ShellResult {
   readonly status: number;
