@@ -135,14 +135,16 @@ export const serve: Verb<ServeOptions> = {
 
 /** What to do about a failure, where the error itself does not say. */
 const withAdvice = (error: RamferryError, hasRun: boolean, uri: string): RamferryError => {
-  if (error.hint !== undefined && (error.code !== 'PEER_CLOSED' || error.value === UNANSWERED)) {
+  const needs = `Look at the destination: it needs the capability postcopy-ram, and migrate-incoming ${uri} after that.`;
+  if (error.value === UNANSWERED && !hasRun) {
+    return error.with({ hint: `${needs} ${error.hint}` });
+  }
+  if (error.hint !== undefined && error.code !== 'PEER_CLOSED') {
     return error;
   }
   const paused =
     'Should QEMU say postcopy-paused, its guest waits there: give it migrate-recover with an address, then use serve --recover with that.';
-  const hint = hasRun
-    ? paused
-    : `Look at the destination: it needs the capability postcopy-ram, and migrate-incoming ${uri} after that. ${paused}`;
+  const hint = hasRun ? paused : `${needs} ${paused}`;
   return error.with({ hint });
 };
 

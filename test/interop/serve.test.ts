@@ -40,7 +40,8 @@ let sockets = 0;
 const socketUri = (lab: Lab): string => `unix:${lab.path(`socket-${(sockets += 1)}`)}`;
 
 const serve = (lab: Lab, file: string, uri: string, ...options: readonly string[]): Ramferry =>
-  Ramferry.start(lab, 'serve', file, uri, '--json', '--retry', '10', ...options);
+  // The corpus was saved while it was stopped.
+  Ramferry.start(lab, 'serve', file, uri, '--json', '--run', '--retry', '10', ...options);
 
 /** Starts serving a file toward a waiting guest. */
 const startServing = async (
