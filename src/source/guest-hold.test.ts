@@ -97,6 +97,20 @@ for (const hasMoved of [true, false]) {
   });
 }
 
+test('dead between the confirmation and its effect on the guest: it is not resumed', async () => {
+  const { guest } = makeGuest();
+  const shared = allocateGuestHold();
+  const engine = new GuestHold(guest, undefined, shared);
+  await engine.stop();
+  guest.leave = () => {
+    throw new Error('killed');
+  };
+  engine.giveAway(true);
+  Reflect.deleteProperty(guest, 'leave');
+  assert.deepEqual(await new GuestHold(guest, undefined, shared).undo(), []);
+  assert.deepEqual([guest.running, guest.resumes, guest.left], [false, 0, 'moved']);
+});
+
 test('every step of the clean-up is tried, and the report says what failed', async () => {
   const { guest, hints, throttled, managers, isLogged } = makeGuest();
   guest.resume = async () => {
