@@ -263,7 +263,7 @@ const supervise = async (options: Supervision): Promise<VerbResult> => {
 const stateOf = ({ all, run }: Clones, { decision }: GuestSource): string => {
   const clones = plural(all.length, 'clone');
   if (run) {
-    return `${clones} run`;
+    return `${clones} ${all.length === 1 ? 'runs' : 'run'}`;
   }
   return decision.runs
     ? `${clones} loaded and paused, as -S says`

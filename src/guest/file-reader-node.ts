@@ -34,12 +34,8 @@ export const openFileReader = (file: string): FileReader => {
     return { ...readerOf(descriptor, file), sizeBytes: guarded(file, 'read', () => sizeOfDevice(descriptor)) };
   }
   closeSync(descriptor);
-  if (stat.isDirectory()) {
-    throw channelError({ code: 'EISDIR' }, 'read', file);
-  }
-  throw new RamferryError('usage', 'NOT_A_FILE', `${file} is neither a file nor a pipe: it has no memory file in it.`, {
-    file,
-  });
+  const kind = stat.isDirectory() ? 'a directory' : 'neither a file nor a pipe';
+  throw new RamferryError('usage', 'NOT_A_FILE', `${file} is ${kind}: it has no memory file in it.`, { file });
 };
 
 /** Found by reading: behind its end there is nothing to be had. No other way tells it of every device. */

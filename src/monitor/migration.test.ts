@@ -364,8 +364,16 @@ test('a stream to a file that fails leaves what was there, and the guest running
   const uri = fileUri();
   const file = uri.slice('file:'.length);
   writeFileSync(file, 'precious');
-  const running = migration(guest, uri, { returnPath: false, parameters: { maxBandwidth: 2 ** 20 } });
-  await sleep(100);
+  let isActive = (): void => {};
+  const active = new Promise<void>((resolve) => {
+    isActive = resolve;
+  });
+  const running = migration(guest, uri, {
+    returnPath: false,
+    parameters: { maxBandwidth: 2 ** 20 },
+    onStatus: (status) => status === 'active' && isActive(),
+  });
+  await active;
   assert.equal(readFileSync(file, 'utf8'), 'precious');
   running.cancel();
   assert.equal((await running.ended).report.status, 'cancelled');

@@ -456,7 +456,7 @@ export class PostcopySink extends StreamSink {
     const watch = setInterval(() => {
       if (this.#clock.now() - this.#lastSign >= stallMs) {
         const { peer } = this;
-        const message = `The destination ${peer} has neither said nor read anything for ${Math.round(stallMs / 100) / 10} s.`;
+        const message = `The destination ${peer} has neither said nor read anything for ${Math.round(stallMs / 10) / 100} s.`;
         const details = { file: peer, value: stallMs, ...(hint !== undefined && { hint }) };
         this.abort(new RamferryError('failed', 'PEER_STALLED', message, details));
       }
