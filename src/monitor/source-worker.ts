@@ -1,5 +1,6 @@
 // The engine's thread: attaches the guest, opens the sink, runs one migration.
 
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parentPort, workerData } from 'node:worker_threads';
 import { openChannel } from '../channel/open-channel-node.js';
 import { RamferryError } from '../memory/errors.js';
@@ -13,6 +14,9 @@ import { openSink } from './open-sink.js';
 import { refusePreempt, refuseRelease } from './postcopy-obstacles.js';
 import { rehearseMeanwhile, rehearsePostcopy } from './rehearsal.js';
 import { type FromSource, plainError, ramferryError, type SourceStart, type ToSource } from './source-messages.js';
+
+/** A file that was given up is gone within milliseconds; a command or a disk that hangs is not waited for longer than this. */
+const CLOSE_MS = 1000;
 
 /** Pages that a guest asks for are remembered; a guest that wants more than these wants everything. */
 const DEMANDS_MAX = 65_536;
@@ -147,6 +151,8 @@ try {
   }
   const report = await source.run();
   const error = report.status === 'completed' ? undefined : plainError(source.error);
+  // Whoever hears of the end finds nothing half written any more.
+  await Promise.race([sink.closed, sleep(CLOSE_MS, undefined, { ref: false })]);
   post({ type: 'ended', report, error, demands });
 } catch (error) {
   post({ type: 'refused', error: plainError(error) });

@@ -80,4 +80,7 @@ export interface PageSink {
 
   /** Drops everything; pending and later waits reject with `reason`. */
   abort(reason: Error): void;
+
+  /** Resolves when nothing is open any more, after `finish` or `abort`. Undefined where both leave nothing open. */
+  readonly closed?: Promise<void>;
 }

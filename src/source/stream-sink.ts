@@ -87,6 +87,10 @@ export class StreamSink implements PageSink {
     this.#readReturnPath();
   }
 
+  get closed(): Promise<void> {
+    return this.channel.closed;
+  }
+
   protected get channel(): ByteChannel {
     return this.writer.channel;
   }

@@ -486,7 +486,8 @@ interopTest('what cannot be cloned says why, and leaves nothing', async (lab) =>
   // A machine that is not the guest's: QEMU's words, and whose.
   const other = await fail([file, '-n', '2'], [...template, '-device', 'virtio-balloon-pci', '-machine', 'q35'], 1);
   assert.equal(other.code, 'QEMU_EXITED');
-  assert.match(other.message, /^Clone 0: .*(?:machine|Machine)/s);
+  // Whichever was the first.
+  assert.match(other.message, /^Clone [01]: .*(?:machine|Machine)/s);
   // All in one file: before anything is started.
   const shared = [...template, '-drive', `file=${lab.path('disk')},format=raw,if=virtio`];
   fs.writeFileSync(lab.path('disk'), Buffer.alloc(MIB));
