@@ -443,7 +443,9 @@ test('addresses that cannot be used are refused with what to do', async () => {
   await assert.rejects(openChannel('fd:999', { direction: 'read' }), code('NO_DESCRIPTOR'));
   await assert.rejects(openChannel(`file:${folder}`, { direction: 'read' }), code('IS_DIRECTORY'));
   await assert.rejects(openChannel(`file:${freshPath()}`, { direction: 'read' }), code('NOT_FOUND'));
-  await assert.rejects(openChannel(`file:${freshPath()}`, { direction: 'both' }), code('ONE_WAY'));
+  const fresh = freshPath();
+  await assert.rejects(openChannel(`file:${fresh}`, { direction: 'both' }), code('ONE_WAY'));
+  assert.equal(fs.existsSync(fresh), false);
   await assert.rejects(
     openChannel('file:/dev/full', { direction: 'write' }).then((full) => write(full, 'x')),
     code('NO_SPACE'),

@@ -33,10 +33,7 @@ export const descriptorChannel = (
     return descriptorSocketChannel(peer, descriptor, { readable: true, writable: true });
   }
   if (direction === 'both') {
-    throw new RamferryError('usage', 'ONE_WAY', `${peer} goes one way only, and both are needed.`, {
-      file: peer,
-      hint: 'use a socket, or do without the return path',
-    });
+    throw oneWay(peer);
   }
   if (isatty(descriptor)) {
     throw new RamferryError('usage', 'IS_TERMINAL', `${peer} is a terminal; guest memory is not for reading aloud.`, {
@@ -63,6 +60,10 @@ export const openFile = async (
   direction: Direction,
   offset: number,
 ): Promise<ByteChannel> => {
+  if (direction === 'both') {
+    // Before an empty file is left there.
+    throw oneWay(peer);
+  }
   const { O_RDONLY, O_WRONLY, O_CREAT, O_NONBLOCK } = fs.constants;
   // Opened as others are, a named pipe whose other end nobody has would keep its thread, and this process, for ever.
   const isPipe = fs.statSync(path, { throwIfNoEntry: false })?.isFIFO() === true;
@@ -95,3 +96,9 @@ export const stdioChannel = (direction: Direction): ByteChannel =>
     direction === 'write' ? undefined : descriptorChannel('stdin', 0, 'read'),
     direction === 'read' ? undefined : descriptorChannel('stdout', 1, 'write'),
   );
+
+const oneWay = (peer: string): RamferryError =>
+  new RamferryError('usage', 'ONE_WAY', `${peer} goes one way only, and both are needed.`, {
+    file: peer,
+    hint: 'use a socket, or do without the return path',
+  });

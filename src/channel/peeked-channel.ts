@@ -92,7 +92,11 @@ export class PeekedChannel implements ByteChannel {
 
   /** The first bytes, then how it ended, or everything else straight from the channel. */
   #deliver(): void {
-    const reader = this.#reader!;
+    const reader = this.#reader;
+    if (reader === undefined) {
+      // Resumed twice, and the first time has done it.
+      return;
+    }
     while (!this.#isPaused && this.#taken < this.#count) {
       const space = spaceOf(reader);
       const byteCount = Math.min(space.length, this.#count - this.#taken);
@@ -104,11 +108,11 @@ export class PeekedChannel implements ByteChannel {
       return;
     }
     this.#first = new Uint8Array(0);
+    this.#reader = undefined;
     if (this.#end !== undefined) {
       this.#end(reader);
       return;
     }
-    this.#reader = undefined;
     this.#channel.read(reader);
     this.#channel.resume();
   }

@@ -2,11 +2,12 @@
 // the bitmap, in the device state.
 
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
-import { runCommand } from '../../test/command.js';
+import { RunningCommand, runCommand } from '../../test/command.js';
 import { patternPage, StreamBuilder, type TestRecord, testDevice } from '../../test/streams.js';
 import { pageIndex } from '../memory/units.js';
 import { type CheckedSnapshot, withDigest } from './checked-snapshot.js';
@@ -155,4 +156,17 @@ test('device state that is not what was saved is found at once; a digest of anot
   const { checked, notChecked } = withDigest(other.snapshot, other.container);
   assert.deepEqual([checked, /is of another file/.test(notChecked ?? '')], [undefined, true]);
   other.close();
+});
+
+test('a named pipe in the place of the digest is none, and nobody waits for its other end', async () => {
+  const file = await saved('stream');
+  fs.rmSync(`${file}.digest`);
+  execFileSync('mkfifo', [`${file}.digest`]);
+  // In a process of its own: who waits for a pipe cannot be interrupted.
+  const command = new RunningCommand(['verify', file]);
+  const patience = setTimeout(() => command.child.kill('SIGKILL'), 20_000);
+  const { status, stdout } = await command.ended;
+  clearTimeout(patience);
+  assert.equal(status, 0);
+  assert.match(stdout, /is no digest/);
 });

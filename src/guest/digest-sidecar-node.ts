@@ -94,10 +94,14 @@ export const findSidecar = (
   return { path, sidecar };
 };
 
-/** Undefined if it is none of ours. It is small, but nobody says so: a larger one than any guest needs is not read. */
+/**
+ * Undefined if it is none of ours. It is small, but nobody says so: a larger one than any guest needs is not read. Nor is what
+ * is no file: a named pipe would keep this thread, and the whole process, for ever.
+ */
 const readSidecar = (path: string): SavedSidecar | undefined => {
   try {
-    return fs.statSync(path).size > SIDECAR_LIMIT_BYTES ? undefined : parseSidecar(fs.readFileSync(path));
+    const stat = fs.statSync(path);
+    return !stat.isFile() || stat.size > SIDECAR_LIMIT_BYTES ? undefined : parseSidecar(fs.readFileSync(path));
   } catch (error) {
     if (error instanceof SyntaxError) {
       return undefined;

@@ -3,8 +3,11 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import fs from 'node:fs';
 import net from 'node:net';
-import { after, test } from 'node:test';
+import os from 'node:os';
+import path from 'node:path';
+import { after, type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
 import { HintWord } from '../device/hint-exchange.js';
@@ -19,6 +22,28 @@ const silent = net.createServer((socket) => socket.on('error', () => {}).resume(
 silent.listen(0, '127.0.0.1');
 after(() => silent.close());
 const silentUri = (): string => `tcp:127.0.0.1:${(silent.address() as net.AddressInfo).port}`;
+
+/** Reads on only while the guest runs, so that it never has all of a guest that had much left to send. */
+async function stallingUri(t: TestContext, guest: WorkloadGuest): Promise<string> {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-'));
+  const socketPath = path.join(folder, 's');
+  const server = net.createServer((socket) => {
+    socket.on('error', () => {});
+    socket.on('data', () => {
+      if (!guest.source.isRunning()) {
+        socket.pause();
+      }
+    });
+    t.after(() => socket.destroy());
+  });
+  server.listen(socketPath);
+  await once(server, 'listening');
+  t.after(() => {
+    server.close();
+    fs.rmSync(folder, { recursive: true, force: true });
+  });
+  return `unix:${socketPath}`;
+}
 
 const busyGuest = (options: Partial<WorkloadOptions> = {}): WorkloadGuest =>
   WorkloadGuest.create({
@@ -133,11 +158,14 @@ for (const isPaused of [false, true]) {
   // TS-34, PL-36
   test(`killed in the switchover: the guest ${isPaused ? 'that its owner pauses stays paused' : 'runs on'}`, {
     timeout: 60_000,
-  }, async () => {
-    const guest = busyGuest();
+  }, async (t) => {
+    const guest = busyGuest({ workingSetBytes: 24 * MIB });
     await guest.start();
-    const started = await start(guest, { parameters: { downtimeLimit: 2000 } });
-    // The destination never confirms.
+    // The switchover comes when 32 MiB are left.
+    const started = await start(guest, {
+      uri: await stallingUri(t, guest),
+      parameters: { downtimeLimit: 2000, maxBandwidth: 16 * MIB },
+    });
     await untilTrue(() => !guest.source.isRunning());
     if (isPaused) {
       await guest.stop();
@@ -151,6 +179,26 @@ for (const isPaused of [false, true]) {
     await guest.shutdown();
   });
 }
+
+// PL-36: whoever has everything may be running the guest, and has had no chance to say so
+test('killed when the destination has everything: the guest stands still, or it might run twice', {
+  timeout: 60_000,
+}, async () => {
+  const guest = busyGuest();
+  await guest.start();
+  const started = await start(guest, { parameters: { downtimeLimit: 2000 } });
+  await untilTrue(() => started.migration.guestOwner === 'undecided');
+  const error = await started.kill();
+  assert.equal(error.code, 'ENGINE_DIED');
+  assert.equal(error.value, 'undecided');
+  assert.match(error.message, /the destination had everything by then and may run the guest/);
+  assert.deepEqual(traces(guest), { ...untouched, isRunning: false });
+  await assert.rejects(guest.resume(), { code: 'GUEST_MOVED' });
+  guest.takeBack();
+  await guest.resume();
+  await assertRunsAndCanBeMigrated(guest);
+  await guest.shutdown();
+});
 
 // PC-11
 test('killed after the switch to postcopy: the guest has moved, and does not run here by mistake', {

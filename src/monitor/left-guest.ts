@@ -44,6 +44,7 @@ const whereItIs = {
   here: 'the guest stays here',
   saved: 'the guest had been saved by then',
   moved: 'the guest had moved to the destination by then, and must not run here any more',
+  undecided: 'the destination had everything by then and may run the guest, which therefore stands still here',
 } as const;
 
 function engineDied(how: string, hold: SharedArrayBuffer, failures: readonly UndoFailure[]): RamferryError {
@@ -55,6 +56,9 @@ function engineDied(how: string, hold: SharedArrayBuffer, failures: readonly Und
     `The migration engine's thread ended unexpectedly (${how}); ${whereItIs[owner]}.${problems}`,
     {
       value: owner,
+      ...(owner === 'undecided' && {
+        hint: 'look at the destination; only if the guest does not run there, take it back here and resume it',
+      }),
       ...(failures[0] !== undefined && { cause: failures[0].error }),
     },
   );

@@ -139,7 +139,7 @@ export class Migration {
    */
   cancel(): boolean {
     this.#post({ type: 'cancel' });
-    return !this.#over && this.guestOwner === 'here';
+    return !this.#over && (this.guestOwner === 'here' || this.guestOwner === 'undecided');
   }
 
   /**

@@ -111,6 +111,39 @@ test('dead between the confirmation and its effect on the guest: it is not resum
   assert.deepEqual([guest.running, guest.resumes, guest.left], [false, 0, 'moved']);
 });
 
+// PL-36
+test('a guest that is undecided runs on if its engine says so, and stands still if that has died', async () => {
+  for (const isDecided of [true, false]) {
+    const { guest } = makeGuest();
+    const shared = allocateGuestHold();
+    const engine = new GuestHold(guest, undefined, shared);
+    await engine.stop();
+    engine.offer();
+    assert.deepEqual([guestOwner(shared), engine.isGone, engine.willRun], ['undecided', false, true]);
+    if (isDecided) {
+      engine.withdraw();
+    }
+    assert.deepEqual(await new GuestHold(guest, undefined, shared).undo(), []);
+    assert.deepEqual([guest.running, guest.left], isDecided ? [true, undefined] : [false, 'moved']);
+  }
+});
+
+// G-10
+test('the engine itself resumes a guest that the destination had and did not confirm', async () => {
+  const { guest } = makeGuest();
+  const shared = allocateGuestHold();
+  const sink = new RecordingSink();
+  Object.defineProperty(sink, 'movesGuest', { value: true });
+  const owners: string[] = [];
+  sink.finish = async () => {
+    owners.push(guestOwner(shared));
+    throw new Error('connection reset');
+  };
+  const source = new MigrationSource({ guest, sink, parameters: defaultParameters, hold: shared });
+  assert.equal((await source.run()).status, 'failed');
+  assert.deepEqual([owners, guestOwner(shared), guest.running], [['undecided'], 'here', true]);
+});
+
 test('every step of the clean-up is tried, and the report says what failed', async () => {
   const { guest, hints, throttled, managers, isLogged } = makeGuest();
   guest.resume = async () => {

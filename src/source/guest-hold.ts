@@ -13,6 +13,8 @@ const owners = [
   'saved',
   /** It runs at the destination, or may, and must not run here any more. */
   'moved',
+  /** The destination has everything, or nearly, and may run it; until it answers, only the engine can decide (ending.ts). */
+  'undecided',
 ] as const;
 export type GuestOwner = (typeof owners)[number];
 
@@ -77,7 +79,7 @@ export class GuestHold {
 
   /** Whether the guest is here no longer: nothing resumes it. */
   get isGone(): boolean {
-    return this.#owner !== 'here';
+    return this.#owner === 'saved' || this.#owner === 'moved';
   }
 
   /** Whether the guest is stopped and runs on if the migration is given up. */
@@ -137,6 +139,20 @@ export class GuestHold {
     }
   }
 
+  /** The last of it is about to leave: should the engine die now, nobody can say any more where the guest runs. */
+  offer(): void {
+    if (!this.isGone) {
+      this.#set(Word.owner, owners.indexOf('undecided'));
+    }
+  }
+
+  /** Takes back `offer`: the engine has decided that the guest stays. */
+  withdraw(): void {
+    if (this.#owner === 'undecided') {
+      this.#set(Word.owner, owners.indexOf('here'));
+    }
+  }
+
   /**
    * The point of no return: from here on nothing resumes the guest here (PC-11).
    * @param hasMoved whether it runs at the destination; else it was saved, and its owner may let it run on
@@ -156,12 +172,13 @@ export class GuestHold {
   }
 
   #leave(): void {
-    this.#guest.leave?.(this.#owner === 'moved');
+    this.#guest.leave?.(this.#owner !== 'saved');
   }
 
   /**
-   * Undoes all of it, and lets a guest that belongs here run on. Every step is tried, whatever becomes of those before it; returns
-   * what failed. In another thread than the engine's: only once that has ended.
+   * Undoes all of it, and lets a guest that belongs here run on; one that is undecided stands still, or it might run twice. Every
+   * step is tried, whatever becomes of those before it; returns what failed. In another thread than the engine's: only once that
+   * has ended.
    * @param forget drops what the engine itself keeps of the guest
    */
   async undo(forget?: () => void): Promise<readonly UndoFailure[]> {
@@ -183,7 +200,7 @@ export class GuestHold {
       [
         'It could not be resumed and stands still',
         Word.isStopped,
-        () => (this.isGone ? this.#leave() : this.#guest.resume()),
+        () => (this.#owner === 'here' ? this.#guest.resume() : this.#leave()),
       ],
     ];
     const failures: UndoFailure[] = [];

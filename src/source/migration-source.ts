@@ -347,6 +347,7 @@ export class MigrationSource {
       this.warn(`After the destination had confirmed: ${error instanceof Error ? error.message : String(error)}`);
       return;
     }
+    this.#hold.withdraw();
     this.#downtime = undefined;
     if (this.state.value !== 'cancelling') {
       this.#trace.migrate_error?.((this.#ending.error as Error).message);
@@ -678,7 +679,11 @@ export class MigrationSource {
     await this.#sink.flush();
     this.#endPass(this.#clock.now(), 0, false);
     mark('src-iterable-saved');
-    this.#sink.writeDevices(this.#guest.saveDevices());
+    const devices = this.#guest.saveDevices();
+    if (this.#sink.movesGuest === true) {
+      this.#hold.offer();
+    }
+    this.#sink.writeDevices(devices);
     await this.#sink.flush();
     mark('src-non-iterable-saved');
     await this.#sink.finish();

@@ -615,7 +615,7 @@ export class Course {
       // It belongs here; a destination that believes otherwise can do so only because nobody could tell it.
       if (arriving !== undefined) {
         assert.ok(
-          !arriving.hasRun || this.#isBroken || this.#isKilled,
+          !arriving.hasRun || this.#isBroken,
           `the guest is here (${status}), and runs at the destination, too`,
         );
         await arriving.discard();
@@ -636,7 +636,9 @@ export class Course {
     if (arriving?.guest === undefined || incoming?.status !== 'completed') {
       // Switched to postcopy and then given up, by order or because its peer was none.
       assert.ok(
-        this.#way === 'postcopy' && (this.#isAbandoned || this.#isBroken || this.#isKilled || this.#peer !== 'good'),
+        // Or its engine died when its peer had everything.
+        (this.#isKilled && !this.#isSaved) ||
+          (this.#way === 'postcopy' && (this.#isAbandoned || this.#isBroken || this.#peer !== 'good')),
         `the guest was lost (${status}, ${incoming?.status}: ${incoming?.error?.message})`,
       );
       await arriving?.discard();
