@@ -84,7 +84,7 @@ async function start(guest: WorkloadGuest, options: Partial<MigrationOptions>): 
     kill: async () => {
       await engine.terminate();
       return migration.ended.then(
-        () => assert.fail('the migration ended by itself'),
+        ({ report, error }) => assert.fail(`the migration ended by itself: ${report.status}, ${error?.message}`),
         (error) => error,
       );
     },
@@ -140,7 +140,8 @@ test('killed while the guest is throttled, logged, hinted and its discards are f
   await guest.start();
   assert.deepEqual(traces(guest), untouched);
   const started = await start(guest, {
-    parameters: { maxBandwidth: MIB, autoConverge: true, throttleTriggerThreshold: 1 },
+    // A third of what the guest writes, in passes of a second: it never converges, and is throttled soon.
+    parameters: { maxBandwidth: 8 * MIB, autoConverge: true, throttleTriggerThreshold: 1 },
   });
   await untilTrue(() => traces(guest).throttle > 0);
   const { throttle: _, ...others } = traces(guest);
