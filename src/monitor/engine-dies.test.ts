@@ -11,14 +11,18 @@ import { after, type TestContext, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
 import { HintWord } from '../device/hint-exchange.js';
+import { pong } from '../format/stream/return-path.js';
 import { Control } from '../guest/workload/control.js';
 import { WorkloadGuest, type WorkloadOptions } from '../guest/workload/workload-guest-node.js';
 import { Migration, type MigrationOptions } from './migration.js';
 
 const MIB = 2 ** 20;
 
-/** Reads everything and says nothing. */
-const silent = net.createServer((socket) => socket.on('error', () => {}).resume());
+/** Reads everything, and says that it is there, but nothing else: one that says nothing at all is given up after 10 s. */
+const silent = net.createServer((socket) => {
+  socket.on('error', () => {}).resume();
+  socket.write(pong(1));
+});
 silent.listen(0, '127.0.0.1');
 after(() => silent.close());
 const silentUri = (): string => `tcp:127.0.0.1:${(silent.address() as net.AddressInfo).port}`;

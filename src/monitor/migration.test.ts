@@ -321,6 +321,17 @@ test('a destination that is not there, and one that dies, leave the guest runnin
   await guest.shutdown();
 });
 
+test('a command that takes longer to answer than a socket may is waited for', { timeout: 60_000 }, async () => {
+  const guest = WorkloadGuest.create({ memoryBytes: 4 * MIB, segmentBytes: 16 * MIB });
+  const { ended } = new Migration({
+    guest: { kind: 'workload', shared: guest.share() },
+    uri: 'exec:sleep 11; exit 1',
+  });
+  const { error } = await ended;
+  assert.equal(error?.code, 'COMMAND_FAILED');
+  await guest.shutdown();
+});
+
 test('a guest of ours is not sent with a preempt channel, which no destination of ours has', async () => {
   const guest = busyGuest();
   const { ended } = migration(guest, socketUri(), { postcopy: { prefetchPages: 0, preempt: true } });

@@ -19,6 +19,12 @@ const POSTCOPY_RETRY_PAUSE_MS = 2;
 /** A destination that loads devices asks for pages or says that it has them; one of QEMU 11.1 that cannot load them says nothing. */
 export const LOAD_STALL_MS = 5000;
 
+/** A command may log in somewhere first, and be asked for a password. */
+const COMMAND_ANSWER_MS = 60_000;
+
+const answering = (channel: ByteChannel, uri: string): ByteChannel =>
+  answeringChannel(channel, parseUri(uri).kind === 'exec' ? COMMAND_ANSWER_MS : undefined);
+
 /** Rejects with a `RamferryError` that names the URI, or with the signal's reason. */
 export async function openSink(start: SourceStart, signal: AbortSignal, trace: Trace): Promise<PageSink> {
   const { uri, returnPath, retryMs, mappedRam, postcopy } = start;
@@ -26,7 +32,7 @@ export async function openSink(start: SourceStart, signal: AbortSignal, trace: T
     const retryPauseMs = POSTCOPY_RETRY_PAUSE_MS;
     const channel = await openChannel(uri, { direction: 'both', retryMs, retryPauseMs, signal });
     const openPreempt = (): Promise<ByteChannel> => openChannel(uri, { direction: 'both', signal });
-    return new PostcopySink(answeringChannel(channel), {
+    return new PostcopySink(answering(channel, uri), {
       trace,
       loadStallMs: LOAD_STALL_MS,
       token: postcopy.token,
@@ -37,7 +43,7 @@ export async function openSink(start: SourceStart, signal: AbortSignal, trace: T
     const channel = await openChannel(uri, { direction: returnPath ? 'both' : 'write', retryMs, signal });
     // The first question loads the library of system calls (10 ms): now, and not when the first pages are to be sent.
     channel.addressOf?.(new Uint8Array(1));
-    return new StreamSink(returnPath ? answeringChannel(channel) : channel, { returnPath, trace });
+    return new StreamSink(returnPath ? answering(channel, uri) : channel, { returnPath, trace });
   }
   const endpoint = parseUri(uri);
   if (endpoint.kind !== 'file') {
