@@ -5,8 +5,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { HintWord, isHintId } from '../../src/device/hint-exchange.js';
 import { ProtectControl } from '../../src/dirty-log/write-protect.js';
 import { WorkloadGuest, type WorkloadOptions } from '../../src/guest/index.js';
-import { Control } from '../../src/guest/workload/control.js';
-import { RunHold, RunWord } from '../../src/guest/workload/run-word.js';
+import { Control, RunHold } from '../../src/guest/workload/control.js';
+import { RunWord } from '../../src/guest/workload/run-word.js';
 
 const MIB = 2 ** 20;
 const KIB = 2 ** 10;

@@ -5,7 +5,6 @@ import type { BalloonShared } from '../../device/index.js';
 import type { StoreBarrierShared } from '../../dirty-log/index.js';
 import type { SharedRamBlockList } from '../../memory/index.js';
 import { REGISTER_COUNT } from './registers.js';
-import { RunHold, RunWord } from './run-word.js';
 import type { VirtioMemShared } from './virtio-mem-machine.js';
 
 /** Words of the control block. */
@@ -22,6 +21,16 @@ export const Control = {
   died: 4,
   /** From here on, for each writer: the version of the block list that it has taken over. After them, its allocators' lock. */
   takenOver: 8,
+} as const;
+
+/** A bit of the run word for each who may hold the guest; it runs while nobody does. */
+export const RunHold = {
+  /** Its owner has paused it, or has not started it yet. */
+  owner: 1,
+  /** A migration keeps it stopped, for the switchover or the instant of a snapshot. */
+  migration: 2,
+  /** It runs elsewhere: this copy is stale. */
+  moved: 4,
 } as const;
 
 /** Word of the control block that is the lock of a writer's allocators. */
@@ -57,7 +66,7 @@ export const BALLOON_THREADS = 2;
 /** The control block of a guest that its owner has not started yet. */
 export const allocateControl = (writerCount: number): SharedArrayBuffer => {
   const buffer = new SharedArrayBuffer(lockWord(writerCount, writerCount) * 4);
-  new RunWord(new Int32Array(buffer)).change(RunHold.owner, 0);
+  new Int32Array(buffer)[Control.run] = RunHold.owner;
   return buffer;
 };
 

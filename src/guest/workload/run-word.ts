@@ -1,4 +1,4 @@
-// Who keeps a workload guest from running. One word, so that its owner and a migration decide at once without a lock.
+// Who keeps a workload guest from running (`RunHold`). One word, so that its owner and a migration decide at once without a lock.
 
 import { Control } from './control.js';
 
@@ -7,16 +7,6 @@ export const RunState = {
   running: 0,
   /** For good: nobody holds or releases it any more. */
   quit: 8,
-} as const;
-
-/** A bit of the run word for each who may hold the guest; it runs while nobody does. */
-export const RunHold = {
-  /** Its owner has paused it, or has not started it yet. */
-  owner: 1,
-  /** A migration keeps it stopped, for the switchover or the instant of a snapshot. */
-  migration: 2,
-  /** It runs elsewhere: this copy is stale. */
-  moved: 4,
 } as const;
 
 /** Whether a value of the run word means that the guest stands still and may yet run. */

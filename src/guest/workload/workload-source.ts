@@ -15,10 +15,10 @@ import { RamBlockList, RamferryError } from '../../memory/index.js';
 import type { HintSource, SourceGuest } from '../../source/guest.js';
 import { driverRegisters } from './balloon-driver.js';
 import { DRIVER_SECTION, DRIVER_VERSION, encodeDriver } from './balloon-section.js';
-import { Control, registersOf, type SharedBalloon, type WorkloadShared } from './control.js';
+import { Control, RunHold, registersOf, type SharedBalloon, type WorkloadShared } from './control.js';
 import { memoryRegions, WORKLOAD_MACHINE } from './machine.js';
 import { encodeRegisters, REGISTERS_VERSION } from './registers.js';
-import { RunHold, RunWord } from './run-word.js';
+import { RunWord } from './run-word.js';
 import { VirtioMemMachine } from './virtio-mem-machine.js';
 
 /** Section name of a writer's device state; the instance is the writer's number. */
