@@ -22,8 +22,14 @@ export const LOAD_STALL_MS = 5000;
 /** A command may log in somewhere first, and be asked for a password. */
 const COMMAND_ANSWER_MS = 60_000;
 
-const answering = (channel: ByteChannel, uri: string): ByteChannel =>
-  answeringChannel(channel, parseUri(uri).kind === 'exec' ? COMMAND_ANSWER_MS : undefined);
+/** The sink that asks for a preempt channel knows best why a destination says nothing, and gives it up after 10 s. */
+const PREEMPT_ANSWER_MS = 15_000;
+
+const answering = (channel: ByteChannel, uri: string, hasPreempt = false): ByteChannel =>
+  answeringChannel(
+    channel,
+    parseUri(uri).kind === 'exec' ? COMMAND_ANSWER_MS : hasPreempt ? PREEMPT_ANSWER_MS : undefined,
+  );
 
 /** Rejects with a `RamferryError` that names the URI, or with the signal's reason. */
 export async function openSink(start: SourceStart, signal: AbortSignal, trace: Trace): Promise<PageSink> {
@@ -32,7 +38,7 @@ export async function openSink(start: SourceStart, signal: AbortSignal, trace: T
     const retryPauseMs = POSTCOPY_RETRY_PAUSE_MS;
     const channel = await openChannel(uri, { direction: 'both', retryMs, retryPauseMs, signal });
     const openPreempt = (): Promise<ByteChannel> => openChannel(uri, { direction: 'both', signal });
-    return new PostcopySink(answering(channel, uri), {
+    return new PostcopySink(answering(channel, uri, postcopy.preempt), {
       trace,
       loadStallMs: LOAD_STALL_MS,
       token: postcopy.token,
