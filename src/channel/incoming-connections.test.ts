@@ -9,7 +9,12 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Link, link } from '../../test/linked-channels.js';
 import { nextTurn, until } from '../../test/until.js';
 import type { ByteChannel } from './channel.js';
-import { IncomingConnections, type IncomingConnectionsOptions, type Judge } from './incoming-connections.js';
+import {
+  IncomingConnections,
+  type IncomingConnectionsOptions,
+  type Judge,
+  type Stranger,
+} from './incoming-connections.js';
 import { listen } from './listen-node.js';
 
 const PASSWORD = Buffer.from('the password');
@@ -91,6 +96,39 @@ test('who says nothing is dropped after a while; who leaves is forgotten', async
   assert.ok(silent.isBroken());
   connect('the password');
   await found;
+});
+
+test('a patient search reports who is silent, listens on, and drops the oldest when room is needed', async () => {
+  const strangers: string[] = [];
+  const { connections, connect } = setUp({
+    limitMs: 20,
+    most: 2,
+    isPatient: true,
+    onStranger: ({ why, said }) => strangers.push(`${Buffer.from(said).toString()}: ${why}`),
+  });
+  const found = connections.find(knows);
+  const first = connect();
+  const second = connect('the pass');
+  await until(() => strangers.length === 2);
+  assert.deepEqual(strangers, [': silent', 'the pass: silent']);
+  assert.ok(!first.isBroken() && !second.isBroken());
+  connect('hello');
+  await until(() => first.isBroken());
+  second.inject(Buffer.from('word'));
+  assert.equal(await readText(await found, 12), 'the password');
+  assert.deepEqual(strangers.slice(2), [': silent', 'hello: said something else']);
+});
+
+test('who leaves is told of', async () => {
+  const strangers: Stranger[] = [];
+  const { connections, connect } = setUp({ onStranger: (stranger) => strangers.push(stranger) });
+  const found = connections.find(knows);
+  connect('the').break();
+  await until(() => strangers.length === 1);
+  assert.equal(strangers[0]!.why, 'left');
+  connect('the password');
+  await found;
+  assert.equal(strangers.length, 1);
 });
 
 test('a flood of silent ones makes room for each next one', async () => {

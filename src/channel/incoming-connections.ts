@@ -3,7 +3,7 @@
 //
 //   accept ──▶ candidate ── its first bytes ──▶ judge ── yes ──▶ the one that was looked for; the others are dropped
 //          ──▶ candidate                          ├──── no ───▶ dropped
-//          ──▶ candidate (nothing to hear)        └──── more ─▶ waits, within a limit
+//          ──▶ candidate (nothing to hear)        └──── more ─▶ waits, within a limit (or longer, where that is asked for)
 
 import type { RamferryError } from '../memory/errors.js';
 import type { ByteChannel } from './channel.js';
@@ -15,9 +15,21 @@ const RETRY_MS = 100;
 export type Verdict = 'yes' | 'no' | 'more';
 export type Judge = (channel: ByteChannel, firstBytes: Uint8Array) => Verdict;
 
+/** A connection that is not, or not yet, the one that is looked for. */
+export interface Stranger {
+  /** `silent`: it has not said enough within the limit. */
+  readonly why: 'said something else' | 'left' | 'silent';
+  readonly channel: ByteChannel;
+  /** All it has said so far. */
+  readonly said: Uint8Array;
+}
+
 export interface IncomingConnectionsOptions {
   /** How long a connection may take to say who it is; default 10 s. */
   readonly limitMs?: number;
+  /** Whoever is silent for longer is reported and still listened to, until its place is needed. By default it is dropped. */
+  readonly isPatient?: boolean;
+  readonly onStranger?: (stranger: Stranger) => void;
   /** How many are listened to at a time; the one that has said nothing for longest makes room. Default 64. */
   readonly most?: number;
 }
@@ -40,6 +52,8 @@ export class IncomingConnections {
   readonly #accept: () => Promise<ByteChannel>;
   readonly #limitMs: number;
   readonly #most: number;
+  readonly #isPatient: boolean;
+  readonly #onStranger: (stranger: Stranger) => void;
   readonly #candidates = new Set<Candidate>();
   /** Came while nothing was looked for. */
   readonly #early: ByteChannel[] = [];
@@ -48,10 +62,13 @@ export class IncomingConnections {
   #isClosed = false;
 
   /** `accept` resolves with the next connection, and rejects when there will be none. */
-  constructor(accept: () => Promise<ByteChannel>, { limitMs = 10_000, most = 64 }: IncomingConnectionsOptions = {}) {
+  constructor(accept: () => Promise<ByteChannel>, options: IncomingConnectionsOptions = {}) {
+    const { limitMs = 10_000, most = 64, isPatient = false, onStranger = () => {} } = options;
     this.#accept = accept;
     this.#limitMs = limitMs;
     this.#most = most;
+    this.#isPatient = isPatient;
+    this.#onStranger = onStranger;
   }
 
   /** Resolves with the first connection that `judge` says yes to. Rejects with why there will be none. One search at a time. */
@@ -115,9 +132,9 @@ export class IncomingConnections {
   #examine(channel: ByteChannel): void {
     if (this.#candidates.size >= this.#most) {
       const [oldest] = this.#candidates;
-      this.#refuse(oldest!);
+      this.#refuse(oldest!, 'silent');
     }
-    const timer = setTimeout(() => this.#refuse(candidate), this.#limitMs);
+    const timer = setTimeout(() => this.#silent(candidate), this.#limitMs);
     const candidate: Candidate = { channel: new PeekedChannel(channel), timer };
     this.#candidates.add(candidate);
     candidate.channel.peek(() => this.#heard(candidate));
@@ -135,14 +152,32 @@ export class IncomingConnections {
       this.#forget(candidate);
       this.#search = undefined;
       search.found(channel);
-    } else if (verdict === 'no' || channel.hasEnded) {
-      this.#refuse(candidate);
+    } else if (verdict === 'no') {
+      this.#refuse(candidate, 'said something else');
+    } else if (channel.hasEnded) {
+      this.#refuse(candidate, 'left');
     }
   }
 
-  #refuse(candidate: Candidate): void {
+  #silent(candidate: Candidate): void {
+    if (this.#isPatient) {
+      this.#report(candidate, 'silent');
+    } else {
+      this.#refuse(candidate, 'silent');
+    }
+  }
+
+  #report({ channel }: Candidate, why: Stranger['why']): void {
+    this.#onStranger({ why, channel, said: channel.first });
+  }
+
+  /** Without a reason it is nobody's fault, and not reported: the search is over. */
+  #refuse(candidate: Candidate, why?: Stranger['why']): void {
     if (this.#forget(candidate)) {
       this.refused += 1;
+      if (why !== undefined) {
+        this.#report(candidate, why);
+      }
       candidate.channel.destroy();
     }
   }

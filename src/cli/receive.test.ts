@@ -207,7 +207,8 @@ test('a disk that is full: status 1, and the source keeps its guest', {
   assert.deepEqual([status, JSON.parse(stdout).error.code], [1, 'NO_SPACE']);
 });
 
-for (const cut of [0, 5, 1000, 1_000_000, 'inside the description'] as const) {
+// Less than four bytes are no beginning of a migration: accept-one.test.ts.
+for (const cut of [5, 1000, 1_000_000, 'inside the description'] as const) {
   test(`the source leaves after ${cut} bytes: status 1, no file, and what was there stays`, async () => {
     const { sent } = migration(true);
     const { running, folder, out, connect } = await receive('--json');
