@@ -96,25 +96,28 @@ test('one that closes without an answer is told from one that answered first', a
 test('what the peer said before it closed is read before a broken write is told of', async () => {
   const order: string[] = [];
   let reader: ChannelReader | undefined;
-  const channel = answeringChannel({
-    peer: 'peer',
-    closed: new Promise(() => {}),
-    write: (_bytes, done) => {
-      setTimeout(() => done(new Error('EPIPE')), 1);
-      setTimeout(() => {
-        reader!.buffer().set([0, 1, 0, 4, 0, 0, 0, 1]);
-        reader!.received(8);
-        reader!.ended();
-      }, 30);
+  const channel = answeringChannel(
+    {
+      peer: 'peer',
+      closed: new Promise(() => {}),
+      write: (_bytes, done) => {
+        setTimeout(() => done(new Error('EPIPE')), 1);
+        setTimeout(() => {
+          reader!.buffer().set([0, 1, 0, 4, 0, 0, 0, 1]);
+          reader!.received(8);
+          reader!.ended();
+        }, 30);
+      },
+      read: (given) => {
+        reader = given;
+      },
+      pause: () => {},
+      resume: () => {},
+      end: async () => {},
+      destroy: () => {},
     },
-    read: (given) => {
-      reader = given;
-    },
-    pause: () => {},
-    resume: () => {},
-    end: async () => {},
-    destroy: () => {},
-  });
+    5000,
+  );
   const buffer = new Uint8Array(100);
   channel.read({
     buffer: () => buffer,

@@ -4,9 +4,6 @@
 import { RamferryError } from '../memory/errors.js';
 import type { ByteChannel, ChannelReader, WriteDone } from './channel.js';
 
-/** A QEMU answers the first PING within milliseconds, and on a busy machine within a second. */
-const ANSWER_MS = 10_000;
-
 /** For what the peer said before it closed to be read, when a write already fails. */
 const LAST_WORDS_MS = 300;
 
@@ -48,8 +45,11 @@ const UNANSWERED_HINT =
 /** `value` of the error where the peer closed without an answer. */
 export const UNANSWERED = 'unanswered';
 
-/** The same channel, which fails by name where the other end is no destination of a migration. */
-export const answeringChannel = (channel: ByteChannel, answerMs = ANSWER_MS): ByteChannel => {
+/**
+ * The same channel, which fails by name where the other end is no destination of a migration.
+ * @param answerMs for how long that may say nothing
+ */
+export const answeringChannel = (channel: ByteChannel, answerMs: number): ByteChannel => {
   const { peer } = channel;
   let reader: ChannelReader | undefined;
   let hasAnswered = false;

@@ -4,6 +4,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { RamferryError } from '../memory/errors.js';
 import type { GuestFacts } from '../monitor/guests.js';
+import { LoadWitness } from '../qemu/load-witness.js';
 import { QmpClient } from '../qemu/qmp-client.js';
 
 /** Flags and description, for commander. */
@@ -19,8 +20,12 @@ const POLL_MS = 20;
 /** For an answer, of a monitor that may be busy or gone. */
 const ANSWER_MS = 5000;
 
+/** From a broken connection to a QEMU that has said why. */
+const FAILS_MS = 1000;
+
 /** States on the way to another one. */
 const PASSING = ['inmigrate', 'finish-migrate', 'restore-vm'];
+const PASSING_MIGRATION = ['setup', 'active', 'postcopy-device', 'postcopy-active', 'failing'];
 
 /** How a guest is at its destination. */
 export interface DestinationState {
@@ -37,11 +42,13 @@ export interface DestinationState {
 export class Destination {
   readonly #uri: string;
   readonly #monitor: QmpClient | undefined;
+  readonly #witness: LoadWitness | undefined;
   #facts: GuestFacts | undefined;
 
   private constructor(uri: string, monitor: QmpClient | undefined) {
     this.#uri = uri;
     this.#monitor = monitor;
+    this.#witness = monitor && new LoadWitness(monitor);
   }
 
   /**
@@ -86,7 +93,8 @@ export class Destination {
   async stateAfter(error: RamferryError | undefined, isConfirmed: boolean): Promise<DestinationState> {
     if (error !== undefined) {
       const reason = await this.#reason();
-      const failure = reason === undefined ? error : error.with({}, `${error.message} QEMU says: ${reason}`);
+      const failure =
+        reason === undefined ? error : error.with({}, `${error.message} QEMU says: ${asSentence(reason)}`);
       return { document: { confirmed: false }, text: '', failure };
     }
     const state = await this.#settledState();
@@ -118,13 +126,31 @@ export class Destination {
     await this.#monitor?.close();
   }
 
+  /** Asked while the destination is silent: why it cannot load the devices, if its monitor knows that (`LoadWitness.ask`). */
+  async whyNotLoaded(): Promise<RamferryError | undefined> {
+    return this.#witness?.ask(this.#uri);
+  }
+
   /** What the destination's `query-migrate` says about a failure. */
   async #reason(): Promise<string | undefined> {
+    const monitor = this.#monitor;
+    if (monitor === undefined) {
+      return undefined;
+    }
     try {
-      const info = await this.#monitor?.execute('query-migrate', undefined, { timeoutMs: ANSWER_MS });
-      return info === undefined ? undefined : (info['error-desc'] ?? `its migration is ${info.status ?? 'none'}`);
-    } catch {
-      return 'nothing; its monitor is gone or does not answer';
+      for (const deadline = performance.now() + FAILS_MS; ; ) {
+        const { status = 'none', 'error-desc': reason } = await monitor.execute('query-migrate', undefined, {
+          timeoutMs: ANSWER_MS,
+        });
+        if (!PASSING_MIGRATION.includes(status) || performance.now() > deadline) {
+          return reason ?? `its migration is ${status}`;
+        }
+        await delay(POLL_MS);
+      }
+    } catch (error) {
+      return isTimeout(error)
+        ? 'nothing: its monitor does not answer'
+        : 'nothing more: its monitor is gone, and a QEMU that ends prints why';
     }
   }
 
@@ -139,7 +165,7 @@ export class Destination {
       try {
         ({ status: state } = await monitor.execute('query-status', undefined, { timeoutMs: ANSWER_MS }));
       } catch (error) {
-        return error instanceof RamferryError && error.code === 'QMP_TIMEOUT' ? 'unknown' : 'gone';
+        return isTimeout(error) ? 'unknown' : 'gone';
       }
       if (!PASSING.includes(state) || performance.now() > deadline) {
         return state;
@@ -148,6 +174,10 @@ export class Destination {
     }
   }
 }
+
+const asSentence = (text: string): string => (text.endsWith('.') ? text : `${text}.`);
+
+const isTimeout = (error: unknown): boolean => error instanceof RamferryError && error.code === 'QMP_TIMEOUT';
 
 const unknownText = (isConfirmed: boolean, runs: boolean): string => {
   const loaded = isConfirmed ? 'loaded, as the destination confirms' : 'sent; the destination was not asked to confirm';

@@ -95,6 +95,12 @@ export const serve: Verb<ServeOptions> = {
         preempt: options.preempt === true,
       },
       retryMs: options.retry * MS,
+      onLoadSilence: async () => {
+        const error = await destination.whyNotLoaded();
+        if (error !== undefined) {
+          migration.notLoaded(error);
+        }
+      },
       // Lazily, it ends when the guest has asked for everything.
       onProgress: (report) => progress.update({ ...progressOf(report), ...(isLazy && { isWaiting: true }) }),
       // One process serves over one link; whoever starts the next one knows the address.

@@ -7,17 +7,8 @@ import { HeldStreamSink } from '../source/held-stream-sink.js';
 import { MigrationSource } from '../source/migration-source.js';
 import { defaultParameters } from '../source/parameters.js';
 import { PostcopySink } from '../source/postcopy-sink.js';
+import { loadLimitMs, SILENCE } from '../source/silence.js';
 import type { MigrationReport } from '../source/statistics.js';
-
-/**
- * How long a destination may take to load the devices once they have left, and to say so. It takes QEMU some milliseconds, and the
- * origin's guest stands still meanwhile; a QEMU 11.1 that cannot load them says nothing at all.
- */
-const LOAD_MS = 1500;
-/** The slowest link that device state is on its way over: so much of it a millisecond more. */
-const LOAD_BYTES_PER_MS = 1024;
-/** In front of the devices a whole buffer of pages may be on the line. The guest does not run, so there is time. */
-const LOAD_BEHIND_MEMORY_MS = 10_000;
 
 /**
  * How a guest gets there.
@@ -98,8 +89,8 @@ export class HeldGuest {
     };
     const landmarks: Landmarks = {
       onDevices: () => {
-        const ms = passage.by === 'gate' ? LOAD_MS : LOAD_BEHIND_MEMORY_MS;
-        watch(ms + Math.ceil(stateBytes / LOAD_BYTES_PER_MS));
+        const limits = passage.by === 'gate' ? SILENCE.loadHeld : SILENCE.loadHeldBehindMemory;
+        watch(loadLimitMs(limits, stateBytes));
       },
       onLoaded: (waits) => {
         clearTimeout(timer);

@@ -45,6 +45,11 @@ export interface MigrationOptions {
   /** For how long a destination that does not listen yet is waited for; default 0. */
   readonly retryMs?: number;
   readonly onStatus?: (status: MigrationStatus) => void;
+  /**
+   * A destination of postcopy has said nothing for a second while it loads the devices; called again after each further second.
+   * Whoever can ask its monitor tells `notLoaded` what is wrong; otherwise it is given up after a while.
+   */
+  readonly onLoadSilence?: () => void;
   /** Once a saved guest is opened, before anything is sent. */
   readonly onGuest?: (facts: GuestFacts) => void;
   /** After each log sync. */
@@ -187,6 +192,11 @@ export class Migration {
     this.#post({ type: 'recover-postcopy', uri });
   }
 
+  /** Ends a postcopy whose destination is known not to load the devices. Without effect if it has said by then that it has. */
+  notLoaded(error: RamferryError): void {
+    this.#post({ type: 'not-loaded', error: plainError(error) });
+  }
+
   /** Leaves a postcopy as it is: the guest stays at the destination, paused; a new source can recover it. */
   abandonPostcopy(): void {
     const error = new RamferryError(
@@ -232,6 +242,9 @@ export class Migration {
           case 'status':
             this.#status = message.status;
             options.onStatus?.(message.status);
+            break;
+          case 'load-silence':
+            options.onLoadSilence?.();
             break;
           case 'guest':
             options.onGuest?.(message.facts);

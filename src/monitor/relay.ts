@@ -27,15 +27,10 @@ import { type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapsho
 import { decideRun } from '../guest/run-decision.js';
 import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import { RamferryError } from '../memory/errors.js';
+import { SILENCE } from '../source/silence.js';
 import { HeldGuest, type HeldGuestEnd, type HeldGuestOptions, type Passage } from './held-guest.js';
 
 const fdatasync = promisify(fs.fdatasync);
-
-/**
- * How long the origin may take to close its connection once it was told; QEMU takes milliseconds. The guest stands still
- * meanwhile, and if it does not come to that, nobody but the origin knows where it is.
- */
-const LET_GO_MS = 30_000;
 
 export interface RelayOptions extends HeldGuestOptions {
   /** Where the guest's memory is held: a path at which there is nothing yet. */
@@ -135,7 +130,7 @@ export class Relay {
       target,
       signal,
       needsReturnPath: true,
-      lingerMs: LET_GO_MS,
+      lingerMs: SILENCE.lettingGo,
       commit: (state) => this.#handOver(state),
       ...(deviceTailLimit !== undefined && { deviceTailLimit }),
       onProgress: (report) => onIncoming?.(report, target),

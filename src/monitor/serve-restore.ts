@@ -3,8 +3,6 @@
 // as a thread for each would take longer to start than the guests take to run.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { answeringChannel } from '../channel/answering-channel.js';
-import { openChannel } from '../channel/open-channel-node.js';
 import { withDigest } from '../guest/checked-snapshot.js';
 import { FileGuard } from '../guest/file-guard-node.js';
 import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
@@ -14,13 +12,13 @@ import { RamferryError } from '../memory/errors.js';
 import { hasOption, withIncomingDefer } from '../qemu/command-line.js';
 import { qemuVersion } from '../qemu/find-qemu.js';
 import { QEMU_EXIT_MS, runIncoming, withWords } from '../qemu/incoming.js';
+import { LoadWitness } from '../qemu/load-witness.js';
 import { QemuProcess } from '../qemu/qemu-process.js';
 import { MigrationSource } from '../source/migration-source.js';
 import { defaultParameters } from '../source/parameters.js';
 import type { GuestPage } from '../source/postcopy.js';
-import { PostcopySink } from '../source/postcopy-sink.js';
 import type { GuestSource, StartedGuest, StartOptions } from './clones.js';
-import { LOAD_STALL_MS } from './open-sink.js';
+import { openPostcopySink } from './open-sink.js';
 import { refusePinnedDevices, refusePinningCommand } from './postcopy-obstacles.js';
 
 /** Pages sent behind one that is asked for: half as many requests (spec/qemu-lab.md, rule 4). */
@@ -31,7 +29,6 @@ const DEMANDS_MAX = 65_536;
 
 /** A QEMU that was told to listen does so within milliseconds. */
 const LISTEN_MS = 10_000;
-const LISTEN_PAUSE_MS = 2;
 
 export interface ServeRestoreOptions {
   /** What such a guest is known to ask for first. */
@@ -120,7 +117,7 @@ export class ServeRestore implements GuestSource {
       const devicesLoaded = new Promise<void>((resolve) => {
         onLoaded = resolve;
       });
-      const loaded = this.#migrate(guest, uri, onLoaded);
+      const loaded = this.#migrate(guest, uri, new LoadWitness(qemu.qmp), onLoaded);
       loaded.catch(() => {});
       // One that is to stay paused says nothing before it has all of its memory, which it gets once all others run.
       const paused = leavePaused ? [devicesLoaded.then(() => performance.now() - acceptedAt)] : [];
@@ -134,17 +131,22 @@ export class ServeRestore implements GuestSource {
   }
 
   /** Resolves when all memory is there. */
-  async #migrate(guest: SnapshotGuest, uri: string, onLoaded: () => void): Promise<void> {
-    const options = { direction: 'both', retryMs: LISTEN_MS, retryPauseMs: LISTEN_PAUSE_MS } as const;
+  async #migrate(guest: SnapshotGuest, uri: string, witness: LoadWitness, onLoaded: () => void): Promise<void> {
     const onDemand = (page: GuestPage): void => {
       this.demandCount += 1;
       if (this.demands.length < DEMANDS_MAX) {
         this.demands.push(page);
       }
     };
+    const onLoadSilence = async (): Promise<void> => {
+      const error = await witness.ask(uri);
+      if (error !== undefined) {
+        source.notLoaded(error);
+      }
+    };
     const source = new MigrationSource({
       guest,
-      sink: new PostcopySink(answeringChannel(await openChannel(uri, options)), { loadStallMs: LOAD_STALL_MS }),
+      sink: await openPostcopySink({ uri, retryMs: LISTEN_MS }, { onLoadSilence: () => void onLoadSilence() }),
       parameters: defaultParameters,
       // What nobody asks for would only keep the others from starting; `loadRest` is for that.
       postcopy: { isLazy: true, prefetchPages: PREFETCH_PAGES, firstPages: this.#firstPages, onDemand, onLoaded },

@@ -58,12 +58,16 @@ export interface SourceStart {
 export type ToSource =
   | { readonly type: 'cancel' }
   | { readonly type: 'fail'; readonly error: PlainError }
+  /** The destination has not loaded the devices, as far as its monitor knew. */
+  | { readonly type: 'not-loaded'; readonly error: PlainError }
   | { readonly type: 'start-postcopy' | 'finish-postcopy' | 'pause-postcopy' }
   | { readonly type: 'recover-postcopy'; readonly uri: string }
   | { readonly type: 'set-parameters'; readonly changes: Partial<MigrationParameters> };
 
 export type FromSource =
   | { readonly type: 'status'; readonly status: MigrationStatus }
+  /** The destination says nothing while it loads the devices. */
+  | { readonly type: 'load-silence' }
   /** It was opened. */
   | { readonly type: 'guest'; readonly facts: GuestFacts }
   | { readonly type: 'pass'; readonly pass: number }

@@ -75,6 +75,9 @@ port.on('message', (message: ToSource) => {
       giveUp(error, (engine) => engine.fail(error));
       break;
     }
+    case 'not-loaded':
+      tell((engine) => engine.notLoaded(ramferryError(message.error)));
+      break;
     case 'set-parameters':
       tell((engine) => engine.setParameters(message.changes));
       break;
@@ -121,7 +124,10 @@ try {
     // Before the destination starts to wait.
     await rehearsePostcopy(guest, givenUp.signal);
   }
-  const opening = openSink({ ...start, postcopy }, givenUp.signal, trace);
+  const opening = openSink({ ...start, postcopy }, givenUp.signal, {
+    trace,
+    onLoadSilence: () => post({ type: 'load-silence' }),
+  });
   if (postcopy !== undefined && start.retryMs > 0) {
     await rehearseMeanwhile(opening, guest);
   }

@@ -5,13 +5,8 @@ import { RamferryError } from '../memory/errors.js';
 import type { Clock } from './clock.js';
 import type { PageSink } from './page-sink.js';
 import { Pause } from './pause.js';
+import { SILENCE } from './silence.js';
 import { MigrationState, type MigrationStatus } from './status.js';
-
-/**
- * How long a migration that is given up waits for the answer of a destination that has everything: one that confirms runs the
- * guest. It takes QEMU some milliseconds to load its devices. Until then the guest stands still.
- */
-const ANSWER_MS = 10_000;
 
 export interface EndingOptions {
   readonly sink: PageSink;
@@ -105,7 +100,7 @@ export class Ending {
       end();
     } else if (this.#pending === undefined) {
       this.#pending = end;
-      void this.#answer.sleep(ANSWER_MS).then(() => this.#settle());
+      void this.#answer.sleep(SILENCE.confirmation).then(() => this.#settle());
     }
     return true;
   }

@@ -238,6 +238,13 @@ export class MigrationSource {
     return this.#ending.fail(error);
   }
 
+  /** Fails the migration as its destination is known not to load the devices, unless it has said by now that it has. */
+  notLoaded(error: Error): void {
+    if (this.#postcopy?.isAwaitingLoad === true) {
+      this.fail(error);
+    }
+  }
+
   /** Says something in the report. */
   warn(warning: string): void {
     this.#warnings.push(warning);

@@ -26,18 +26,10 @@ import type { SourceGuest } from './guest.js';
 import type { PageRequests } from './page-requests.js';
 import type { PageBatch } from './page-sink.js';
 import { RecordWriter, URGENT_SLOTS } from './record-writer.js';
+import { type LoadLimits, loadLimitMs, SILENCE } from './silence.js';
 import { SourceToken } from './source-token.js';
 import { StreamSink } from './stream-sink.js';
 import type { Trace } from './trace.js';
-
-/** A destination that owes an answer, or does not take what is written, and does nothing at all for this long is given up. */
-const STALL_MS = 60_000;
-
-/** What a destination loads of device state at the least: 100 MB/s. */
-const DEVICE_BYTES_PER_MS = 1e5;
-
-/** An idle destination answers a PING at once. QEMU before 8.0 never does before it has a preempt channel. */
-const PREEMPT_STALL_MS = 10_000;
 
 /** A destination with nothing to read needs microseconds to look at a new connection, or until it gets its turn on a CPU. */
 const ACCEPT_MS = 3;
@@ -45,10 +37,12 @@ const ACCEPT_MS = 3;
 export interface PostcopySinkOptions {
   readonly trace?: Trace;
   readonly clock?: Clock;
-  /** Default 60 s. */
+  /** Default `SILENCE.stall`. */
   readonly stallMs?: number;
-  /** For how long it may say nothing while it loads the devices; more for many of them. Default `stallMs`. */
-  readonly loadStallMs?: number;
+  /** For how long it may say nothing while it loads the devices. Default `stallMs`. */
+  readonly loading?: LoadLimits;
+  /** It has said nothing for `loading.askMs` while it loads the devices: somebody may know more. Called again after as long. */
+  readonly onLoadSilence?: (() => void) | undefined;
   /** The first eight bytes of the stream have left already. */
   readonly isBegun?: boolean;
   /**
@@ -84,7 +78,9 @@ export class PostcopySink extends StreamSink {
   isUrgent = false;
   readonly #clock: Clock;
   readonly #stallMs: number;
-  #loadStallMs: number;
+  readonly #loading: LoadLimits;
+  readonly #onLoadSilence: (() => void) | undefined;
+  #stateBytes = 0;
   readonly #openPreempt: (() => Promise<ByteChannel>) | undefined;
   #preempt: RecordWriter | undefined;
   #pongs = 0;
@@ -103,8 +99,9 @@ export class PostcopySink extends StreamSink {
     {
       trace = {},
       clock = systemClock,
-      stallMs = STALL_MS,
-      loadStallMs = stallMs,
+      stallMs = SILENCE.stall,
+      loading = { askMs: stallMs, giveUpMs: stallMs, bytesPerMs: Number.POSITIVE_INFINITY },
+      onLoadSilence,
       isBegun = false,
       openPreempt,
       token,
@@ -113,7 +110,8 @@ export class PostcopySink extends StreamSink {
     super(channel, { returnPath: true, isAdvised: true, isBegun, trace });
     this.#clock = clock;
     this.#stallMs = stallMs;
-    this.#loadStallMs = loadStallMs;
+    this.#loading = loading;
+    this.#onLoadSilence = onLoadSilence;
     this.#openPreempt = openPreempt;
     this.#token = new SourceToken(token);
   }
@@ -202,7 +200,7 @@ export class PostcopySink extends StreamSink {
     const ponged = (count: number): Promise<void> =>
       this.#unlessStalled(
         super.until(() => this.#pongs >= count),
-        Math.min(PREEMPT_STALL_MS, this.#stallMs),
+        Math.min(SILENCE.preempt, this.#stallMs),
         hint,
       );
     await ponged(1);
@@ -295,7 +293,7 @@ export class PostcopySink extends StreamSink {
 
   /** All that makes the destination's guest run; nothing brings it back from there. */
   writePackage({ sections }: DeviceTail, gate?: Uint8Array): void {
-    this.#loadStallMs += sections.length / DEVICE_BYTES_PER_MS;
+    this.#stateBytes = sections.length;
     this.append(ping(PostcopyPing.DISCARDED));
     this.append(postcopyPackage(sections, gate));
     this.append(ping(PostcopyPing.RUNNING));
@@ -436,14 +434,23 @@ export class PostcopySink extends StreamSink {
 
   /** Resolves when the destination has said something. While it loads devices it has to, within `stallMs`, unless it `waits` for us. */
   async nextMessage(waits: boolean): Promise<void> {
+    await (this.isLoaded || waits ? this.activity() : this.#whileLoading(this.activity()));
+    this.throwIfBroken();
+  }
+
+  #whileLoading(waiting: Promise<void>): Promise<void> {
+    // One that has never answered is another matter.
+    if (this.#pongs === 0) {
+      return this.#unlessStalled(waiting);
+    }
     const hint = this.isPreempting
       ? undefined
       : 'Either it cannot load the devices, and prints why once the connection is closed: the same machine and devices are ' +
         'needed. Or it has the capability postcopy-preempt, and waits for a second connection: serve --preempt makes one.';
-    await (this.isLoaded || waits
-      ? this.activity()
-      : this.#unlessStalled(this.activity(), this.#pongs === 0 ? this.#stallMs : this.#loadStallMs, hint));
-    this.throwIfBroken();
+    const asking = setInterval(() => this.#onLoadSilence?.(), this.#loading.askMs);
+    return this.#unlessStalled(waiting, loadLimitMs(this.#loading, this.#stateBytes), hint).finally(() =>
+      clearInterval(asking),
+    );
   }
 
   /** Ends a `nextMessage`. */

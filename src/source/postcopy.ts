@@ -216,6 +216,11 @@ export class Postcopy {
     this.#sink.notify();
   }
 
+  /** Whether the destination has the devices, and has not said that it has loaded them. */
+  get isAwaitingLoad(): boolean {
+    return this.#begun && !this.#sink.isLoaded;
+  }
+
   /** Takes the link down (`migrate-pause`). Without effect before the switch. */
   pause(): void {
     if (this.#begun) {

@@ -7,6 +7,7 @@ import fs from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { MappedRamSnapshot } from '../../src/format/mapped-ram/snapshot.js';
 import { openSnapshotFile } from '../../src/guest/open-snapshot-file-node.js';
+import type { RamferryError } from '../../src/memory/errors.js';
 import { pageIndex } from '../../src/memory/units.js';
 import { Clones, privateBytes } from '../../src/monitor/clones.js';
 import { MapRestore, type RamSource } from '../../src/monitor/map-restore.js';
@@ -17,6 +18,7 @@ import { runIncoming } from '../../src/qemu/incoming.js';
 import { QemuProcess } from '../../src/qemu/qemu-process.js';
 import { QmpClient } from '../../src/qemu/qmp-client.js';
 import { RunningCommand } from '../command.js';
+import { corpusStream } from './corpus.js';
 import { interopTest, type Lab, LabGuest, liveInteropTest, poll } from './lab.js';
 import { Ramferry } from './ramferry.js';
 import { CURRENT_RELEASES } from './releases.js';
@@ -514,6 +516,28 @@ interopTest('what cannot be cloned says why, and leaves nothing', async (lab) =>
   assert.equal((await fail([file], template, 1)).code, 'FILE_IN_USE');
   fs.closeSync(writer);
 });
+
+// QEMU from 11.1 on says nothing until it is left.
+interopTest(
+  'a clone that is served and cannot load the devices ends at once, with the words of its QEMU',
+  async (lab) => {
+    const { file } = await corpusStream(lab, 'tiny');
+    const command = [...(await lab.command({ memory: 16 }, lab.path('serial'))), '-machine', 'hpet=off'];
+    const source = await ServeRestore.prepare(file, { run: true });
+    lab.onClose(() => source.close());
+    const startedAt = performance.now();
+    await assert.rejects(
+      Clones.start({ source, count: 1, template: command, folder: lab.folder }),
+      (error: RamferryError) => {
+        assert.equal(error.code, 'QEMU_EXITED');
+        assert.match(error.message, /^Clone 0: QEMU .*: .*(hpet|loadvm failed during postcopy)/s);
+        return true;
+      },
+    );
+    // Where nobody asks, 5 s of silence are the limit.
+    assert.ok(performance.now() - startedAt < 5000, `${performance.now() - startedAt} ms`);
+  },
+);
 
 interopTest('memory in several objects of the command line: each is mapped at its place', async (lab) => {
   const workload = 'churn:150:20';

@@ -360,6 +360,61 @@ interopTest('serve: a destination without postcopy-ram is told what it lacks', a
   assert.match(stdout, /postcopy-ram/);
 });
 
+/** A machine that lacks one of the saved guest's devices. */
+const withoutClock = { extraArguments: ['-machine', 'hpet=off'] };
+
+interface FailedDocument extends ServeDocument {
+  readonly 'total-time': number;
+  readonly error: { readonly code: string; readonly message: string; readonly hint?: string };
+}
+
+/** Serves to a destination that cannot load the devices; `more` is added to the command. */
+const serveInVain = async (lab: Lab, destination: LabGuest, ...more: readonly string[]): Promise<FailedDocument> => {
+  const { file } = await corpusStream(lab, 'tiny');
+  const uri = socketUri(lab);
+  await destination.qmp.execute('migrate-set-capabilities', {
+    capabilities: [{ capability: 'postcopy-ram', state: true }],
+  });
+  // It stays, and its monitor says why. The argument is known since 9.1.
+  await destination.qmp.execute('migrate-incoming', { uri, 'exit-on-error': false } as never);
+  const { status, stdout } = await serve(lab, file, uri, '--no-demand', ...more).exited;
+  assert.equal(status, 1, stdout);
+  return JSON.parse(stdout) as FailedDocument;
+};
+
+// QEMU from 11.1 on says nothing until it is left, and then hardly why.
+interopTest(
+  'serve --qmp: a QEMU that cannot load the devices is asked, and named at once with its own words',
+  async (lab) => {
+    const monitor = `unix:${lab.path('monitor')}`;
+    const { extraArguments } = withoutClock;
+    const destination = await corpusDestination(lab, 'tiny', lab.release, {
+      extraArguments: [...extraArguments, '-qmp', `${monitor},server=on,wait=off`],
+    });
+    const { error, 'total-time': totalMs } = await serveInVain(lab, destination, '--qmp', monitor);
+    const ofOld = ['DESTINATION_FAILED', /reports that loading failed \(SHUT 1\)\. QEMU says: ./] as const;
+    const ofNew = ['DEVICES_NOT_LOADED', /cannot load the devices.*postcopy-device.* QEMU says: .*load/s] as const;
+    const [code, sentence] = lab.release === '10' ? ofOld : ofNew;
+    assert.equal(error.code, code);
+    assert.match(error.message, sentence);
+    // The limit of who has no monitor to ask is 5 s.
+    assert.ok(totalMs < 4500, `${totalMs} ms`);
+  },
+);
+
+interopTest(
+  'serve: a QEMU that cannot load the devices, and whose monitor is not known, is given up after seconds',
+  async (lab) => {
+    const destination = await corpusDestination(lab, 'tiny', lab.release, withoutClock);
+    const { error, 'total-time': totalMs } = await serveInVain(lab, destination);
+    assert.equal(error.code, 'PEER_STALLED');
+    assert.match(error.message, /neither said nor read anything for 5 s/);
+    assert.match(error.hint!, /cannot load the devices/);
+    assert.ok(totalMs < 15_000, `${totalMs} ms`);
+  },
+  ['11'],
+);
+
 /** Serves in this process, by an engine that does something wrong. */
 const serveWrongly = async (
   lab: Lab,
