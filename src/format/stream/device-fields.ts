@@ -1,0 +1,118 @@
+// The fields of device sections by name, as the VM description has them (spec/qemu-wire-format.md 1.3, 1.6, 1.9.1). What each
+// type means agrees with scripts/analyze-migration.py of QEMU; what it shows as bytes and is known to be more is more here.
+
+import { RamferryError } from '../../memory/errors.js';
+import type { DeviceSection } from './device-sections.js';
+import { bodyPositions } from './device-tail.js';
+import { decodeFields } from './field-decoder.js';
+import type { FieldGroup } from './field-group.js';
+import type { StreamSummary } from './stream-handler.js';
+import { asObject, type DescribedDevice, deviceKey, parseDescription } from './vm-description.js';
+
+/** One device section with its fields. */
+export interface DeviceFields {
+  readonly section: DeviceSection;
+  /** Name of the description, which is that of the device's type, e.g. `e1000e`; empty where there is none. */
+  readonly vmsd: string;
+  /** The bytes that the fields are made of. */
+  readonly body: Uint8Array;
+  readonly fields: FieldGroup;
+}
+
+/**
+ * The device sections of an opened file, with the fields of each.
+ *
+ * Nothing is decoded before it is asked for, and nothing is kept: every call of `fields` decodes one section anew.
+ */
+export class DescribedDevices {
+  /** All device sections of the file, in its order, those before RAM first. */
+  readonly sections: readonly DeviceSection[];
+  readonly #summary: StreamSummary;
+  readonly #positions: readonly number[];
+  #described: ReadonlyMap<string, DescribedDevice> | undefined;
+
+  /** @param summary that of an opened file: `snapshot.summary` */
+  constructor(summary: StreamSummary) {
+    this.#summary = summary;
+    this.sections = summary.devices;
+    this.#positions = bodyPositions(summary.devices);
+  }
+
+  /** Whether the file says what its sections consist of. Without a VM description only their bytes are known. */
+  get isDescribed(): boolean {
+    return this.#summary.tail.description !== '';
+  }
+
+  /** The sections of that name, one for each instance. */
+  named(name: string): DeviceSection[] {
+    return this.sections.filter((section) => section.name === name);
+  }
+
+  /** The body of a section, which must be one of `sections`. */
+  body(section: DeviceSection): Uint8Array {
+    const { early, sections } = this.#summary.tail;
+    const position = this.#positions[this.sections.indexOf(section)]!;
+    return position < early.length
+      ? early.subarray(position, position + section.bytes)
+      : sections.subarray(position - early.length, position - early.length + section.bytes);
+  }
+
+  /**
+   * Decodes a section, which must be one of `sections`.
+   * @throws RamferryError `invalid` if the file has no description of it, or one that disagrees with its bytes
+   */
+  fields(section: DeviceSection): DeviceFields {
+    const described = this.#descriptionOf(section);
+    const { vmsd_name: vmsd } = described;
+    const body = this.body(section);
+    const fields = decodeFields(described, body, section);
+    return { section, vmsd: typeof vmsd === 'string' ? vmsd : '', body, fields };
+  }
+
+  #descriptionOf({ name, instance, offset }: DeviceSection): ReturnType<typeof asObject> {
+    const { description } = this.#summary.tail;
+    if (description === '') {
+      throw noDescription();
+    }
+    this.#described ??= parseDescription(description, 0);
+    const described = this.#described.get(deviceKey(name, instance));
+    if (described === undefined) {
+      throw new RamferryError(
+        'invalid',
+        'DEVICE_NOT_DESCRIBED',
+        `The VM description does not describe device section "${name}" (instance ${instance}), at byte ${offset}.`,
+        { offset, value: name },
+      );
+    }
+    return asObject(JSON.parse(description.slice(...described.text)));
+  }
+}
+
+/** The error about a file whose sections nobody describes. */
+export const noDescription = (): RamferryError =>
+  new RamferryError(
+    'invalid',
+    'NO_DESCRIPTION',
+    'The file has no VM description: what its device sections consist of is not known.',
+    { hint: 'QEMU leaves it out in postcopy, and for machines with suppress-vmdesc=on.' },
+  );
+
+/**
+ * The fields of one device of an opened file, e.g. `deviceFields(snapshot.summary, 'cpu', 1)`.
+ * @throws RamferryError `usage` if the file has no such section, `invalid` as `DescribedDevices.fields`
+ */
+export const deviceFields = (summary: StreamSummary, name: string, instance = 0): DeviceFields => {
+  const devices = new DescribedDevices(summary);
+  const section = devices.named(name).find((each) => each.instance === instance);
+  if (section === undefined) {
+    throw new RamferryError(
+      'usage',
+      'NO_SUCH_DEVICE',
+      `The file has no device section "${name}" (instance ${instance}).`,
+      {
+        value: name,
+      },
+    );
+  }
+  return devices.fields(section);
+};
