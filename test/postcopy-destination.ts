@@ -48,6 +48,8 @@ export class PostcopyDestination {
   isDeaf = false;
   /** Read pages where they lie, as late as a system may. */
   isGathering = false;
+  /** A section of the package that needs a page when it is loaded, and waits for it if it `asks`. */
+  gate: { readonly section: Uint8Array; readonly blockName: string; readonly page: number; asks: boolean } | undefined;
   /** Take a second connection as the preempt channel. */
   acceptsPreempt = true;
   /** Pages that came over it. */
@@ -64,6 +66,8 @@ export class PostcopyDestination {
   /** Requested and not there yet. */
   readonly #outstanding = new Set<string>();
   readonly #requested = new Set<string>();
+  /** What is behind the gate, while it waits. */
+  #behindGate: (() => void) | undefined;
   readonly #blocks: ReadonlyMap<string, PlacedBlock>;
   #link: Link | undefined;
   #preempt: Link | undefined;
@@ -211,6 +215,23 @@ export class PostcopyDestination {
       this.onPage(name, first + index);
     }
     this.#confirm();
+    const { gate } = this;
+    if (gate?.blockName === name && gate.page >= first && gate.page < first + pages) {
+      const goOn = this.#behindGate;
+      this.#behindGate = undefined;
+      goOn?.();
+    }
+  }
+
+  /** Loads the gate: `goOn` comes behind it. */
+  passGate({ blockName, page, asks }: NonNullable<PostcopyDestination['gate']>, goOn: () => void): void {
+    this.step('gate');
+    if (asks) {
+      this.#behindGate = goOn;
+      this.request(blockName, page);
+    } else {
+      goOn();
+    }
   }
 
   command(number: number, payload: Uint8Array): void {
@@ -499,7 +520,17 @@ class Link {
 
   #package(blob: Uint8Array): void {
     this.#destination.step('package');
+    this.#load(blob);
+  }
+
+  #load(blob: Uint8Array): void {
+    const { gate } = this.#destination;
     for (let at = 0; at < blob.length; ) {
+      if (gate !== undefined && Buffer.compare(blob.subarray(at, at + gate.section.length), gate.section) === 0) {
+        const rest = blob.subarray(at + gate.section.length);
+        this.#destination.passGate(gate, () => this.#load(rest));
+        return;
+      }
       if (blob[at] !== ElementType.COMMAND) {
         this.#destination.violations.push(`element ${blob[at]} in the package`);
         return;

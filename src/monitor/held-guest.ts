@@ -51,7 +51,7 @@ interface Mover {
 
 interface Landmarks {
   readonly onDevices: () => void;
-  readonly onLoaded: (waits: boolean) => void;
+  readonly onLoaded: () => void;
   readonly onStarted: () => void;
   readonly onSeenRunning: () => void;
 }
@@ -92,9 +92,8 @@ export class HeldGuest {
         const limits = passage.by === 'gate' ? SILENCE.loadHeld : SILENCE.loadHeldBehindMemory;
         watch(loadLimitMs(limits, stateBytes));
       },
-      onLoaded: (waits) => {
+      onLoaded: () => {
         clearTimeout(timer);
-        this.#wasStarted ||= !waits;
         haveLoaded();
       },
       onStarted: () => {
@@ -186,7 +185,7 @@ const memoryFirst = (
   { maxBandwidth, onProgress }: HeldGuestOptions,
   { onDevices, onLoaded }: Landmarks,
 ): Mover => {
-  const sink = new HeldStreamSink(channel, { isBegun: true, onDevices, onLoaded: () => onLoaded(true) });
+  const sink = new HeldStreamSink(channel, { isBegun: true, onDevices, onLoaded });
   const source = new MigrationSource({
     guest,
     sink,

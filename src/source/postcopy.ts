@@ -49,7 +49,7 @@ export interface PostcopyOptions {
   /** The package with the devices has left. */
   readonly onPackage?: () => void;
   /** The destination has loaded the devices; running the guest is the next thing it does, unless it `waits` for the release. */
-  readonly onLoaded?: (waits: boolean) => void;
+  readonly onLoaded?: () => void;
   /** The destination has come to the order to run the guest. */
   readonly onStarted?: () => void;
   /** Give the source's memory back as it is sent (`release-ram`); a link that breaks cannot be mended then. */
@@ -402,7 +402,7 @@ export class Postcopy {
       const waits = this.#waitsAtGate;
       if ((this.#sink.isLoaded || waits) && !this.#wasLoaded) {
         this.#wasLoaded = true;
-        this.#options.onLoaded?.(waits);
+        this.#options.onLoaded?.();
       }
       if (this.#sink.isLoaded && !this.#wasStarted) {
         this.#wasStarted = true;
