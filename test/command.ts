@@ -47,6 +47,10 @@ export class RunningCommand {
     return this.#stderr;
   }
 
+  get stdout(): string {
+    return this.#stdout;
+  }
+
   /** Resolves with the URI once it says "listening on URI"; rejects if it ends before. */
   async listening(): Promise<string> {
     for (;;) {

@@ -48,6 +48,19 @@ const end: Verb<{ size?: number }> = {
   },
 };
 
+const publish: Verb = {
+  configure: () => {},
+  examples: [],
+  run: async ({ operands, signal, publish: print }) => {
+    await print({ document: { running: 3 }, text: '3 run\n' });
+    const timer = setInterval(() => {}, 1000);
+    await once(signal, 'abort');
+    clearInterval(timer);
+    const failure = operands[0] === 'failed' ? new RamferryError('failed', 'DIED', 'The clone died.') : undefined;
+    return { document: { running: 0 }, text: 'none runs\n', failure };
+  },
+};
+
 const lots: Verb = {
   configure: () => {},
   examples: [],
@@ -78,6 +91,7 @@ await runCommandLine(
   [
     { name: 'end', operands: '<how> [more...]', summary: 'ends', example: 'end well', load: async () => end },
     { name: 'lots', operands: '', summary: 'prints much', example: 'lots | head', load: async () => lots },
+    { name: 'publish', operands: '<how>', summary: 'goes on', example: 'publish well', load: async () => publish },
     { name: 'write', operands: '<file> [how]', summary: 'writes', example: 'write x', load: async () => write },
     {
       name: 'broken',

@@ -23,7 +23,7 @@ import type { Progress } from './progress.js';
 import { inSlices, type Surroundings } from './read-memory-file.js';
 import { RunFolder } from './run-folder.js';
 import { oneLine } from './safe-text.js';
-import type { Verb, VerbResult } from './verb.js';
+import type { Invocation, Verb } from './verb.js';
 
 interface CloneOptions {
   readonly count: number;
@@ -39,7 +39,7 @@ The command line is the guest's own, as it was saved: the same machine and devic
   {i}         is the number of the clone, from 0: for what must differ, as in file=disk{i}.qcow2 or mac=52:54:00:00:00:{i}
   -incoming   is not needed; RAM becomes a private mapping of the file, at the place of -m or of -object memory-backend-ram
 Each clone has a QMP socket of its own, and a serial port on a socket where the guest has one and -serial does not say
-where it goes. The sockets are named once all clones run, and are gone when they end.
+where it goes. The sockets are named once all clones run (with --json too), and are gone when they end.
 
 A guest that was saved while it was paused stays paused: cont in its monitor, or --run, starts it.
 A file that was saved live may hold stale bytes for pages that are zero; each guest makes its own copies of them zero. Where
@@ -76,7 +76,7 @@ export const clone: Verb<CloneOptions> = {
 
   files: ([file], { by }) => ({ reads: [memoryFile(file!).path], writes: by === 'map' ? [] : [demandPath(file!)] }),
 
-  async run({ operands, options, signal, progress }) {
+  async run({ operands, options, signal, progress, publish }) {
     const [operand, ...template] = operands as [string, ...string[]];
     const { path: file } = memoryFile(operand);
     const prefix = folderPrefix(file);
@@ -98,10 +98,13 @@ export const clone: Verb<CloneOptions> = {
         progress.note(`warning: ${warning}`);
       }
       const facts = { file, by: source.by, ...source.facts, warnings };
-      const supervised = await supervise({
+      const failure = await supervise({
         ...{ source: source.guests, template, file, prefix, count: options.count, signal, progress, start },
+        publish: ({ document, text }) => publish({ document: { ...facts, ...document }, text }),
       });
-      return { ...supervised, document: { ...facts, ...supervised.document, ...(await source.finish()) } };
+      await source.finish();
+      // The clones are gone: what there was to say of them was said when they ran.
+      return { document: facts, text: '', failure };
     } finally {
       source.guests.close();
     }
@@ -114,8 +117,8 @@ interface OpenedSource {
   readonly warnings: readonly string[];
   /** For the JSON document. */
   readonly facts: object;
-  /** What there is to say, and to keep, at the end. */
-  finish(): Promise<object>;
+  /** Says and keeps what was learned from the clones. */
+  finish(): Promise<void>;
 }
 
 /** By mapping where that is possible, unless told otherwise. */
@@ -141,7 +144,7 @@ const openSource = async (
         guests,
         warnings: obstacles,
         facts: { ram: { mapped, source, stalePages, streamBytes } },
-        finish: async () => ({}),
+        finish: async () => {},
       };
     } catch (error) {
       if (!(error instanceof RamferryError && error.code === 'NOT_MAPPABLE') || by === 'map') {
@@ -153,9 +156,9 @@ const openSource = async (
   const list = demandPath(operand);
   const known = readDemandFile(list, surroundings);
   const guests = await ServeRestore.prepare(operand, { firstPages: known, run, checksDigest });
-  const finish = async (): Promise<object> => {
+  const finish = async (): Promise<void> => {
     await writeDemandFile(list, known, guests.demands, surroundings);
-    return { demands: guests.demandCount };
+    progress.note(`the clones asked for ${plural(guests.demandCount, 'page')} before it had come`);
   };
   return { by: 'serve', guests, warnings: [], facts: {}, finish };
 };
@@ -201,11 +204,12 @@ interface Supervision {
   readonly progress: Progress;
   /** When the verb began. */
   readonly start: number;
+  readonly publish: Invocation<CloneOptions>['publish'];
 }
 
-/** From the first start to the last end. */
-const supervise = async (options: Supervision): Promise<VerbResult> => {
-  const { source, template, file, prefix, count, signal, progress, start } = options;
+/** From the first start to the last end; resolves with what failed on the way. */
+const supervise = async (options: Supervision): Promise<RamferryError | undefined> => {
+  const { source, template, file, prefix, count, signal, progress, start, publish } = options;
   let stopped: () => void = () => {};
   const stop = new Promise<void>((resolve) => {
     stopped = resolve;
@@ -222,23 +226,21 @@ const supervise = async (options: Supervision): Promise<VerbResult> => {
       };
       source.onChange(fail);
       clones.onLoadError(fail);
-      const table = cloneTable(clones.all);
-      const document = {
-        running: clones.run,
-        clones: clones.all.map(describe),
-        'run-time': clones.runMs,
-        'total-time': performance.now() - start,
-        loadedMs: undefined as number | undefined,
-      };
+      progress.finish();
+      await publish({
+        document: {
+          running: clones.run,
+          clones: clones.all.map(describe),
+          'run-time': clones.runMs,
+          'total-time': performance.now() - start,
+        },
+        text: cloneTable(clones.all),
+      });
       void clones.loaded().then(() => {
-        document.loadedMs = performance.now() - start;
         if (clones.all.some(({ loaded }) => loaded !== undefined)) {
-          progress.note('all memory of all clones is there');
+          progress.note(`all memory of all clones is there, after ${formatDuration(performance.now() - start)}`);
         }
       });
-      for (const line of table.trimEnd().split('\n')) {
-        progress.note(line);
-      }
       progress.note(`${stateOf(clones, source)}; Ctrl-C or "ramferry clone ${file} --stop" ends them`);
       await Promise.race([
         stop,
@@ -249,7 +251,7 @@ const supervise = async (options: Supervision): Promise<VerbResult> => {
           failures.push(...(error === undefined ? [] : [error]));
         }),
       ]);
-      return { document, text: table, failure: failures[0] };
+      return failures[0];
     } finally {
       await clones.end();
     }

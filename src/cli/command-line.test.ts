@@ -1,7 +1,7 @@
 // The contract of DESIGN section 4 about stdout, stderr, exit status and signals, seen from outside the process.
 
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
@@ -158,9 +158,59 @@ test('--help of a verb: its options, the common ones, its examples', async () =>
   }
 });
 
-test('--version', async () => {
+test('the version, asked for in any way', async () => {
   const { version } = createRequire(import.meta.url)('../../../package.json');
-  assert.deepEqual(await run('--version'), { status: 0, signal: null, stdout: `${version}\n`, stderr: '' });
+  for (const word of ['--version', '-V', 'version']) {
+    assert.deepEqual(await run(word), { status: 0, signal: null, stdout: `${version}\n`, stderr: '' });
+    for (const words of [
+      [word, '--json'],
+      ['--json', word],
+    ]) {
+      assert.deepEqual(JSON.parse((await run(...words)).stdout), { version });
+    }
+  }
+});
+
+test('--json and --quiet may stand in front of the verb; help is a document then, too', async () => {
+  const { status, stdout, stderr } = await run('--json', '--quiet', 'end', 'well', '--', '--json');
+  assert.deepEqual([status, JSON.parse(stdout)], [0, { operands: ['well', '--json'] }]);
+  assert.equal(stderr, 'listening on unix:/tmp/x\n');
+  for (const words of [['help'], ['help', 'end'], ['end', '--help'], ['--help']]) {
+    const [text, json] = await Promise.all([run(...words), run('--json', ...words)]);
+    assert.deepEqual(JSON.parse(json.stdout), { help: text.stdout });
+  }
+  const alone = await run('--json');
+  assert.deepEqual([alone.status, JSON.parse(alone.stdout).error.code], [2, 'MISSING_VERB']);
+});
+
+for (const how of ['well', 'failed']) {
+  test(`what a verb publishes is on stdout while it runs, and stays all that is there when it ends ${how}`, async () => {
+    const child = start(['publish', how, '--json']);
+    const end = ended(child);
+    await once(child.stdout!, 'data');
+    assert.equal(child.exitCode, null);
+    child.kill('SIGINT');
+    const { status, stdout, stderr } = await end;
+    assert.deepEqual(JSON.parse(stdout), { running: 3 });
+    assert.equal(status, how === 'well' ? 0 : 1);
+    assert.equal(/ramferry: The clone died\./.test(stderr), how === 'failed');
+  });
+}
+
+test('a terminal that is dumb gets no escape codes', {
+  skip: spawnSync('script', ['--version']).status !== 0 && 'there is no script(1)',
+}, () => {
+  const command = [process.execPath, sample, 'end', 'failed'].map((word) => `'${word}'`).join(' ');
+  const printed = (TERM: string): string =>
+    spawnSync('script', ['-qec', command, '/dev/null'], {
+      env: { ...process.env, TERM, NO_COLOR: '' },
+      input: '',
+      encoding: 'utf8',
+    }).stdout;
+  const xterm = printed('xterm');
+  assert.ok(xterm.includes('\x1b[K') && xterm.includes('\x1b[31m'), xterm);
+  assert.match(printed('dumb'), /^active, 50 %.*\r\n.*ramferry: The peer closed\.\r\n/s);
+  assert.ok(!printed('dumb').includes('\x1b'));
 });
 
 test('a reader of stdout that goes away is no failure', async () => {

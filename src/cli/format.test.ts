@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { parseInteger, parseSize } from './arguments.js';
+import { parseInteger, parseRate, parseSize } from './arguments.js';
 import { formatBytes, formatCount, formatDuration, formatPercent, formatRate, formatTable } from './format.js';
 
 test('sizes and rates', () => {
@@ -66,19 +66,69 @@ test('tables', () => {
   );
 });
 
-test('sizes and numbers are read as QEMU reads them', () => {
-  assert.deepEqual(['4096', '0x1000', '4K', '4k', '1.5G', '1T', '7B'].map(parseSize), [
-    4096,
-    4096,
-    4096,
-    4096,
-    1.5 * 2 ** 30,
-    2 ** 40,
-    7,
-  ]);
-  for (const wrong of ['', 'G', '-1', '1X', '1.0001K', '99999T', '0x', '1 G']) {
+test('sizes are read as QEMU reads them, as people write them', () => {
+  const cases: [string, number][] = [
+    ['4096', 4096],
+    ['0x1000', 4096],
+    ['4K', 4096],
+    ['4k', 4096],
+    ['1.5G', 1.5 * 2 ** 30],
+    ['1T', 2 ** 40],
+    ['7B', 7],
+    ['1GiB', 2 ** 30],
+    ['1 gib', 2 ** 30],
+    ['0.5 MiB', 2 ** 19],
+    ['1e9', 1e9],
+    ['1.5e9', 1.5e9],
+    ['500MB', 500e6],
+    ['500 kB', 500e3],
+    ['1.0001K', 1024],
+    ['446,157,664 bytes', 446_157_664],
+    ['1,023 MiB', 1023 * 2 ** 20],
+  ];
+  for (const [text, size] of cases) {
+    assert.equal(parseSize(text), size, text);
+  }
+  const wrongs = [
+    '',
+    'G',
+    '-1',
+    '1X',
+    '99999T',
+    '0x',
+    '0x1G',
+    '1.5',
+    '1e-3',
+    '1,00',
+    '1 G B',
+    '1G/s',
+    'e9',
+    '.5G',
+    '1e400',
+  ];
+  for (const wrong of wrongs) {
     assert.throws(() => parseSize(wrong), /whole number of bytes/, wrong);
   }
+  assert.deepEqual(['100M', '100MiB/s', '100 MiB/s', '1e8', '100MB/s', '104857600 B/s'].map(parseRate), [
+    ...[100 * 2 ** 20, 100 * 2 ** 20, 100 * 2 ** 20, 1e8, 1e8, 100 * 2 ** 20],
+  ]);
+  for (const wrong of ['100Mb/s', '100Mbit/s', '1Gbps', '/s', '1G/h']) {
+    assert.throws(() => parseRate(wrong), /bytes \(not bits\) per second/, wrong);
+  }
+});
+
+test('what is printed of a size is read again, to three digits', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 0, max: 2 ** 50 }), (size) => {
+      for (const read of [parseSize(formatBytes(size)), parseRate(formatRate(size))]) {
+        assert.ok(Math.abs(read - size) <= size * 0.005, `${size} is printed as ${formatBytes(size)}, read as ${read}`);
+      }
+      assert.equal(parseSize(`${formatCount(size)} bytes`), size);
+    }),
+  );
+});
+
+test('numbers within their range', () => {
   assert.equal(parseInteger(1, 64)('64'), 64);
   for (const wrong of ['0', '65', '1.5', '', 'x', '1e1']) {
     assert.throws(() => parseInteger(1, 64)(wrong), /from 1 to 64/, wrong);

@@ -57,7 +57,9 @@ const verdictOf = async (file: string): Promise<{ status: number; verdict?: Verd
   const signal = new AbortController().signal;
   const progress = { update() {}, note() {} } as unknown as Parameters<typeof verify.run>[0]['progress'];
   try {
-    const { document, failure }: VerbResult = await verify.run({ operands: [file], options: {}, signal, progress });
+    const { document, failure }: VerbResult = await verify.run({
+      ...{ operands: [file], options: {}, signal, progress, publish: async () => {} },
+    });
     return { status: failure === undefined ? 0 : failure.kind === 'invalid' ? 3 : 1, verdict: document as Verdict };
   } catch (error) {
     assert.ok(error instanceof RamferryError, String(error));

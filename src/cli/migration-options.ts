@@ -6,7 +6,7 @@ import type { MigrationOptions } from '../monitor/migration.js';
 import type { HintWaitLimit } from '../source/hint-wait.js';
 import type { MigrationParameters } from '../source/parameters.js';
 import { traceArguments } from '../source/trace.js';
-import { parseInteger, parseSize } from './arguments.js';
+import { parseInteger, parseRate, parseSize } from './arguments.js';
 import type { Progress } from './progress.js';
 
 export interface MigrationVerbOptions {
@@ -30,6 +30,10 @@ export interface SendingDefaults {
 export const sizeOption = (flags: string, description: string, defaultValue: number): Option =>
   new Option(flags, description).argParser(parseSize).default(defaultValue, typedSize(defaultValue));
 
+/** The same for bytes per second. */
+export const rateOption = (flags: string, description: string, defaultValue: number): Option =>
+  new Option(flags, description).argParser(parseRate).default(defaultValue, typedSize(defaultValue));
+
 const typedSize = (byteCount: number): string => {
   const exponent = [30, 20, 10].find((bits) => byteCount > 0 && byteCount % 2 ** bits === 0);
   return exponent === undefined
@@ -40,7 +44,7 @@ const typedSize = (byteCount: number): string => {
 /** `--max-bandwidth` and what else goes for any source. */
 export const addSendingOptions = (command: Command, defaults: Pick<SendingDefaults, 'maxBandwidth'>): Command =>
   command
-    .addOption(sizeOption('--max-bandwidth <bytes>', 'bytes per second at most; 0 is unlimited', defaults.maxBandwidth))
+    .addOption(rateOption('--max-bandwidth <bytes>', 'bytes per second at most; 0 is unlimited', defaults.maxBandwidth))
     .option('--trace <pattern>', 'print trace events, as QEMU names them: migration_bitmap_*,migrate_set_state')
     .option('--verbose', 'print the parameters in effect');
 

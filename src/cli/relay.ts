@@ -17,7 +17,7 @@ import { parseInteger } from './arguments.js';
 import { toFailure } from './failure.js';
 import { formatBytes, formatCount, formatDuration, formatTable } from './format.js';
 import { plural } from './inspect-text.js';
-import { sizeOption } from './migration-options.js';
+import { rateOption, sizeOption } from './migration-options.js';
 import { incomingProgress, progressOf, totalsTable } from './migration-report.js';
 import { oneLine } from './safe-text.js';
 import { isStdout } from './stdout-output.js';
@@ -51,7 +51,7 @@ export const relay: Verb<RelayVerbOptions> = {
     command
       .option('--spool <file>', 'holds the guest meanwhile; by default relay-PID.mapped, here')
       .option('--prefetch <pages>', 'pages to send behind each one that the guest asks for', parseInteger(0, 4096), 32)
-      .addOption(sizeOption('--max-bandwidth <bytes>', 'bytes per second at most to a destination; 0 is unlimited', 0))
+      .addOption(rateOption('--max-bandwidth <bytes>', 'bytes per second at most to a destination; 0 is unlimited', 0))
       .option(
         '--retry <seconds>',
         'wait this long for a destination that does not listen yet',

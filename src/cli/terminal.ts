@@ -32,10 +32,16 @@ export const createColors = (enabled: boolean): Colors => {
   };
 };
 
+/** Whether a line can be erased and written anew: a terminal that is not `dumb` knows escape codes. */
+export const canRedraw = (stream: NodeJS.WriteStream): boolean => {
+  const { TERM } = process.env;
+  return stream.isTTY === true && TERM !== 'dumb';
+};
+
 /** Colours that do nothing where none are wanted. */
 export const terminalColors = (stream: NodeJS.WriteStream): Colors => {
-  const { NO_COLOR, TERM } = process.env;
-  return createColors(stream.isTTY === true && !NO_COLOR && TERM !== 'dumb');
+  const { NO_COLOR } = process.env;
+  return createColors(canRedraw(stream) && !NO_COLOR);
 };
 
 const DEFAULT_COLUMNS = 80;

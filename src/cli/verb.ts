@@ -14,6 +14,11 @@ export interface Invocation<Options> {
   readonly signal: AbortSignal;
   /** All that goes to stderr. */
   readonly progress: Progress;
+  /**
+   * Prints the result while the verb goes on, for a verb whose work is done long before it ends. What it returns in the
+   * end is not printed then; a failure still is, on stderr.
+   */
+  publish(result: Pick<VerbResult, 'document' | 'text'>): Promise<void>;
 }
 
 /** What a verb leaves on stdout. */

@@ -18,7 +18,14 @@ import { RamferryError } from '../../memory/errors.js';
 import type { MigrationReport } from '../../source/statistics.js';
 import { parseInteger } from '../arguments.js';
 import { formatBytes, formatCount, formatRate } from '../format.js';
-import { addLiveOptions, type MigrationVerbOptions, parametersOf, sizeOption, traceOf } from '../migration-options.js';
+import {
+  addLiveOptions,
+  type MigrationVerbOptions,
+  parametersOf,
+  rateOption,
+  sizeOption,
+  traceOf,
+} from '../migration-options.js';
 import { downtimeTable, iterationTable, parameterTable, totalsTable } from '../migration-report.js';
 import type { Invocation, Verb } from '../verb.js';
 import { differences, type Judgement, judge, runOn } from './judgement.js';
@@ -63,7 +70,7 @@ export const demo: Verb<DemoOptions> = {
       )
       .option('--writers <n>', 'threads of the guest', parseInteger(1, 64), 2)
       .addOption(
-        sizeOption('--rate <bytes>', 'bytes the guest writes per second; 0 for as fast as it can', 96 * 2 ** 20),
+        rateOption('--rate <bytes>', 'bytes the guest writes per second; 0 for as fast as it can', 96 * 2 ** 20),
       )
       .addOption(sizeOption('--working-set <bytes>', 'memory the guest works on', 384 * 2 ** 20))
       .addOption(

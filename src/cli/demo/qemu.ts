@@ -154,7 +154,7 @@ export async function demoQemu(
 /** Resolves with how long QEMU took to save its running guest, in milliseconds. */
 async function bootAndSave(
   program: string,
-  { options, progress, signal }: Omit<Invocation<DemoQemuOptions>, 'operands'>,
+  { options, progress, signal }: Omit<Invocation<DemoQemuOptions>, 'operands' | 'publish'>,
   folder: string,
   file: string,
 ): Promise<number> {
