@@ -79,7 +79,7 @@ export const digestText = (blocks: readonly BlockDocument[], digests: readonly s
     colors,
   );
 
-export const deviceText = ({ devices }: MemoryDocument, colors: Colors): string =>
+export const deviceText = ({ devices }: Pick<MemoryDocument, 'devices'>, colors: Colors): string =>
   devices.length === 0
     ? ''
     : table(

@@ -39,6 +39,13 @@ export const verbs: readonly VerbEntry[] = [
     load: async () => (await import('./diff.js')).diff,
   },
   {
+    name: 'device',
+    operands: '<file> [name]',
+    summary: 'shows what the devices of a saved guest hold, field by field',
+    example: 'device guest.mig cpu/0',
+    load: async () => (await import('./device.js')).device,
+  },
+  {
     name: 'receive',
     operands: '<uri> <out>',
     summary: 'is the destination of a live migration and saves the guest',

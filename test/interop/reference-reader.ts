@@ -40,12 +40,21 @@ export interface ReferenceStream {
   readonly normalOffsets: readonly number[];
 }
 
-interface Description {
+/** A device, a structure or a subsection as the VM description has it. */
+export interface Description {
   readonly name?: string;
   readonly instance_id?: number;
   readonly vmsd_name?: string;
-  readonly fields?: readonly { readonly size: number; readonly array_len?: number }[];
+  readonly fields?: readonly DescribedField[];
   readonly subsections?: readonly Description[];
+}
+
+export interface DescribedField {
+  readonly name: string;
+  readonly type: string;
+  readonly size: number;
+  readonly array_len?: number;
+  readonly struct?: Description;
 }
 
 /** Body bytes of a device, spec/qemu-wire-format.md 1.9.1. */
@@ -54,7 +63,7 @@ const bodyBytes = (description: Description): number =>
   (description.subsections ?? []).reduce((sum, inner) => sum + 6 + inner.vmsd_name!.length + bodyBytes(inner), 0);
 
 /** Files above 2 GiB do not fit readFileSync; ours are smaller, but a mapped-ram file's holes count too. */
-const readWhole = (file: string): Buffer => {
+export const readWhole = (file: string): Buffer => {
   const descriptor = openSync(file, 'r');
   try {
     const buffer = Buffer.alloc(fstatSync(descriptor).size);
@@ -74,7 +83,7 @@ const EOF = 0x00;
  * The JSON description is the last thing in the file, behind EOF, VMDESCRIPTION and its length. The length is what finds it: a `{`
  * may be a byte of the length itself, as it is in files of QEMU 11.1.
  */
-const readDescription = (bytes: Buffer): readonly Description[] => {
+export const readDescription = (bytes: Buffer): readonly Description[] => {
   const starts: number[] = [];
   for (let start = bytes.indexOf('{', bytes.lastIndexOf(0)); start !== -1; start = bytes.indexOf('{', start + 1)) {
     if (

@@ -59,7 +59,7 @@ export class DescribedDevices {
 
   /**
    * Decodes a section, which must be one of `sections`.
-   * @throws RamferryError `invalid` if the file has no description of it, or one that disagrees with its bytes
+   * @throws RamferryError `invalid` if the description disagrees with its bytes, or leaves it out; `failed` if there is none
    */
   fields(section: DeviceSection): DeviceFields {
     const described = this.#descriptionOf(section);
@@ -91,7 +91,7 @@ export class DescribedDevices {
 /** The error about a file whose sections nobody describes. */
 export const noDescription = (): RamferryError =>
   new RamferryError(
-    'invalid',
+    'failed',
     'NO_DESCRIPTION',
     'The file has no VM description: what its device sections consist of is not known.',
     { hint: 'QEMU leaves it out in postcopy, and for machines with suppress-vmdesc=on.' },
@@ -99,7 +99,7 @@ export const noDescription = (): RamferryError =>
 
 /**
  * The fields of one device of an opened file, e.g. `deviceFields(snapshot.summary, 'cpu', 1)`.
- * @throws RamferryError `usage` if the file has no such section, `invalid` as `DescribedDevices.fields`
+ * @throws RamferryError `usage` if the file has no such section, and as `DescribedDevices.fields`
  */
 export const deviceFields = (summary: StreamSummary, name: string, instance = 0): DeviceFields => {
   const devices = new DescribedDevices(summary);
