@@ -1,61 +1,10 @@
 // The monitor protocol against a scripted peer: what real QEMU does in every order, and what a broken one might do.
 
 import assert from 'node:assert/strict';
-import { createServer, type Server, type Socket } from 'node:net';
 import { test } from 'node:test';
+import { type Command, monitor, send } from '../../test/scripted-monitor.js';
 import { RamferryError } from '../memory/errors.js';
 import { QmpClient, QmpCommandError } from './qmp-client.js';
-
-const greeting =
-  '{"QMP":{"version":{"qemu":{"micro":22,"minor":2,"major":7},"package":"x"},"capabilities":["oob"]}}\r\n';
-
-interface Command {
-  readonly execute: string;
-  readonly arguments?: Record<string, unknown>;
-  readonly id: number;
-}
-
-/** A monitor that greets, accepts the negotiation and gives every other command to `answer`. */
-const monitor = async (
-  answer: (command: Command, socket: Socket) => void,
-  use: (uri: string) => Promise<void>,
-  hello = greeting,
-): Promise<void> => {
-  const sockets = new Set<Socket>();
-  const server: Server = createServer((socket) => {
-    sockets.add(socket);
-    socket.on('error', () => {});
-    socket.write(hello);
-    let text = '';
-    socket.on('data', (chunk) => {
-      text += String(chunk);
-      const lines = text.split('\n');
-      text = lines.pop()!;
-      for (const line of lines) {
-        const command = JSON.parse(line) as Command;
-        if (command.execute === 'qmp_capabilities') {
-          socket.write(`${JSON.stringify({ return: {}, id: command.id })}\r\n`);
-        } else {
-          answer(command, socket);
-        }
-      }
-    });
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  try {
-    await use(`tcp:127.0.0.1:${port}`);
-  } finally {
-    for (const socket of sockets) {
-      socket.destroy();
-    }
-    server.close();
-  }
-};
-
-const send = (socket: Socket, message: unknown): void => {
-  socket.write(`${JSON.stringify(message)}\r\n`);
-};
 
 const withCode =
   (code: string) =>
