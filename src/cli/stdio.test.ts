@@ -27,6 +27,10 @@ const { bytes } = new StreamBuilder()
 const file = at('guest.mig');
 fs.writeFileSync(file, bytes);
 
+/** The command in one word, wherever this checkout lies. */
+const command = at('ramferry');
+fs.writeFileSync(command, `#!/bin/sh\nexec "${process.execPath}" "${bin}" "$@"\n`, { mode: 0o755 });
+
 interface ShellResult {
   readonly status: number;
   readonly stdout: Buffer;
@@ -36,7 +40,7 @@ interface ShellResult {
 /** A line of a shell, in which $R is the command, $F the file; in the test's folder. */
 const shell = (line: string): Promise<ShellResult> =>
   new Promise((resolve) => {
-    const env = { ...process.env, R: `${process.execPath} ${bin}`, F: file };
+    const env = { ...process.env, R: command, F: file };
     execFile(
       'bash',
       ['-c', line],
