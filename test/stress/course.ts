@@ -2,7 +2,7 @@
 // like; and what has to be true when it is over.
 
 import assert from 'node:assert/strict';
-import { rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ByteChannel, ChannelListener } from '../../src/channel/channel.js';
@@ -121,7 +121,7 @@ export class Course {
         `ended ${status}${error === undefined ? '' : ` (${(error as RamferryError).code ?? ''} ${error.message})`}`,
       );
       await Promise.allSettled(this.#others);
-      return await this.#judge(status, blocks);
+      return await this.#judge(status, error, blocks);
     } finally {
       clearInterval(watch);
       for (const channel of this.#channels) {
@@ -131,9 +131,9 @@ export class Course {
     }
   }
 
-  /** Both at once is wrong at any moment, unless a link broke in the very last message. */
+  /** Both at once is wrong at any moment, also for an engine that is killed, unless a link broke in the very last message. */
   #watch(): void {
-    if (!this.#isBroken && !this.#isKilled && this.#arriving?.isRunning === true) {
+    if (!this.#isBroken && this.#arriving?.isRunning === true) {
       if (this.#stress.guest.source.isRunning()) {
         this.#twice = true;
       }
@@ -586,7 +586,7 @@ export class Course {
     }
   }
 
-  async #judge(status: string, blocks: readonly string[]): Promise<Played> {
+  async #judge(status: string, error: Error | undefined, blocks: readonly string[]): Promise<Played> {
     const stress = this.#stress;
     const arriving = this.#arriving;
     const played = (isGone: boolean): Played => ({
@@ -600,7 +600,12 @@ export class Course {
     if (incoming?.error instanceof assert.AssertionError) {
       throw incoming.error;
     }
+    /** Whose the guest was when its engine was killed. */
+    const left = error instanceof RamferryError && error.code === 'ENGINE_DIED' ? error.value : undefined;
     const isHere = !stress.hasMoved;
+    if (left !== undefined) {
+      assert.equal(isHere, left === 'here' || left === 'saved', `the engine died, the guest is said to be ${left}`);
+    }
     if (status === 'completed' && !this.#isSaved) {
       assert.equal(this.#peer === 'good' || this.#peer === 'cut', true, `completed at a peer that is ${this.#peer}`);
       assert.equal(incoming?.status, 'completed', `completed, and the destination is ${incoming?.status}`);
@@ -620,7 +625,8 @@ export class Course {
         );
         await arriving.discard();
       }
-      if (status === 'completed' && this.#way !== 'snapshot') {
+      if ((status === 'completed' || left === 'saved') && this.#way !== 'snapshot') {
+        assert.ok(!this.#isSaved || existsSync(this.#file), 'the guest is said to be saved, and there is no file');
         stress.isPausedByOwner = true;
         await stress.resume();
       }
@@ -634,11 +640,18 @@ export class Course {
     await assert.rejects(stress.resume(), { code: 'GUEST_MOVED' });
     assert.deepEqual(stress.leftovers(), []);
     if (arriving?.guest === undefined || incoming?.status !== 'completed') {
-      // Switched to postcopy and then given up, by order or because its peer was none.
+      if (left === 'undecided') {
+        // Its engine died when its peer had everything, or so it seemed: its owner has looked, and takes it back.
+        await arriving?.discard();
+        stress.guest.takeBack();
+        stress.isPausedByOwner = true;
+        await stress.resume();
+        await stress.assertWell(true);
+        return played(false);
+      }
+      // Switched to postcopy and then given up, by order or because its peer was none, or its engine died behind the switch.
       assert.ok(
-        // Or its engine died when its peer had everything.
-        (this.#isKilled && !this.#isSaved) ||
-          (this.#way === 'postcopy' && (this.#isAbandoned || this.#isBroken || this.#peer !== 'good')),
+        this.#way === 'postcopy' && (this.#isAbandoned || this.#isBroken || this.#peer !== 'good' || left === 'moved'),
         `the guest was lost (${status}, ${incoming?.status}: ${incoming?.error?.message})`,
       );
       await arriving?.discard();
