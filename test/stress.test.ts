@@ -18,6 +18,8 @@ const { RAMFERRY_SLOW, RAMFERRY_STRESS_SEED, RAMFERRY_STRESS_SCHEDULES } = proce
 const SCHEDULES = Number(RAMFERRY_STRESS_SCHEDULES ?? (RAMFERRY_SLOW === '1' ? 2000 : 30));
 /** Another run is another two thousand schedules; those of every `npm test` are the same. */
 const FIRST_SEED = RAMFERRY_SLOW === '1' ? Date.now() % 1_000_000_000 : 1;
+/** Two thousand take the better part of an hour on two busy cores: so often something is heard of them. */
+const PROGRESS_EVERY = 50;
 /** Faults that are told before the rest is given up. */
 const FAULTS_MAX = 10;
 
@@ -58,7 +60,10 @@ test(`${seeds.length} random schedules: one guest runs, whole, and nobody has le
   const outcomes = new Map<string, number>();
   const faults: string[] = [];
   let compared = 0;
-  for (const seed of seeds) {
+  for (const [turn, seed] of seeds.entries()) {
+    if (turn > 0 && turn % PROGRESS_EVERY === 0) {
+      process.stderr.write(`stress: ${turn} of ${seeds.length} schedules played, ${faults.length} went wrong\n`);
+    }
     const kind = seed % guestKinds.length;
     const stress = guests.get(kind) ?? (await StressGuest.start(kind, seed));
     guests.set(kind, stress);
@@ -78,7 +83,7 @@ test(`${seeds.length} random schedules: one guest runs, whole, and nobody has le
       }
     } catch (error) {
       faults.push(`RAMFERRY_STRESS_SEED=${seed} ${(error as Error).message}\n    ${course.story}`);
-      t.diagnostic(faults.at(-1)!);
+      process.stderr.write(`stress: ${faults.at(-1)}\n`);
       // Whatever is wrong with it must not be the next schedule's fault.
       await stress.guest.shutdown();
       guests.delete(kind);

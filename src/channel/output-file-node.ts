@@ -3,6 +3,7 @@
 //   open        OUT.ramferry-partial-PID   everything is written here
 //   commit      fsync, rename to OUT, fsync of the folder
 //   abort       the partial file is removed; whatever OUT was is still there
+//   terminate   of its thread: as abort, by whoever watches (watchUnfinishedOutputs)
 //   SIGKILL     only a file remains whose name says that it is unfinished
 
 import fs from 'node:fs';
@@ -20,12 +21,36 @@ const NEW_FILE_MODE = 0o600;
 /** Whether a file is what an interrupted run left: even if its content is whole, it may not have reached the disk. */
 export const isUnfinishedOutput = (file: string): boolean => /\.ramferry-partial-\d+(-\d+)?$/.test(file);
 
+/** The unfinished files of this thread. */
+const unfinished = new Set<string>();
+let onUnfinished = (_partials: readonly string[]): void => {};
+
+/**
+ * A thread that is terminated runs nothing any more, not even what is registered for its exit. Another one that is told of its
+ * unfinished files can remove them then.
+ * @param listener gets the paths of all files that this thread has begun and not finished, whenever they change
+ */
+export const watchUnfinishedOutputs = (listener: (partials: readonly string[]) => void): void => {
+  onUnfinished = listener;
+};
+
+const noteUnfinished = (partial: string, isUnfinished: boolean): void => {
+  if (isUnfinished) {
+    unfinished.add(partial);
+  } else {
+    unfinished.delete(partial);
+  }
+  onUnfinished([...unfinished]);
+};
+
 /** Never touches a file that is there: it may belong to a process with our number in another container. */
 const openPartial = (target: string): [partial: string, descriptor: number] => {
   for (let attempt = 1; ; attempt++) {
     const partial = `${target}.ramferry-partial-${process.pid}${attempt === 1 ? '' : `-${attempt}`}`;
     try {
-      return [partial, fs.openSync(partial, 'wx+', NEW_FILE_MODE)];
+      const descriptor = fs.openSync(partial, 'wx+', NEW_FILE_MODE);
+      noteUnfinished(partial, true);
+      return [partial, descriptor];
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') {
         throw error;
@@ -130,6 +155,7 @@ export class OutputFile {
         await fsync(this.descriptor);
         this.#throwIfAborted();
         fs.renameSync(this.#partial, this.#target);
+        noteUnfinished(this.#partial, false);
         renamed?.();
         syncFolder(path.dirname(this.#target));
       } else {
@@ -168,6 +194,7 @@ export class OutputFile {
       this.#close();
       if (this.#partial !== undefined) {
         fs.rmSync(this.#partial, { force: true });
+        noteUnfinished(this.#partial, false);
       }
     }
   }

@@ -234,3 +234,46 @@ test('killed after the switch to postcopy: the guest has moved, and does not run
   await assertRunsAndCanBeMigrated(guest);
   await guest.shutdown();
 });
+
+/** What is in the folder of the file that a guest is saved to, once its engine is killed amid the pages. */
+async function killedWhileSaving(options: Partial<MigrationOptions>, t: TestContext): Promise<void> {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-'));
+  t.after(() => fs.rmSync(folder, { recursive: true, force: true }));
+  const file = path.join(folder, 'out.mig');
+  fs.writeFileSync(file, 'what was there');
+  // Of a run that was killed some other day, with our number: nobody knows that it is not needed.
+  const foreign = `${file}.ramferry-partial-${process.pid}`;
+  fs.writeFileSync(foreign, 'not ours');
+  const guest = busyGuest();
+  await guest.start();
+  const started = await start(guest, {
+    uri: `file:${file}`,
+    returnPath: false,
+    parameters: { maxBandwidth: 2 * MIB },
+    ...options,
+  });
+  const own = `${foreign}-2`;
+  await untilTrue(() => fs.existsSync(own) && fs.statSync(own).size > 0);
+  const error = await started.kill();
+  assert.equal(error.code, 'ENGINE_DIED');
+  assert.deepEqual(fs.readdirSync(folder).toSorted(), [path.basename(file), path.basename(foreign)]);
+  assert.equal(fs.readFileSync(file, 'utf8'), 'what was there');
+  assert.equal(fs.readFileSync(foreign, 'utf8'), 'not ours');
+  assert.deepEqual(traces(guest), untouched);
+  await guest.shutdown();
+}
+
+for (const [what, options] of [
+  ['a stream', {}],
+  ['mapped-ram', { mappedRam: {} }],
+  ['mapped-ram by writer threads', { mappedRam: { channels: 2 } }],
+  ['a background snapshot', { mappedRam: {}, backgroundSnapshot: {} }],
+] as const) {
+  test(
+    `killed while it saves: ${what} leaves no unfinished file, and what was there stays`,
+    {
+      timeout: 60_000,
+    },
+    (t) => killedWhileSaving(options, t),
+  );
+}

@@ -1,5 +1,7 @@
-// The guest of an engine whose thread has ended in the middle: what was done to the guest is undone from here (TS-34, TS-35).
+// The guest of an engine whose thread has ended in the middle: what was done to the guest is undone from here (TS-34, TS-35), and
+// what was written of it and not finished is removed.
 
+import { rmSync } from 'node:fs';
 import { closeUserfaultfd } from '../dirty-log/userfaultfd-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { GuestHold, guestOwner, takeDescriptor, type UndoFailure } from '../source/guest-hold.js';
@@ -9,15 +11,27 @@ import { attachGuest, type GuestDescription } from './guests.js';
 /**
  * Undoes what the dead engine did to its guest, and lets the guest run on if it belongs here.
  * @param hold where the engine noted what it did
+ * @param unfinished files that it had begun and not finished
  * @param how what became of the thread
  * @returns what to tell whoever ordered the migration; never rejects
  */
 export async function freeGuest(
   description: GuestDescription,
   hold: SharedArrayBuffer,
+  unfinished: readonly string[],
   how: string,
 ): Promise<RamferryError> {
-  return engineDied(how, hold, await undo(description, hold));
+  return engineDied(how, hold, [...(await undo(description, hold)), ...unfinished.flatMap(remove)]);
+}
+
+/** No failure: one that has got its name in the last instant, or is gone with its folder. */
+function remove(file: string): UndoFailure | [] {
+  try {
+    rmSync(file, { force: true });
+    return [];
+  } catch (error) {
+    return { what: `The unfinished ${file} could not be removed`, error: error as Error };
+  }
 }
 
 /** A guest that only one thread knows has gone with it. */

@@ -228,12 +228,13 @@ export class Migration {
     return new Promise((resolve, reject) => {
       let cause: Error | undefined;
       let refusal: RamferryError | undefined;
+      let unfinished: readonly string[] = [];
       let isSettled = false;
       const died = async (code?: number): Promise<void> => {
         if (!isSettled) {
           isSettled = true;
           const how = cause === undefined ? `exit code ${code}` : String(cause);
-          const error = await freeGuest(options.guest, this.#hold, how);
+          const error = await freeGuest(options.guest, this.#hold, unfinished, how);
           reject(refusal ?? error);
         }
       };
@@ -251,6 +252,9 @@ export class Migration {
             break;
           case 'pass':
             options.onPass?.(message.pass);
+            break;
+          case 'unfinished':
+            unfinished = message.files;
             break;
           case 'progress':
             options.onProgress?.(message.report);

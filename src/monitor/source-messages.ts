@@ -71,6 +71,8 @@ export type FromSource =
   /** It was opened. */
   | { readonly type: 'guest'; readonly facts: GuestFacts }
   | { readonly type: 'pass'; readonly pass: number }
+  /** All files that it has begun and not finished: they are left if the thread is killed. */
+  | { readonly type: 'unfinished'; readonly files: readonly string[] }
   | { readonly type: 'progress'; readonly report: MigrationReport }
   | { readonly type: 'trace'; readonly name: TraceName; readonly values: readonly (string | number)[] }
   | {

@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parentPort, workerData } from 'node:worker_threads';
 import { openChannel } from '../channel/open-channel-node.js';
+import { watchUnfinishedOutputs } from '../channel/output-file-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { discardMemory } from '../memory/release-memory-node.js';
 import { MigrationSource } from '../source/migration-source.js';
@@ -95,6 +96,8 @@ port.on('message', (message: ToSource) => {
       break;
   }
 });
+
+watchUnfinishedOutputs((files) => post({ type: 'unfinished', files }));
 
 const PAUSED_NOTE =
   'The guest was saved while it was paused: all of its memory goes first, and it stays paused there. --run has it run at once.';

@@ -2,11 +2,12 @@
 // like; and what has to be true when it is over.
 
 import assert from 'node:assert/strict';
-import { existsSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ByteChannel, ChannelListener } from '../../src/channel/channel.js';
 import { listen } from '../../src/channel/index.js';
+import { isUnfinishedOutput } from '../../src/channel/output-file-node.js';
 import { RamferryError } from '../../src/memory/index.js';
 import { Migration, type MigrationOptions } from '../../src/monitor/migration.js';
 import { MigrationSource } from '../../src/source/migration-source.js';
@@ -596,6 +597,11 @@ export class Course {
       wasCompared: arriving?.wasCompared === true,
     });
     assert.equal(this.#twice, false, 'two guests ran at once');
+    assert.deepEqual(
+      readdirSync(this.#folder).filter((name) => isUnfinishedOutput(name)),
+      [],
+      'a file was left unfinished',
+    );
     const incoming = await arriving?.ended.catch((cause: Error) => ({ status: 'rejected', error: cause }));
     if (incoming?.error instanceof assert.AssertionError) {
       throw incoming.error;
