@@ -2,7 +2,10 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import fs from 'node:fs';
 import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
 import { after, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
@@ -91,6 +94,25 @@ for (const how of ['cancel', 'abandonPostcopy'] as const) {
     await guest.shutdown();
   });
 }
+
+test('cancelled while its file is opened: nothing unfinished is there any more when that is said', {
+  timeout: 60_000,
+}, async (t) => {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-'));
+  t.after(() => fs.rmSync(folder, { recursive: true, force: true }));
+  const guest = await runningGuest();
+  t.after(() => guest.shutdown());
+  for (let attempt = 0; attempt < 8; attempt += 1) {
+    const migration = start(guest, { uri: `file:${path.join(folder, 'out')}`, returnPath: false });
+    // The moment is short, and over when this thread has slept.
+    for (const deadline = performance.now() + 20_000; fs.readdirSync(folder).length === 0; ) {
+      assert.ok(performance.now() < deadline, 'no file is made');
+    }
+    migration.cancel();
+    await migration.ended.catch(() => {});
+    assert.deepEqual(fs.readdirSync(folder), []);
+  }
+});
 
 test('a thread that cannot be started leaves the guest alone', { timeout: 60_000 }, async () => {
   const guest = await runningGuest();

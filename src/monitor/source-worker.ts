@@ -7,6 +7,7 @@ import { watchUnfinishedOutputs } from '../channel/output-file-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { discardMemory } from '../memory/release-memory-node.js';
 import { MigrationSource } from '../source/migration-source.js';
+import type { PageSink } from '../source/page-sink.js';
 import type { GuestPage } from '../source/postcopy.js';
 import { createTrace } from '../source/trace.js';
 import { attachGuest } from './guests.js';
@@ -99,6 +100,10 @@ port.on('message', (message: ToSource) => {
 
 watchUnfinishedOutputs((files) => post({ type: 'unfinished', files }));
 
+let sink: PageSink | undefined;
+/** Whoever hears of the end finds nothing half written any more. */
+const sinkClosed = (): Promise<unknown> => Promise.race([sink?.closed, sleep(CLOSE_MS, undefined, { ref: false })]);
+
 const PAUSED_NOTE =
   'The guest was saved while it was paused: all of its memory goes first, and it stays paused there. --run has it run at once.';
 
@@ -134,11 +139,8 @@ try {
   if (postcopy !== undefined && start.retryMs > 0) {
     await rehearseMeanwhile(opening, guest);
   }
-  const sink = await opening;
-  if (givenUp.signal.aborted) {
-    sink.abort(givenUp.signal.reason);
-    throw givenUp.signal.reason;
-  }
+  sink = await opening;
+  givenUp.signal.throwIfAborted();
   source = new MigrationSource({
     guest,
     sink,
@@ -160,10 +162,11 @@ try {
   }
   const report = await source.run();
   const error = report.status === 'completed' ? undefined : plainError(source.error);
-  // Whoever hears of the end finds nothing half written any more.
-  await Promise.race([sink.closed, sleep(CLOSE_MS, undefined, { ref: false })]);
+  await sinkClosed();
   post({ type: 'ended', report, error, demands });
 } catch (error) {
+  sink?.abort(error as Error);
+  await sinkClosed();
   post({ type: 'refused', error: plainError(error) });
 } finally {
   port.close();
