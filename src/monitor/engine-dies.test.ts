@@ -134,20 +134,17 @@ test('killed while the guest is throttled, logged, hinted and its discards are f
   timeout: 60_000,
 }, async () => {
   const guest = busyGuest({
+    memoryBytes: 16 * MIB,
     freePageHints: true,
-    virtioMem: {
-      regionBytes: 64 * MIB,
-      blockBytes: 2 * MIB,
-      requestedBytes: 16 * MIB,
-    },
+    virtioMem: { regionBytes: 16 * MIB, blockBytes: 2 * MIB, requestedBytes: 4 * MIB },
   });
   await guest.start();
   assert.deepEqual(traces(guest), untouched);
   const started = await start(guest, {
-    // A third of what the guest writes, in passes of a second: it never converges, and is throttled soon.
-    parameters: { maxBandwidth: 8 * MIB, autoConverge: true, throttleTriggerThreshold: 1 },
+    // Less than the guest writes, so that it never converges, in passes of less than a second, so that it is throttled soon.
+    parameters: { maxBandwidth: 20 * MIB, downtimeLimit: 0, autoConverge: true, throttleTriggerThreshold: 1 },
   });
-  await untilTrue(() => traces(guest).throttle > 0);
+  await untilTrue(() => traces(guest).throttle > 0 && traces(guest).isHinted);
   const { throttle: _, ...others } = traces(guest);
   assert.deepEqual(others, { isRunning: true, isRecorded: true, isTracked: true, isFrozen: true, isHinted: true });
   const error = await started.kill();
@@ -245,6 +242,7 @@ async function killedWhileSaving(options: Partial<MigrationOptions>, t: TestCont
   const foreign = `${file}.ramferry-partial-${process.pid}`;
   fs.writeFileSync(foreign, 'not ours');
   const guest = busyGuest();
+  t.after(() => guest.shutdown());
   await guest.start();
   const started = await start(guest, {
     uri: `file:${file}`,
@@ -260,7 +258,6 @@ async function killedWhileSaving(options: Partial<MigrationOptions>, t: TestCont
   assert.equal(fs.readFileSync(file, 'utf8'), 'what was there');
   assert.equal(fs.readFileSync(foreign, 'utf8'), 'not ours');
   assert.deepEqual(traces(guest), untouched);
-  await guest.shutdown();
 }
 
 for (const [what, options] of [

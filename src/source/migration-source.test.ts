@@ -22,6 +22,16 @@ const assertDelivered = (guest: ScriptedGuest, sink: RecordingSink): void => {
   }
 };
 
+test('changes are checked against the parameters in effect, and one that is refused changes nothing', () => {
+  const parameters = changeParameters(defaultParameters, { cpuThrottleInitial: 50 });
+  const engine = source(new ScriptedGuest([1]), new RecordingSink(), { parameters });
+  assert.throws(() => engine.setParameters({ maxCpuThrottle: 30 }), { code: 'PARAMETER_RANGE' });
+  engine.setParameters({ cpuThrottleInitial: 20 });
+  engine.setParameters({ maxCpuThrottle: 30 });
+  assert.throws(() => engine.setParameters({ cpuThrottleInitial: 50, maxBandwidth: 1 }), { code: 'PARAMETER_RANGE' });
+  engine.setParameters({ cpuThrottleInitial: 30 });
+});
+
 // ST-4, ST-6, ST-7, ST-8, ST-9, PL-9
 test('a guest that does not write: every page once, zero and normal add up', async () => {
   const guest = new ScriptedGuest([100, 30]);
