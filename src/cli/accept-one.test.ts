@@ -2,13 +2,14 @@
 // the same. Strangers neither end it nor keep the source waiting, and are named.
 
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
-import { RunningCommand } from '../../test/command.js';
+import { bin, RunningCommand } from '../../test/command.js';
 import { richStream } from '../../test/streams.js';
 import { until } from '../../test/until.js';
 import type { ByteChannel } from '../channel/channel.js';
@@ -161,6 +162,28 @@ test('the one connection there is ends it, whatever it says', { timeout: HANG_MS
     assert.deepEqual([status, JSON.parse(stdout).error.code], [3, code], uri);
   }
   assert.equal(fs.existsSync(out), false);
+});
+
+test('a recorded stream may want answers: nobody is there to hear them, and none is said to be told', {
+  timeout: HANG_MS,
+}, async () => {
+  // It begins with OPEN_RETURN_PATH and PING.
+  const input = path.join(base, 'recorded.mig');
+  fs.writeFileSync(input, migration);
+  for (const [number, words] of [
+    `receive file:${input} OUT`,
+    `receive - OUT < ${input}`,
+    `receive fd:3 OUT 3< ${input}`,
+    `cat ${input} | NODE BIN receive fd:3 OUT 3<&0`,
+  ].entries()) {
+    const out = path.join(base, `recorded${number}.mig`);
+    const line = words.startsWith('cat') ? words : `NODE BIN ${words}`;
+    const command = line.replace('NODE', process.execPath).replace('BIN', bin).replace('OUT', `${out} --quiet`);
+    const { status, stdout, stderr } = spawnSync('sh', ['-c', command], { encoding: 'utf8' });
+    assert.deepEqual([status, stderr], [0, ''], command);
+    assert.ok(!stdout.includes('once the file was on disk'), stdout);
+    assert.ok(fs.statSync(out).size > 0);
+  }
 });
 
 test('relay looks at who comes, too', { timeout: HANG_MS }, async () => {

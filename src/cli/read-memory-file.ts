@@ -90,9 +90,14 @@ export const readMemoryFile = async (operand: string, surroundings: Surroundings
 
 /** Closes the container if it fails. */
 const indexMemoryFile = async (container: OpenedContainer, surroundings: Surroundings): Promise<MemoryFile> => {
-  const { file, fileBytes, libvirt, readAt, sizeBytes, startOffset, close } = container;
+  const { file, fileBytes, libvirt, readAt, sizeBytes, startOffset, isDevice, close } = container;
   try {
-    const indexer = new SnapshotIndexer(readAt, sizeBytes, { file, startOffset, indexLimitBytes: INDEX_LIMIT_BYTES });
+    const indexer = new SnapshotIndexer(readAt, sizeBytes, {
+      file,
+      startOffset,
+      isPadded: isDevice,
+      indexLimitBytes: INDEX_LIMIT_BYTES,
+    });
     const streamBytes = sizeBytes - startOffset;
     let snapshot: Snapshot | undefined;
     let damage = damageAtOnce(container);

@@ -95,6 +95,7 @@ export const receive: Verb<ReceiveOptions> = {
       ? new ReceivedOnStdout()
       : openReceived[options.to](OutputFile.open(out), { digests: options.digest });
     try {
+      const isHeard = hasListener(endpoint);
       const channel = await connect(uri, endpoint, signal, progress);
       const target = new PassTarget(file.target);
       let received: IncomingState | undefined;
@@ -102,6 +103,7 @@ export const receive: Verb<ReceiveOptions> = {
         channel,
         target,
         signal,
+        isRecording: !isHeard,
         deviceTailLimit: options.deviceStateLimit,
         commit: async (state) => {
           received = state;
@@ -250,6 +252,26 @@ const openReceived: Readonly<Record<Format, (file: OutputFile, options: DigestOp
 
 /** Whether a source is at the other end that has a guest, and not a file. */
 const isLive = ({ kind }: Endpoint): boolean => kind === 'tcp' || kind === 'unix' || kind === 'fd';
+
+/**
+ * Whether there is somebody who hears what we answer. Files and pipes may hold the stream of a source that wanted
+ * answers when it was recorded.
+ */
+const hasListener = (endpoint: Endpoint): boolean => {
+  if (endpoint.kind === 'fd') {
+    // A descriptor that is none is found when it is opened.
+    return endpoint.descriptor > 2 && isSocket(endpoint.descriptor);
+  }
+  return endpoint.kind !== 'file' && endpoint.kind !== 'stdio';
+};
+
+const isSocket = (descriptor: number): boolean => {
+  try {
+    return fs.fstatSync(descriptor).isSocket();
+  } catch {
+    return false;
+  }
+};
 
 /** A source that leaves too early has failed, or was told to cancel; only from a file that means a damaged stream. */
 const sourceFailure = (error: Error, endpoint: Endpoint): RamferryError => {

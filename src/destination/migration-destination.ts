@@ -70,6 +70,8 @@ export interface MigrationDestinationOptions {
   readonly onProgress?: (report: IncomingReport) => void;
   /** Refuse a source without a return path, which would let go of its guest unasked. Default false. */
   readonly needsReturnPath?: boolean;
+  /** The stream comes out of a file or a pipe: nobody is there to hear answers, whatever it asks for. Default false. */
+  readonly isRecording?: boolean;
   /** How long the source may take to close once it was told that all is well; default 1 s. Only `sourceLeft` waits for it. */
   readonly lingerMs?: number;
   /** Page size of streams that do not carry it; default 4096. */
@@ -87,6 +89,8 @@ export interface IncomingPostcopyOptions {
    * is given up then, as it is when no connection will come any more.
    */
   readonly connections?: IncomingConnections;
+  /** How long a source that came again may take until its recovery is done, before the next one has its turn; default 30 s. */
+  readonly recoveryMs?: number;
 }
 
 /**
@@ -420,14 +424,12 @@ export class MigrationDestination {
 
   /** Somebody who knows what to say first and then says nothing must not keep the source waiting. */
   #limitRecovery(channel: ByteChannel): void {
+    const { recoveryMs: limitMs = RECOVERY_MS } = this.#options.postcopy!;
     this.#recoveryTimer = setTimeout(() => {
       const { peer } = channel;
-      const message = `The source ${peer} has not finished its recovery within ${RECOVERY_MS / 1000} s.`;
-      this.#linkFailed(
-        channel,
-        new RamferryError('failed', 'PEER_STALLED', message, { file: peer, value: RECOVERY_MS }),
-      );
-    }, RECOVERY_MS);
+      const message = `The source ${peer} has not finished its recovery within ${limitMs / 1000} s.`;
+      this.#linkFailed(channel, new RamferryError('failed', 'PEER_STALLED', message, { file: peer, value: limitMs }));
+    }, limitMs);
   }
 
   /** Can still be cancelled, and fails if the source goes. */
@@ -631,6 +633,9 @@ export class MigrationDestination {
       },
       command: (command, payload) => {
         target.command?.(command, payload);
+        if (this.#options.isRecording === true) {
+          return;
+        }
         if (command === Command.OPEN_RETURN_PATH) {
           this.#returnPathOpen = true;
           if (this.#switchoverAck.returnPathOpened()) {

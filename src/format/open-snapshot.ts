@@ -24,6 +24,8 @@ export interface SnapshotOptions {
   readonly startOffset?: number;
   /** Page size of streams that do not carry it; default 4096. */
   readonly targetPageSize?: number;
+  /** It is on a device, where something else may stand behind the stream; anywhere else that is a warning. */
+  readonly isPadded?: boolean;
   /** Most bytes the index may take; default 512 MiB, enough for 240 GiB of guest memory that is all in a stream. */
   readonly indexLimitBytes?: number;
 }
@@ -54,12 +56,14 @@ export interface IndexedSoFar {
 /** Builds the index step by step, for callers that have more to do. */
 export class SnapshotIndexer {
   readonly #sizeBytes: number;
+  readonly #isPadded: boolean;
   readonly #handler: IndexHandler;
   readonly #reader: StreamFileReader;
   readonly #file: string | undefined;
 
   constructor(readAt: ReadAt, sizeBytes: number, options: SnapshotOptions = {}) {
     this.#sizeBytes = sizeBytes;
+    this.#isPadded = options.isPadded ?? false;
     this.#file = options.file;
     this.#handler = new IndexHandler(readAt, options.indexLimitBytes ?? INDEX_LIMIT_BYTES);
     this.#reader = new StreamFileReader(this.#handler, readAt, sizeBytes, { ...options, fileBytes: sizeBytes });
@@ -84,7 +88,7 @@ export class SnapshotIndexer {
   finish(): Snapshot {
     this.#reader.finish();
     try {
-      return this.#handler.snapshot(this.#reader.position, this.#sizeBytes);
+      return this.#handler.snapshot(this.#reader.position, this.#sizeBytes, this.#isPadded);
     } catch (error) {
       throw withFile(error, this.#file);
     }
@@ -177,9 +181,9 @@ class IndexHandler implements StreamHandler {
   }
 
   /** @param end file position behind the stream */
-  snapshot(end: number, sizeBytes: number): Snapshot {
+  snapshot(end: number, sizeBytes: number, isPadded: boolean): Snapshot {
     const warnings = [...this.#summary!.warnings];
-    if (end < sizeBytes) {
+    if (end < sizeBytes && !isPadded) {
       warnings.push(`${sizeBytes - end} bytes follow the stream, from byte ${end} on.`);
     }
     const summary = { ...this.#summary!, warnings };

@@ -126,3 +126,21 @@ test('a MiB that fills page by page, in any order, has the digest of one that wa
     assert.deepEqual(paged.blocks(), whole.blocks(), `stride ${stride}`);
   }
 });
+
+test('more MiBs with content than a digest may have: named, and no MiB that is there already', () => {
+  const digest = new RamDigest([{ name: 'pc.ram', usedLength: 2 ** 40 }], { chunkLimit: 3 });
+  for (const mib of [0, 2 ** 19, 7]) {
+    digest.set(0, mib * MIB, patternPage(mib + 1));
+  }
+  const before = digest.blocks();
+  // A MiB that has some may have more of them, and is none more; nor is one that is cleared.
+  digest.set(0, 7 * MIB, patternPage(8));
+  digest.clear(0, 9 * MIB, PAGE);
+  assert.throws(() => digest.set(0, 8 * MIB, patternPage(1)), {
+    name: 'RamferryError',
+    code: 'DIGEST_TOO_LARGE',
+    value: 'pc.ram',
+    message: /"pc\.ram" has content in more than 3 MiB/,
+  });
+  assert.deepEqual(digest.blocks(), before);
+});

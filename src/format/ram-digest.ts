@@ -107,8 +107,10 @@ class BlockDigest {
   /** The slot of each MiB; one that was always zero has none, however large the block claims to be. */
   readonly #chunks = new Map<number, number>();
   readonly #expanded = new Int32Array(2 * PAGES_PER_CHUNK);
+  readonly #chunkLimit: number;
 
-  constructor(name: string, usedLength: number, slots: Slots) {
+  constructor(name: string, usedLength: number, slots: Slots, chunkLimit: number) {
+    this.#chunkLimit = chunkLimit;
     this.name = name;
     this.usedLength = usedLength;
     this.#slots = slots;
@@ -132,8 +134,8 @@ class BlockDigest {
   }
 
   #begin(index: number, count: number): number {
-    if (this.#chunks.size === CHUNK_LIMIT) {
-      const message = `RAM block "${this.name}" has content in more than ${CHUNK_LIMIT} MiB, which is too much for a digest.`;
+    if (this.#chunks.size === this.#chunkLimit) {
+      const message = `RAM block "${this.name}" has content in more than ${this.#chunkLimit} MiB, which is too much for a digest.`;
       throw new RamferryError('failed', 'DIGEST_TOO_LARGE', message, { value: this.name, hint: 'use --no-digest' });
     }
     const slot = this.#slots.allocate(classFor(count));
@@ -261,9 +263,13 @@ export class RamDigest {
   /** For bytes that lie in no segment. */
   #scratch: Segment | undefined;
 
-  constructor(blocks: readonly { readonly name: string; readonly usedLength: number }[]) {
+  /** `chunkLimit`: how many MiBs of a block may have content. */
+  constructor(
+    blocks: readonly { readonly name: string; readonly usedLength: number }[],
+    { chunkLimit = CHUNK_LIMIT }: { readonly chunkLimit?: number } = {},
+  ) {
     const slots = new Slots();
-    this.#blocks = blocks.map(({ name, usedLength }) => new BlockDigest(name, usedLength, slots));
+    this.#blocks = blocks.map(({ name, usedLength }) => new BlockDigest(name, usedLength, slots, chunkLimit));
   }
 
   /**

@@ -12,6 +12,8 @@ export interface FileReader {
   /** The same in another thread of Node's pool. `target` must stay alone until then. */
   readLater(position: number, target: Uint8Array): Promise<void>;
   readonly sizeBytes: number;
+  /** Whether it is a device, which has the size it has: what it holds may end anywhere in it. */
+  readonly isDevice: boolean;
   close(): void;
 }
 
@@ -31,7 +33,8 @@ export const openFileReader = (file: string): FileReader => {
     return readerOf(descriptor, file);
   }
   if (stat.isBlockDevice()) {
-    return { ...readerOf(descriptor, file), sizeBytes: guarded(file, 'read', () => sizeOfDevice(descriptor)) };
+    const sizeBytes = guarded(file, 'read', () => sizeOfDevice(descriptor));
+    return { ...readerOf(descriptor, file), sizeBytes, isDevice: true };
   }
   closeSync(descriptor);
   const kind = stat.isDirectory() ? 'a directory' : 'neither a file nor a pipe';
@@ -97,6 +100,7 @@ export const readerOf = (descriptor: number, file: string): FileReader => {
         readFrom(0);
       }),
     sizeBytes: fstatSync(descriptor).size,
+    isDevice: false,
     close: () => closeSync(descriptor),
   };
 };

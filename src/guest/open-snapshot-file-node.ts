@@ -117,13 +117,13 @@ export interface OpenedSnapshotFile {
  */
 export const openSnapshotFile = async (operand: string, options: CopyOptions = {}): Promise<OpenedSnapshotFile> => {
   const container = await openContainer(operand, options);
-  const { file, readAt, sizeBytes, startOffset, close } = container;
+  const { file, readAt, sizeBytes, startOffset, isDevice, close } = container;
   try {
     const unfinished = unfinishedImage(container);
     if (unfinished !== undefined) {
       throw unfinished;
     }
-    return { snapshot: openSnapshot(readAt, sizeBytes, { file, startOffset }), container, close };
+    return { snapshot: openSnapshot(readAt, sizeBytes, { file, startOffset, isPadded: isDevice }), container, close };
   } catch (error) {
     close();
     throw error;

@@ -28,6 +28,8 @@ export interface IncomingWorkloadOptions {
   readonly memoryLimit: number;
   /** Accept a switch to postcopy, and wait for its source when the link breaks. Default: do not. */
   readonly postcopy?: MissingPagesKind;
+  /** How long a recovery may take; see `IncomingPostcopyOptions`. */
+  readonly recoveryMs?: number;
   /** The guest is complete but for pages that may follow, and runs after this. */
   readonly beforeRun?: (guest: WorkloadGuest) => void;
   readonly signal?: AbortSignal;
@@ -42,7 +44,7 @@ export interface IncomingWorkload {
 
 /** Resolves when the guest runs; rejects if it never will. */
 export async function receiveWorkload(options: IncomingWorkloadOptions): Promise<IncomingWorkload> {
-  const { listener, writers, barrier, memoryLimit, postcopy, signal } = options;
+  const { listener, writers, barrier, memoryLimit, postcopy, recoveryMs, signal } = options;
   const connections = new IncomingConnections(() => listener.accept());
   const channel = await connections.find(beginsStream, signal);
   const blocks = RamBlockList.create({ onSegment: adviseHugePages });
@@ -63,7 +65,7 @@ export async function receiveWorkload(options: IncomingWorkloadOptions): Promise
       postcopy !== undefined
         ? new PostcopyTarget({ blocks, memoryLimit, populator, missingPages: () => guest!.missingPages(postcopy) })
         : new MemoryTarget({ blocks, memoryLimit, populator }),
-    ...(postcopy !== undefined && { postcopy: { run, connections } }),
+    ...(postcopy !== undefined && { postcopy: { run, connections, ...(recoveryMs !== undefined && { recoveryMs }) } }),
     ...(signal !== undefined && { signal }),
     // The blocks are known: the threads can start, parked, while the pages come in.
     onStatus: (status) => {

@@ -1,6 +1,7 @@
 // Any memory file to guest memory as it is, for tools that know nothing of migration: raw, or an ELF core.
 
 import fs from 'node:fs';
+import path from 'node:path';
 import { promisify } from 'node:util';
 import type { ByteChannel } from '../../channel/channel.js';
 import { channelError } from '../../channel/channel-error.js';
@@ -42,7 +43,12 @@ const writeRawFolder = async ({ snapshot, out, surroundings }: Conversion): Prom
   const folder = OutputFolder.open(out);
   try {
     const blocks = snapshot.setup.blocks.map((block) => ({ ...nameAndLength(block), file: rawFileName(block.name) }));
-    const copies = blocks.map(({ file }, block) => ({ block, descriptor: folder.create(file), file, position: 0 }));
+    const copies = blocks.map(({ file }, block) => ({
+      block,
+      descriptor: folder.create(file),
+      file: path.join(out, file),
+      position: 0,
+    }));
     const fileBytes = await copySparsely(snapshot, copies, (...slice) => inSlices(surroundings, ...slice));
     surroundings.progress.update({ phase: 'syncing the files' });
     folder.commit();
