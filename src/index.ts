@@ -6,6 +6,7 @@ export { IncomingConnections, listen, openChannel } from './channel/index.js';
 export { FileTarget, MemoryTarget, MigrationDestination, PostcopyTarget } from './destination/index.js';
 export { userfaultfdProblem } from './dirty-log/userfaultfd-node.js';
 export { DescribedDevices, deviceFields, deviceStates } from './format/stream/index.js';
+export { type X86Registers, x86Registers } from './format/x86/index.js';
 export { SnapshotGuest, WorkloadGuest } from './guest/index.js';
 export { loadMappedRam } from './guest/load-mapped-ram-node.js';
 export { openSnapshotFile } from './guest/open-snapshot-file-node.js';

@@ -46,6 +46,13 @@ export const verbs: readonly VerbEntry[] = [
     load: async () => (await import('./device.js')).device,
   },
   {
+    name: 'registers',
+    operands: '<file>',
+    summary: 'shows the registers of each vCPU of a saved x86 guest',
+    example: 'registers guest.mig --cpu 0',
+    load: async () => (await import('./registers.js')).registers,
+  },
+  {
     name: 'receive',
     operands: '<uri> <out>',
     summary: 'is the destination of a live migration and saves the guest',

@@ -1,0 +1,3 @@
+// What is known about x86 guests (package subpath `ramferry/format/x86`).
+
+export * from './registers.js';
