@@ -155,7 +155,7 @@ const openSource = async (
   }
   const list = demandPath(operand);
   const known = readDemandFile(list, surroundings);
-  const guests = await ServeRestore.prepare(operand, { firstPages: known, run, checksDigest });
+  const guests = await ServeRestore.prepare(operand, { firstPages: known, run, checksDigest, signal });
   const finish = async (): Promise<void> => {
     await writeDemandFile(list, known, guests.demands, surroundings);
     progress.note(`the clones asked for ${plural(guests.demandCount, 'page')} before it had come`);

@@ -7,15 +7,12 @@ import { isUnfinishedOutput } from '../channel/output-file-node.js';
 import { type IndexedSoFar, type Snapshot, SnapshotIndexer } from '../format/index.js';
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
 import { type OpenedContainer, openContainer, unfinishedImage } from '../guest/open-snapshot-file-node.js';
-import type { Slices } from '../guest/sparse-copy-node.js';
+import { SLICE_MS, type Slices } from '../guest/slices-node.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Invocation } from './verb.js';
 
 /** Work that is over sooner needs no progress line. */
 export const SILENT_MS = 300;
-
-/** Longest time in which nobody else gets a turn. */
-const SLICE_MS = 30;
 
 /** The file says how large the index gets; what a machine can spare decides how large it may. */
 const INDEX_LIMIT_BYTES = totalmem() / 4;

@@ -44,8 +44,11 @@ export interface Snapshot {
 
   kindOf(block: number, page: PageIndex): PageKind;
 
-  /** First present page of a block at or after `from`; the block's page count if there is none. */
-  nextPresent(block: number, from: PageIndex): PageIndex;
+  /**
+   * First present page of a block in [from, end); `end` if there is none. It is the block's page count by default, and looking
+   * through all of an empty block takes time: whoever asks for each piece of a block gives the end of the piece.
+   */
+  nextPresent(block: number, from: PageIndex, end?: PageIndex): PageIndex;
 
   /** Sets the bits of a block's present pages in `target`, which is zero: bit n % 8 of byte n / 8 is page n. */
   presentBitmap(block: number, target: Uint8Array): void;

@@ -9,9 +9,12 @@ import path from 'node:path';
 import { after, test } from 'node:test';
 import { RunningCommand, runCommand } from '../../test/command.js';
 import { patternPage, StreamBuilder, type TestRecord, testDevice } from '../../test/streams.js';
+import type { Snapshot } from '../format/snapshot.js';
 import { pageIndex } from '../memory/units.js';
-import { type CheckedSnapshot, withDigest } from './checked-snapshot.js';
+import { CheckedSnapshot, withDigest } from './checked-snapshot.js';
+import { devicesOf, type SavedSidecar } from './digest-sidecar-node.js';
 import { openSnapshotFile } from './open-snapshot-file-node.js';
+import { inTurns } from './slices-node.js';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-checked-'));
 after(() => fs.rmSync(folder, { recursive: true }));
@@ -117,7 +120,9 @@ for (const format of formats) {
       await assert.rejects(checkAll(checked), mismatch);
     });
     // It is quick to look at all of this one: it does not even start.
-    await withChecked(file, (checked) => assert.rejects(checked.checkIfQuick(), { code: 'DIGEST_MISMATCH' }));
+    await withChecked(file, (checked) =>
+      assert.rejects(checked.checkIfQuick(inTurns(undefined)), { code: 'DIGEST_MISMATCH' }),
+    );
   });
 }
 
@@ -169,4 +174,40 @@ test('a named pipe in the place of the digest is none, and nobody waits for its 
   clearTimeout(patience);
   assert.equal(status, 0);
   assert.match(stdout, /is no digest/);
+});
+
+/** A guest of which nothing is stored, with a digest that says the same; counts the pages that are looked at for stored ones. */
+const emptyGuest = (usedLength: number) => {
+  const pageCount = usedLength / PAGE;
+  const looked = { pages: 0, reads: 0 };
+  const tail = { early: new Uint8Array(0), sections: new Uint8Array(0), description: '' };
+  const snapshot = {
+    setup: { targetPageSize: PAGE, totalBytes: usedLength, blocks: [{ index: 0, name: 'pc.ram', usedLength }] },
+    summary: { tail, devices: [] },
+    counts: () => ({ presentPages: 0, zeroPages: 0, absentPages: pageCount }),
+    nextPresent: (_block: number, from: number, end = pageCount) => {
+      looked.pages += end - from;
+      return end;
+    },
+    readPages: (_block: number, _from: number, _count: number, target: Uint8Array) => {
+      looked.reads += 1;
+      target.fill(0);
+    },
+  } as unknown as Snapshot;
+  const sidecar = { devices: devicesOf(tail), blocks: [] } as unknown as SavedSidecar;
+  return { checked: new CheckedSnapshot(snapshot, 'guest', { path: 'guest.digest', sidecar }), looked, pageCount };
+};
+
+test('a large and empty guest is looked over once, and not from every MiB of it to its end', async () => {
+  const { checked, looked, pageCount } = emptyGuest(2 ** 33);
+  await checkAll(checked);
+  assert.deepEqual(looked, { pages: pageCount, reads: 0 });
+});
+
+test('the check before the start leaves turns to others, and ends when its user has had enough', async () => {
+  const { checked, looked, pageCount } = emptyGuest(2 ** 44);
+  const controller = new AbortController();
+  setImmediate(() => controller.abort(new Error('enough')));
+  await assert.rejects(checked.checkIfQuick(inTurns(controller.signal)), /enough/);
+  assert.ok(looked.pages > 0 && looked.pages < pageCount, `${looked.pages} pages`);
 });

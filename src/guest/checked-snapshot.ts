@@ -14,10 +14,10 @@ import {
   type SidecarOwner,
 } from './digest-sidecar-node.js';
 import { SavedMebibytes } from './saved-mebibytes.js';
-import type { Slices } from './sparse-copy-node.js';
+import type { Slices } from './slices-node.js';
 
-/** What is in memory up to this is checked before the guest starts: a tenth of a second, where the file is in the page cache. */
-const QUICK_BYTES = 128 * 2 ** 20;
+/** So many MiBs with content are checked before the guest starts: a tenth of a second, where the file is in the page cache. */
+const QUICK_MEBIBYTES = 128;
 
 export class CheckedSnapshot implements Snapshot {
   readonly configuration: Snapshot['configuration'];
@@ -67,8 +67,8 @@ export class CheckedSnapshot implements Snapshot {
     return this.#snapshot.kindOf(block, page);
   }
 
-  nextPresent(block: number, from: PageIndex): PageIndex {
-    return this.#snapshot.nextPresent(block, from);
+  nextPresent(block: number, from: PageIndex, end?: PageIndex): PageIndex {
+    return this.#snapshot.nextPresent(block, from, end);
   }
 
   forEachDiscarded(block: number, visit: (firstPage: PageIndex, pageCount: number) => void): void {
@@ -100,39 +100,47 @@ export class CheckedSnapshot implements Snapshot {
   }
 
   /** Checks everything that was not yet. @throws RamferryError DIGEST_MISMATCH */
-  async checkAll(inSlices: Slices): Promise<void> {
+  checkAll(inSlices: Slices): Promise<void> {
+    return this.#checkUpTo(Number.POSITIVE_INFINITY, inSlices);
+  }
+
+  /** Checks everything now, if that takes no time worth mentioning; else each MiB when it is read. */
+  async checkIfQuick(inSlices: Slices): Promise<void> {
+    // A MiB is read as a whole for a single page of it: pages that are strewn over much memory are not quick.
+    const mebibytes = this.#expected.reduce((sum, { numbers }) => sum + numbers.length, 0);
+    if (mebibytes <= QUICK_MEBIBYTES) {
+      await this.#checkUpTo(QUICK_MEBIBYTES, inSlices);
+    }
+  }
+
+  /** Checks what was not yet, until so many MiBs were read: the file may store more than its digest knows of. */
+  async #checkUpTo(mebibytes: number, inSlices: Slices): Promise<void> {
     const { blocks, targetPageSize, totalBytes } = this.setup;
     let block = 0;
     let chunk = 0;
+    let read = 0;
     await inSlices('checking the digest', totalBytes, () => {
+      if (read === mebibytes) {
+        return 0;
+      }
       const { usedLength } = blocks[block]!;
       const from = chunk * DIGEST_CHUNK_BYTES;
-      const present = this.nextPresent(block, pageIndex(from / targetPageSize)) * targetPageSize;
-      // Nothing is stored of this MiB, and nothing was.
-      if (present >= from + DIGEST_CHUNK_BYTES && this.#expected[block]!.get(chunk) === undefined) {
+      const done = Math.min(DIGEST_CHUNK_BYTES, usedLength - from);
+      const end = pageIndex((from + done) / targetPageSize);
+      const isStored = this.nextPresent(block, pageIndex(from / targetPageSize), end) < end;
+      if (isStored || this.#expected[block]!.get(chunk) !== undefined) {
+        this.#check(block, chunk);
+        read += 1;
+      } else {
         this.#checked[block]![chunk] = 1;
       }
-      this.#check(block, chunk);
       chunk += 1;
-      const done = Math.min(DIGEST_CHUNK_BYTES, usedLength - from);
       if (from + done === usedLength) {
         block += 1;
         chunk = 0;
       }
       return done;
     });
-  }
-
-  /** Checks everything now, if that takes no time worth mentioning; else each MiB when it is read. */
-  async checkIfQuick(): Promise<void> {
-    const pages = this.setup.blocks.reduce((sum, { index }) => sum + this.counts(index).presentPages, 0);
-    if (pages * this.setup.targetPageSize <= QUICK_BYTES) {
-      await this.checkAll(async (_phase, totalBytes, step) => {
-        for (let done = 0; done < totalBytes; ) {
-          done += step();
-        }
-      });
-    }
   }
 
   #check(block: number, chunk: number): void {

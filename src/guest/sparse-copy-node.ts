@@ -6,6 +6,7 @@ import { channelError } from '../channel/channel-error.js';
 import { writeFully } from '../channel/write-fully-node.js';
 import type { Snapshot } from '../format/snapshot.js';
 import { pageIndex } from '../memory/units.js';
+import type { Slices } from './slices-node.js';
 
 /** Bytes read at a time; with pages of up to 64 KiB, whole pages. */
 const READ_BYTES = 1024 * 1024;
@@ -20,9 +21,6 @@ export interface BlockCopy {
   /** File offset of the block's first byte. */
   readonly position: number;
 }
-
-/** Calls `step`, which returns how many bytes it did, until `totalBytes` are done or it returns 0. */
-export type Slices = (phase: string, totalBytes: number, step: () => number) => Promise<void>;
 
 /** Writes all blocks, each up to its used length; resolves with how many bytes were not zero. */
 export const copySparsely = async (

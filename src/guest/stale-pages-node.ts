@@ -13,7 +13,7 @@ import type { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
 import { type SystemFunction, systemFunction } from '../memory/system-library-node.js';
 import { pageIndex } from '../memory/units.js';
 import { fileIdentity, isSoleUser } from './file-guard-node.js';
-import type { Slices } from './sparse-copy-node.js';
+import type { Slices } from './slices-node.js';
 
 const READ_BYTES = 1024 * 1024;
 

@@ -13,7 +13,7 @@ import type { RamferryError } from '../memory/errors.js';
 import { systemFunction } from '../memory/system-library-node.js';
 import { FileGuard, fileIdentity } from './file-guard-node.js';
 import { openSnapshotFile } from './open-snapshot-file-node.js';
-import type { Slices } from './sparse-copy-node.js';
+import type { Slices } from './slices-node.js';
 import { findStalePages, punchStalePages } from './stale-pages-node.js';
 
 const folder = fs.mkdtempSync(path.join(tmpdir(), 'ramferry-stale-'));

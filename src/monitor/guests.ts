@@ -3,6 +3,7 @@
 import { withDigest } from '../guest/checked-snapshot.js';
 import { openSnapshotFile } from '../guest/open-snapshot-file-node.js';
 import { decideRun } from '../guest/run-decision.js';
+import { inTurns } from '../guest/slices-node.js';
 import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import type { WorkloadShared } from '../guest/workload/control.js';
 import { attachWorkloadGuest } from '../guest/workload/workload-source.js';
@@ -40,9 +41,14 @@ export interface AttachedGuest {
 
 /**
  * @param postcopy whether the guest shall run at its destination before its memory is there
+ * @param signal ends the check of a file's digest
  * @throws RamferryError `POSTCOPY_OBSTACLE` if that would harm it
  */
-export async function attachGuest(description: GuestDescription, postcopy = false): Promise<AttachedGuest> {
+export async function attachGuest(
+  description: GuestDescription,
+  postcopy = false,
+  signal?: AbortSignal,
+): Promise<AttachedGuest> {
   switch (description.kind) {
     case 'workload':
       return { guest: attachWorkloadGuest(description.shared, description.wantsHints), facts: undefined };
@@ -57,7 +63,7 @@ export async function attachGuest(description: GuestDescription, postcopy = fals
       const { snapshot, checked, notChecked } = checksDigest
         ? withDigest(opened.snapshot, opened.container)
         : { snapshot: opened.snapshot, checked: undefined, notChecked: undefined };
-      await checked?.checkIfQuick();
+      await checked?.checkIfQuick(inTurns(signal));
       return {
         guest: new SnapshotGuest(snapshot, file, { runState: decision.rewritten }),
         facts: { ...decision, notes: notChecked === undefined ? [] : [`warning: ${notChecked}`] },

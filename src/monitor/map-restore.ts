@@ -6,7 +6,6 @@
 
 import fs from 'node:fs';
 import path from 'node:path';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { openPath, openUnnamedFile, reopen } from '../channel/unnamed-file-node.js';
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
 import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
@@ -15,8 +14,9 @@ import { withDigest } from '../guest/checked-snapshot.js';
 import { FileGuard } from '../guest/file-guard-node.js';
 import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
 import { decideRun, type RunDecision } from '../guest/run-decision.js';
+import { inTurns, type Slices } from '../guest/slices-node.js';
 import type { PageRange } from '../guest/snapshot-guest.js';
-import { copySparsely, type Slices } from '../guest/sparse-copy-node.js';
+import { copySparsely } from '../guest/sparse-copy-node.js';
 import { type FileRange, findStalePages, punchStalePages } from '../guest/stale-pages-node.js';
 import { RamferryError } from '../memory/errors.js';
 import {
@@ -127,7 +127,7 @@ export class MapRestore implements GuestSource {
   ): Promise<MapRestore> {
     refuseLockedMemory(command);
     const version = await qemuVersion(command);
-    const inSlices = options.inSlices ?? turnsFor(options.signal);
+    const inSlices = options.inSlices ?? inTurns(options.signal);
     let file = await MappableFile.open(operand, command, options, inSlices);
     const descriptors: number[] = [];
     try {
@@ -354,17 +354,3 @@ const copyFolder = (file: string): string | undefined => {
     return undefined;
   }
 };
-
-const turnsFor =
-  (signal: AbortSignal | undefined): Slices =>
-  async (_phase, totalBytes, step) => {
-    for (let done = 0; done < totalBytes; ) {
-      const bytes = step();
-      if (bytes === 0) {
-        return;
-      }
-      done += bytes;
-      await nextTurn();
-      signal?.throwIfAborted();
-    }
-  };

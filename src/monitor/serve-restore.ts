@@ -7,6 +7,7 @@ import { withDigest } from '../guest/checked-snapshot.js';
 import { FileGuard } from '../guest/file-guard-node.js';
 import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
 import { decideRun, type RunDecision } from '../guest/run-decision.js';
+import { inTurns } from '../guest/slices-node.js';
 import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import { RamferryError } from '../memory/errors.js';
 import { hasOption, withIncomingDefer } from '../qemu/command-line.js';
@@ -37,6 +38,8 @@ export interface ServeRestoreOptions {
   readonly run?: boolean;
   /** Compare what is read with the digest of the file, where it has one. Default true. */
   readonly checksDigest?: boolean;
+  /** Ends the preparation. */
+  readonly signal?: AbortSignal;
 }
 
 export class ServeRestore implements GuestSource {
@@ -67,7 +70,7 @@ export class ServeRestore implements GuestSource {
   /** @throws RamferryError POSTCOPY_OBSTACLE if the guest would be harmed */
   static async prepare(
     operand: string,
-    { firstPages = [], run = false, checksDigest = true }: ServeRestoreOptions = {},
+    { firstPages = [], run = false, checksDigest = true, signal }: ServeRestoreOptions = {},
   ): Promise<ServeRestore> {
     const guard = FileGuard.take(memoryFile(operand).path);
     let opened: OpenedSnapshotFile | undefined;
@@ -77,7 +80,7 @@ export class ServeRestore implements GuestSource {
       const decision = decideRun(opened.snapshot.summary, opened.container.libvirt, run);
       if (checksDigest) {
         const { snapshot, checked } = withDigest(opened.snapshot, opened.container);
-        await checked?.checkIfQuick();
+        await checked?.checkIfQuick(inTurns(signal));
         opened = { ...opened, snapshot };
       }
       return new ServeRestore(opened, decision, firstPages, guard);

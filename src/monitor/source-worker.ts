@@ -112,7 +112,7 @@ try {
     start.trace === undefined ? {} : createTrace(start.trace, (name, values) => post({ type: 'trace', name, values }));
   // One that runs there already has to get its memory.
   const recovers = start.postcopy?.recovers === true;
-  const { guest, facts } = await attachGuest(start.guest, start.postcopy !== undefined && !recovers);
+  const { guest, facts } = await attachGuest(start.guest, start.postcopy !== undefined && !recovers, givenUp.signal);
   // One that is to stay paused does not wait for its memory. And QEMU would start it: after a postcopy it does not look at the state.
   const staysPaused = facts?.runs === false && !recovers;
   const postcopy = staysPaused ? undefined : start.postcopy;

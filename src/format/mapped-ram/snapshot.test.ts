@@ -101,6 +101,9 @@ test('opening reads heads, bitmaps and the tail; runs are read in one piece', ()
   assert.equal(snapshot.presentRun(0, pageIndex(3000), 4001), undefined);
   assert.equal(snapshot.nextPresent(0, pageIndex(3000)), 4001);
   assert.equal(snapshot.nextPresent(0, pageIndex(5000)), 10_000);
+  assert.equal(snapshot.nextPresent(0, pageIndex(3000), pageIndex(4001)), 4001);
+  assert.equal(snapshot.nextPresent(0, pageIndex(3000), pageIndex(4002)), 4001);
+  assert.equal(snapshot.nextPresent(0, pageIndex(5000), pageIndex(6000)), 6000);
   reads.length = 0;
   snapshot.readPages(0, pageIndex(2990), 1100, new Uint8Array(1100 * 4096));
   assert.deepEqual(

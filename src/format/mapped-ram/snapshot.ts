@@ -111,10 +111,11 @@ export class MappedRamSnapshot implements Snapshot {
     return this.#indexes[block].bitmap.has(page) ? PageKind.present : PageKind.absent;
   }
 
-  nextPresent(block: number, from: PageIndex): PageIndex {
-    const { bitmap, pageCount, mappedPages } = this.#indexes[block];
-    const page = bitmap.nextSet(from, mappedPages);
-    return (page < mappedPages ? page : pageCount) as PageIndex;
+  nextPresent(block: number, from: PageIndex, end = this.#indexes[block].pageCount as PageIndex): PageIndex {
+    const { bitmap, mappedPages } = this.#indexes[block];
+    const last = Math.min(end, mappedPages);
+    const page = bitmap.nextSet(from, last);
+    return page < last ? (page as PageIndex) : end;
   }
 
   presentBitmap(block: number, target: Uint8Array): void {

@@ -173,8 +173,8 @@ export class RecordIndex {
     return this.#leaf[page % LEAF_PAGES];
   }
 
-  /** First present page at or after `from`; the page count if there is none. Steps over what has no records. */
-  nextPresent(from: number): number {
+  /** First present page in [from, end); `end` if there is none. Steps over what has no records. */
+  nextPresent(from: number, end = this.#pageCount): number {
     this.#sorted ??= Float64Array.from(this.#leaves.keys()).sort();
     const first = Math.floor(from / LEAF_PAGES);
     let low = 0;
@@ -186,14 +186,17 @@ export class RecordIndex {
         high = middle;
       }
     }
-    for (const number of this.#sorted.subarray(low)) {
-      for (let page = Math.max(from, number * LEAF_PAGES); page < (number + 1) * LEAF_PAGES; page += 1) {
-        if (kindOfEntry(this.entry(page)) === PageKind.present) {
-          return page;
+    for (; low < this.#sorted.length && this.#sorted[low] * LEAF_PAGES < end; low += 1) {
+      const firstPage = this.#sorted[low] * LEAF_PAGES;
+      const leaf = this.#leaves.get(this.#sorted[low])!;
+      const slots = Math.min(LEAF_PAGES, end - firstPage);
+      for (let slot = Math.max(0, from - firstPage); slot < slots; slot += 1) {
+        if (kindOfEntry(leaf[slot]) === PageKind.present) {
+          return firstPage + slot;
         }
       }
     }
-    return this.#pageCount;
+    return end;
   }
 
   /** Visits the runs of pages without a record, ascending. */

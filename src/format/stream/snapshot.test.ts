@@ -55,6 +55,8 @@ test('a stream with everything', () => {
     present.push(page);
   }
   assert.deepEqual(present, [1, 2, 5]);
+  const upTo = (from: number, end: number): number => snapshot.nextPresent(0, pageIndex(from), pageIndex(end));
+  assert.deepEqual([upTo(3, 5), upTo(3, 6), upTo(6, 60), upTo(64, 64)], [5, 5, 60, 64]);
 });
 
 test('any sequence of records, against the memory it makes', () => {

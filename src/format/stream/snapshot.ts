@@ -62,9 +62,9 @@ export class StreamSnapshot implements Snapshot {
     return kindOfEntry(this.#indexes[block].entry(page));
   }
 
-  /** First present page of a block at or after `from`; the block's page count if there is none. */
-  nextPresent(block: number, from: PageIndex): PageIndex {
-    return this.#indexes[block].nextPresent(from) as PageIndex;
+  /** First present page of a block in [from, end); `end`, by default the block's page count, if there is none. */
+  nextPresent(block: number, from: PageIndex, end?: PageIndex): PageIndex {
+    return this.#indexes[block].nextPresent(from, end) as PageIndex;
   }
 
   presentBitmap(block: number, target: Uint8Array): void {
