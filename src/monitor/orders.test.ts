@@ -103,7 +103,7 @@ test('cancelled while its file is opened: nothing unfinished is there any more w
   t.after(() => fs.rmSync(folder, { recursive: true, force: true }));
   const guest = await runningGuest();
   t.after(() => guest.shutdown());
-  for (let attempt = 0; attempt < 3; attempt += 1) {
+  for (let attempt = 0; attempt < 5; attempt += 1) {
     const migration = start(guest, { uri: `file:${path.join(folder, 'out')}`, returnPath: false });
     // The moment is short, and over when this thread has slept.
     for (const deadline = performance.now() + 20_000; fs.readdirSync(folder).length === 0; ) {
