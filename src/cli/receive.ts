@@ -104,6 +104,7 @@ export const receive: Verb<ReceiveOptions> = {
         target,
         signal,
         isRecording: !isHeard,
+        ...(isHeard && { postcopy: 'whole' as const }),
         deviceTailLimit: options.deviceStateLimit,
         commit: async (state) => {
           received = state;
@@ -113,6 +114,9 @@ export const receive: Verb<ReceiveOptions> = {
         onProgress: (report) => progress.update(incomingProgress(report, target)),
       });
       const report = await destination.run();
+      if (destination.isRefusedAfterSwitch) {
+        progress.note(REFUSED_AFTER_SWITCH);
+      }
       // The source may still be reading our last word; the process must not end before it has.
       await channel.closed;
       const { machine } = target;
@@ -148,6 +152,10 @@ export const receive: Verb<ReceiveOptions> = {
     }
   },
 };
+
+/** Why this process goes on for a while. */
+const REFUSED_AFTER_SWITCH =
+  'the source has switched to postcopy: it sends the rest of its memory, which is dropped here, and goes on with its guest then';
 
 /** Reads the file again, which costs little while it is in the page cache. */
 const digestOfFile = async (file: string, surroundings: Surroundings): Promise<RamDigest> => {

@@ -9,7 +9,8 @@
 
 import type { ByteChannel } from '../channel/channel.js';
 import { DIGEST_PAGE_BYTES, RamDigest } from '../format/ram-digest.js';
-import { Command, TARGET_PAGE_BITS } from '../format/stream/constants.js';
+import { Command, ElementType, TARGET_PAGE_BITS } from '../format/stream/constants.js';
+import type { DeviceTail } from '../format/stream/device-tail.js';
 import type { RamSetup, ReadRamBlock } from '../format/stream/stream-handler.js';
 import { decodeXbzrle } from '../format/stream/xbzrle.js';
 import { Segment } from '../memory/segment.js';
@@ -49,6 +50,7 @@ export class FileTarget implements DigestingTarget {
   #from = 0;
   #consumed = 0;
   #writes = 0;
+  #lateDevices: Uint8Array | undefined;
   #error: Error | undefined;
   readonly #waiters = new Waiters();
   /** XBZRLE data is applied to this, only to see whether it can be: no check depends on the page's old content. */
@@ -93,6 +95,9 @@ export class FileTarget implements DigestingTarget {
 
   async finish(): Promise<void> {
     this.#writeBuffer();
+    if (this.#lateDevices !== undefined) {
+      this.#write(this.#lateDevices, () => {});
+    }
     await this.#waiters.until(() => {
       this.#throwIfBroken();
       return this.#writes === 0;
@@ -128,8 +133,23 @@ export class FileTarget implements DigestingTarget {
     }
     // The payload is a view of the buffer; the element's type, number and length stand in front of it.
     const start = payload.byteOffset - this.#buffer!.byteOffset - 5;
+    this.#drop(start, start + 5 + payload.length);
+  }
+
+  notSaved(_bytes: Uint8Array, start: number, end: number): void {
+    this.#drop(start, end);
+  }
+
+  /** Behind RAM, where a precopy has them. */
+  lateDevices({ sections }: DeviceTail): void {
+    this.#lateDevices = new Uint8Array(sections.length + 1);
+    this.#lateDevices.set(sections);
+    this.#lateDevices[sections.length] = ElementType.EOF;
+  }
+
+  #drop(start: number, end: number): void {
     this.#keep(start);
-    this.#from = start + 5 + payload.length;
+    this.#from = end;
   }
 
   /** Moves the bytes up to `end` behind those that are kept already: nothing to do where nothing was dropped. */
@@ -152,11 +172,15 @@ export class FileTarget implements DigestingTarget {
     this.#kept = 0;
     this.#from = 0;
     this.#consumed = 0;
+    this.#write(bytes, () => this.#free.push(buffer));
+  }
+
+  #write(bytes: Uint8Array, done: () => void): void {
     this.#writes += 1;
     this.#sink.write(bytes, (error) => {
       this.#writes -= 1;
       this.#error ??= error;
-      this.#free.push(buffer);
+      done();
       this.#waiters.wake();
     });
   }

@@ -15,11 +15,13 @@ import { DestinationToken } from './destination-token.js';
 import { recovers } from './first-words.js';
 import { PostcopyIncoming } from './postcopy-incoming.js';
 import { PostcopyTarget } from './postcopy-target.js';
+import { RefusedPostcopy } from './refused-postcopy.js';
 import { ReturnPathWriter } from './return-path-writer.js';
 import { type IncomingReport, type IncomingStatus, type PhaseMarks, phaseTimes, RateWindow } from './statistics.js';
 import { SwitchoverAck } from './switchover-ack.js';
 import type { MigrationTarget, ReceiveArea } from './target.js';
 import { Waiters } from './waiters.js';
+import { WholePostcopy } from './whole-postcopy.js';
 
 const PROGRESS_MS = 100;
 
@@ -58,8 +60,12 @@ export interface MigrationDestinationOptions {
    * called when the devices are there, before the pages; the guest is lost if it rejects then.
    */
   readonly commit?: (state: IncomingState) => Promise<void>;
-  /** Accept a switch to postcopy; the target must be a `PostcopyTarget`. */
-  readonly postcopy?: IncomingPostcopyOptions;
+  /**
+   * Accept a switch to postcopy. The target must be a `PostcopyTarget` in which the guest runs while its pages come. With `whole`
+   * it can be any: nothing runs here, and the migration is final when all of the memory has come. Default: a source that may
+   * switch is refused.
+   */
+  readonly postcopy?: IncomingPostcopyOptions | 'whole';
   /**
    * Cancels: the connection ends, and the source's guest runs on if there is a return path. After a switch to postcopy the guest
    * is lost, and its threads end.
@@ -116,6 +122,8 @@ export class MigrationDestination {
   #channel: ByteChannel;
   readonly #target: MigrationTarget;
   readonly #postcopy: PostcopyIncoming | undefined;
+  readonly #whole: WholePostcopy | undefined;
+  #refused: RefusedPostcopy | undefined;
   readonly #reader: StreamReader;
   #returnPath: ReturnPathWriter;
   readonly #waiters = new Waiters();
@@ -165,7 +173,11 @@ export class MigrationDestination {
     this.#channel = channel;
     this.#origin = channel.origin;
     this.#target = target;
-    this.#postcopy = options.postcopy && this.#acceptPostcopy(target);
+    if (options.postcopy === 'whole') {
+      this.#whole = new WholePostcopy((pings) => this.#devicesHere(pings));
+    } else {
+      this.#postcopy = options.postcopy && this.#acceptPostcopy(target);
+    }
     this.#reader = new StreamReader(this.#handler(), {
       file: channel.peer,
       ...(targetPageSize !== undefined && { targetPageSize }),
@@ -176,6 +188,12 @@ export class MigrationDestination {
 
   #openReturnPath(channel: ByteChannel): ReturnPathWriter {
     return new ReturnPathWriter(channel, (error) => this.#linkFailed(channel, error));
+  }
+
+  /** How a guest runs here while its pages come. */
+  get #running(): IncomingPostcopyOptions | undefined {
+    const { postcopy } = this.#options;
+    return postcopy === 'whole' ? undefined : postcopy;
   }
 
   #acceptPostcopy(target: MigrationTarget): PostcopyIncoming {
@@ -196,6 +214,19 @@ export class MigrationDestination {
         this.#enter('postcopy-active');
       },
     });
+  }
+
+  #devicesHere(pings: readonly number[]): void {
+    this.#enter('postcopy-active');
+    // QEMU 11 sends no page before it knows that its devices were loaded.
+    for (const value of pings) {
+      this.#answer(value);
+    }
+  }
+
+  /** Whether the source has switched to postcopy, and sends the rest of its memory in vain, so that its guest can go on there. */
+  get isRefusedAfterSwitch(): boolean {
+    return this.#refused !== undefined;
   }
 
   /** Why the migration failed or was cancelled: the first thing that went wrong. */
@@ -311,7 +342,7 @@ export class MigrationDestination {
             requests: this.#postcopy!.requests,
             duplicates: (this.#target as PostcopyTarget).duplicates,
             recoveries: this.#recoveries,
-            strangers: this.#options.postcopy?.connections?.refused ?? 0,
+            strangers: this.#running?.connections?.refused ?? 0,
             ...(this.#runsAt !== undefined && {
               runningMs: Math.round((this.#runsAt - this.#marks.start) * 100) / 100,
             }),
@@ -353,11 +384,11 @@ export class MigrationDestination {
 
   /** The guest is here: its devices are loaded and it runs, whatever becomes of the connection meanwhile. */
   async #runGuest(summary: StreamSummary, pings: readonly number[]): Promise<void> {
-    const { commit, postcopy } = this.#options;
+    const { commit } = this.#options;
     const channel = this.#channel;
     this.#enter('postcopy-active');
     await commit?.({ configuration: this.#configuration!, ram: this.#ram!, summary });
-    await postcopy?.run();
+    await this.#running?.run();
     this.#runsAt = performance.now();
     if (channel === this.#channel && this.#linkError === undefined) {
       for (const value of pings) {
@@ -390,7 +421,7 @@ export class MigrationDestination {
 
   /** The one that is the source's, as far as its first words tell. */
   async #nextConnection(error: Error): Promise<ByteChannel> {
-    const { connections } = this.#options.postcopy!;
+    const { connections } = this.#running!;
     if (connections === undefined) {
       throw error;
     }
@@ -424,7 +455,7 @@ export class MigrationDestination {
 
   /** Somebody who knows what to say first and then says nothing must not keep the source waiting. */
   #limitRecovery(channel: ByteChannel): void {
-    const { recoveryMs: limitMs = RECOVERY_MS } = this.#options.postcopy!;
+    const { recoveryMs: limitMs = RECOVERY_MS } = this.#running!;
     this.#recoveryTimer = setTimeout(() => {
       const { peer } = channel;
       const message = `The source ${peer} has not finished its recovery within ${limitMs / 1000} s.`;
@@ -477,11 +508,25 @@ export class MigrationDestination {
       this.#channel.destroy();
       return;
     }
+    if (this.#whole?.hasSwitched === true) {
+      this.#refuseAfterSwitch();
+      return;
+    }
     this.#channel.pause();
     this.#dropLater();
     this.#returnPath.append(shut(1));
     const drop = (): void => this.#channel.destroy();
     this.#returnPath.drained().then(drop, drop);
+  }
+
+  #refuseAfterSwitch(): void {
+    const tell = (): void => {
+      this.#returnPath.append(shut(1));
+      this.#returnPath.flush();
+    };
+    this.#refused = new RefusedPostcopy(this.#channel, tell, this.#summary !== undefined);
+    this.#isPaused = false;
+    this.#channel.resume();
   }
 
   #dropLater(lingerMs = LINGER_MS): void {
@@ -517,6 +562,7 @@ export class MigrationDestination {
 
   #received(byteCount: number): void {
     if (this.#error !== undefined) {
+      this.#refused?.received();
       return;
     }
     if (this.#summary !== undefined) {
@@ -542,6 +588,10 @@ export class MigrationDestination {
   #peerEnded(): void {
     this.#sourceEnded = this.#confirmed;
     this.#waiters.wake();
+    if (this.#refused !== undefined) {
+      this.#channel.destroy();
+      return;
+    }
     try {
       // Does nothing if the stream is complete, and ends one without a VM description, which only this can end.
       this.#reader.end();
@@ -597,6 +647,7 @@ export class MigrationDestination {
 
   #handler(): StreamHandler {
     const target = this.#target;
+    const accepted = this.#postcopy ?? this.#whole;
     return {
       configuration: (configuration) => {
         this.#options.accept?.(configuration);
@@ -626,7 +677,7 @@ export class MigrationDestination {
         }
         if (type === ElementType.SECTION_END) {
           this.#marks.device = this.#ramEndedAt;
-          if (this.#switch === undefined) {
+          if (this.#switch === undefined && this.#whole?.hasDevices !== true) {
             this.#enter('device');
           }
         }
@@ -643,11 +694,21 @@ export class MigrationDestination {
           }
         } else if (command === Command.PING) {
           this.#pinged(be32(payload, 0));
-        } else if (command === Command.POSTCOPY_ADVISE && this.#postcopy === undefined && this.#returnPathOpen) {
+        } else if (
+          command === Command.POSTCOPY_ADVISE &&
+          this.#options.postcopy === undefined &&
+          this.#returnPathOpen
+        ) {
           throw postcopyAnnounced(this.#channel.peer, this.#reader.position);
         }
       },
-      ...(this.#postcopy !== undefined && { postcopy: this.#postcopy }),
+      ...(accepted !== undefined && { postcopy: accepted }),
+      notSaved: (bytes, start, end) => {
+        if (this.#whole !== undefined) {
+          this.#whole.hasSwitched = true;
+        }
+        target.notSaved?.(bytes, start, end);
+      },
       end: (summary) => {
         if (!summary.complete) {
           throw new RamferryError(
@@ -659,6 +720,9 @@ export class MigrationDestination {
         }
         // A background snapshot has no END section.
         this.#marks.device ??= this.#ramEndedAt;
+        if (this.#whole?.hasDevices === true) {
+          target.lateDevices?.(summary.tail);
+        }
         this.#summary = summary;
         this.#waiters.wake();
       },

@@ -1,6 +1,7 @@
 // How far an incoming migration is, for whoever shows its progress.
 
 import type { StreamConfiguration } from '../format/stream/configuration.js';
+import type { DeviceTail } from '../format/stream/device-tail.js';
 import type { RamSetup, ReadRamBlock } from '../format/stream/stream-handler.js';
 import type { PageIndex } from '../memory/units.js';
 import type { MigrationTarget, PageCounts, ReceiveArea } from './target.js';
@@ -91,6 +92,14 @@ export class PassTarget implements MigrationTarget {
 
   command(command: number, payload: Uint8Array): void {
     this.#target.command?.(command, payload);
+  }
+
+  notSaved(bytes: Uint8Array, start: number, end: number): void {
+    this.#target.notSaved?.(bytes, start, end);
+  }
+
+  lateDevices(tail: DeviceTail): void {
+    this.#target.lateDevices?.(tail);
   }
 
   #reached({ index }: ReadRamBlock, page: number): void {

@@ -2,6 +2,7 @@
 // (file-target.ts).
 
 import type { RamDigest } from '../format/ram-digest.js';
+import type { DeviceTail } from '../format/stream/device-tail.js';
 import type { StreamHandler } from '../format/stream/stream-handler.js';
 
 /** Page records taken so far. */
@@ -43,6 +44,9 @@ export interface MigrationTarget extends Omit<StreamHandler, 'end' | 'ramSection
   readonly ready: boolean;
   /** Resolves when `ready`; rejects with what broke the target. */
   whenReady(): Promise<void>;
+
+  /** The devices of a source that has switched to postcopy, whose stream has them before the last pages. Called once, behind those. */
+  lateDevices?(tail: DeviceTail): void;
 
   /** Resolves when everything that was consumed is where it belongs. Called once, after the end of the stream. */
   finish(): Promise<void>;

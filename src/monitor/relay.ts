@@ -130,6 +130,7 @@ export class Relay {
       target,
       signal,
       needsReturnPath: true,
+      postcopy: 'whole',
       lingerMs: SILENCE.lettingGo,
       commit: (state) => this.#handOver(state),
       ...(deviceTailLimit !== undefined && { deviceTailLimit }),

@@ -32,7 +32,8 @@ export class CommandReader {
     }
     const expected = payloadBytes(cursor, command);
     // The empty ADVISE announces dirty bitmaps, not postcopy, and contradicts a destination that waits for that.
-    const isEmptyAdvise = command === Command.POSTCOPY_ADVISE && length === 0 && this.#postcopy === undefined;
+    const isEmptyAdvise =
+      command === Command.POSTCOPY_ADVISE && length === 0 && this.#postcopy?.takesEmptyAdvise !== false;
     if (length !== expected && !isEmptyAdvise) {
       throw cursor.invalid(
         'COMMAND_LENGTH',
@@ -53,8 +54,10 @@ export class CommandReader {
         0,
         command,
       );
-    } else if (command === Command.POSTCOPY_ADVISE && length > 0) {
-      checkAdvise(cursor, pageSize);
+    } else if (command === Command.POSTCOPY_ADVISE) {
+      if (length > 0) {
+        checkAdvise(cursor, pageSize);
+      }
       this.#postcopy?.advised(cursor);
     }
     this.#handler.command?.(command, cursor.bytes.subarray(cursor.at + 5, cursor.at + 5 + length));
@@ -70,6 +73,7 @@ export class CommandReader {
       const statement = 'The source switches to postcopy without a return path, over which pages are asked for';
       throw cursor.invalid('POSTCOPY_WITHOUT_RETURN_PATH', statement, 0, command);
     }
+    this.#handler.notSaved?.(cursor.bytes, cursor.at, cursor.at + 5 + length);
     this.packageBytes = postcopy.read(cursor, command, length, pageSize);
     cursor.at += 5 + length;
     return true;

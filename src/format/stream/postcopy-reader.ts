@@ -48,6 +48,10 @@ export class PostcopyReader {
     this.#packageLimit = packageLimit;
   }
 
+  get takesEmptyAdvise(): boolean {
+    return this.#handler.takesEmptyAdvise === true;
+  }
+
   reads(command: number): boolean {
     return COMMANDS.has(command);
   }

@@ -374,6 +374,7 @@ export class StreamReader {
     const cursor = this.#cursor;
     const end = Math.min(cursor.limit, cursor.at + this.#packageBytes - this.#package.length);
     this.#package.bytes(cursor.bytes, cursor.at, end);
+    this.#handler.notSaved?.(cursor.bytes, cursor.at, end);
     cursor.at = end;
     if (this.#package.length < this.#packageBytes) {
       return false;
@@ -399,6 +400,7 @@ export class StreamReader {
     if (this.#ram !== 'ended') {
       throw this.#cursor.invalid('STREAM_INCOMPLETE', 'The stream ends before RAM does', 0);
     }
+    this.#handler.notSaved?.(this.#cursor.bytes, this.#cursor.at, this.#cursor.at + 1);
     this.#cursor.at += 1;
     this.#done = true;
     this.#handler.end({ ...switched, bytes: this.position - this.#startOffset });
