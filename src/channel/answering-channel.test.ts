@@ -7,6 +7,7 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
+import tls from 'node:tls';
 import type { RamferryError } from '../memory/errors.js';
 import { answeringChannel, UNANSWERED } from './answering-channel.js';
 import type { ChannelReader } from './channel.js';
@@ -16,10 +17,13 @@ const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-answer-'));
 after(() => fs.rmSync(folder, { recursive: true }));
 let count = 0;
 
+/** How a migration begins. */
+const MAGIC = Uint8Array.of(0x51, 0x45, 0x56, 0x4d, 0, 0, 0, 3, 7, 0, 0, 0, 4, 0x74, 0x65, 0x73);
+
 /** What a source learns of a peer that does `behave` with each connection: what it reads, and how that ends. */
 const meet = async (
   behave: (socket: net.Socket) => void,
-  { answerMs = 5000, writeBytes = 16 } = {},
+  { answerMs = 5000, writeBytes = 16, stream = false } = {},
 ): Promise<{ received: string; failure: RamferryError | undefined; order: string[] }> => {
   const socketPath = path.join(folder, `${count++}`);
   const server = net.createServer((socket) => behave(socket.on('error', () => {})));
@@ -40,7 +44,9 @@ const meet = async (
         ended: () => resolve(undefined),
         failed: (error) => resolve(error as RamferryError),
       });
-      channel.write(new Uint8Array(writeBytes), (error) => order.push(error === undefined ? 'written' : 'broken'));
+      channel.write(stream ? MAGIC : new Uint8Array(writeBytes), (error) =>
+        order.push(error === undefined ? 'written' : 'broken'),
+      );
     });
     return { received, failure, order };
   } finally {
@@ -73,6 +79,19 @@ test('a peer that takes the connection and says nothing is given up, whether it 
     assert.match(failure!.hint!, /multifd/);
   }
   assert.ok(performance.now() - start >= 400);
+});
+
+// What does not understand us closes without a word, OpenSSL as gnutls.
+test('a real TLS server is met at once, and its kind is among the reasons', async () => {
+  const refusals: string[] = [];
+  const tlsServer = tls.createServer(() => assert.fail('no handshake can succeed'));
+  tlsServer.on('tlsClientError', ({ code = '' }: NodeJS.ErrnoException) => refusals.push(code));
+  const startedAt = performance.now();
+  const { failure, received } = await meet((socket) => tlsServer.emit('connection', socket), { stream: true });
+  assert.ok(performance.now() - startedAt < 5000);
+  assert.deepEqual([refusals, received], [['ERR_SSL_WRONG_VERSION_NUMBER'], '']);
+  assert.deepEqual([failure?.code, failure?.value], ['PEER_CLOSED', UNANSWERED]);
+  assert.match(failure!.hint!, /TLS \(tls-creds\)/);
 });
 
 test('one that answered is not given up, however long it is silent then', async () => {

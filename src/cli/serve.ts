@@ -141,7 +141,7 @@ export const serve: Verb<ServeOptions> = {
 
 /** What to do about a failure, where the error itself does not say. */
 const withAdvice = (error: RamferryError, hasRun: boolean, uri: string): RamferryError => {
-  const needs = `Look at the destination: it needs the capability postcopy-ram, and migrate-incoming ${uri} after that.`;
+  const needs = `Look at the destination: it needs the capability postcopy-ram, which a QEMU without userfaultfd refuses, and migrate-incoming ${uri} after that.`;
   if (error.value === UNANSWERED && !hasRun) {
     return error.with({ hint: `${needs} ${error.hint}` });
   }

@@ -52,9 +52,13 @@ export const runIncoming = async (
 ): Promise<number> => {
   const { qmp } = qemu;
   try {
-    await qmp.execute('migrate-set-capabilities', {
-      capabilities: ['events', ...capabilities].map((capability) => ({ capability, state: true })),
-    });
+    await qmp
+      .execute('migrate-set-capabilities', {
+        capabilities: ['events', ...capabilities].map((capability) => ({ capability, state: true })),
+      })
+      .catch((error: unknown) => {
+        throw withPrivilegeHint(error);
+      });
     const resumed = qmp.waitEvent('RESUME', { timeoutMs });
     const ended = qmp.waitEvent('MIGRATION', {
       where: ({ data }) => ENDED.includes(String(data['status'])),
@@ -91,6 +95,14 @@ export const runIncoming = async (
       : error;
   }
 };
+
+/** QEMU needs userfaultfd for postcopy, and a kernel may keep it from ordinary users. */
+const withPrivilegeHint = (error: unknown): unknown =>
+  error instanceof QmpCommandError && /userfaultfd/i.test(error.description)
+    ? error.with({
+        hint: 'As root: sysctl -w vm.unprivileged_userfaultfd=1. A mapped-ram file needs none of it: clone --by map.',
+      })
+    : error;
 
 /** Resolves once `query-status` says that the guest runs: QEMU says RESUME before it is known whether it may. */
 const untilRunning = async (qemu: QemuProcess): Promise<void> => {

@@ -1,7 +1,8 @@
 // Saved guests that run at once in stock QEMU: ramferry plays the source of a postcopy migration from the file.
 
 import assert from 'node:assert/strict';
-import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { chmodSync, copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -9,8 +10,12 @@ import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import { openChannel } from '../../src/channel/open-channel-node.js';
 import { openSnapshotFile } from '../../src/guest/open-snapshot-file-node.js';
 import { SnapshotGuest } from '../../src/guest/snapshot-guest.js';
+import type { RamferryError } from '../../src/memory/errors.js';
 import type { RamBlock } from '../../src/memory/ram-block.js';
 import type { PageIndex } from '../../src/memory/units.js';
+import { Clones } from '../../src/monitor/clones.js';
+import { ServeRestore } from '../../src/monitor/serve-restore.js';
+import { QemuProcess } from '../../src/qemu/qemu-process.js';
 import { MigrationSource } from '../../src/source/migration-source.js';
 import { defaultParameters } from '../../src/source/parameters.js';
 import { PostcopySink } from '../../src/source/postcopy-sink.js';
@@ -414,6 +419,85 @@ interopTest(
   },
   ['11'],
 );
+
+// D21
+interopTest(
+  'serve, send: a QEMU that expects TLS is left at once, and is named before that where it can be asked',
+  async (lab) => {
+    const { file } = await corpusStream(lab, 'tiny');
+    for (const verb of ['serve', 'send'] as const) {
+      const monitor = `unix:${lab.path(`monitor-${verb}`)}`;
+      const destination = await corpusDestination(lab, 'tiny', lab.release, {
+        extraArguments: ['-object', 'tls-creds-anon,id=tls0,endpoint=server', '-qmp', `${monitor},server=on,wait=off`],
+      });
+      const uri = socketUri(lab);
+      await destination.migrateIncoming(uri, { ...POSTCOPY, parameters: { 'tls-creds': 'tls0' } });
+      const options = ['--json', '--run', ...(verb === 'serve' ? ['--no-demand'] : [])];
+      const asked = await Ramferry.run(lab, verb, file, uri, ...options, '--qmp', monitor);
+      assert.deepEqual([asked.status, JSON.parse(asked.stdout).error.code], [1, 'DESTINATION_SETUP']);
+      assert.match(asked.stdout, /expects TLS/);
+      const { status, stdout } = await Ramferry.run(lab, verb, file, uri, ...options);
+      const { error, 'total-time': totalMs } = JSON.parse(stdout) as FailedDocument;
+      assert.deepEqual([status, error.code], [1, 'PEER_CLOSED'], stdout);
+      assert.match(error.hint!, /TLS \(tls-creds\)/);
+      // Silence is borne for 10 s.
+      assert.ok(totalMs < 5000, `${totalMs} ms`);
+      assert.match(destination.qemu.errorOutput, /TLS handshake failed/);
+    }
+  },
+);
+
+/** QEMU as an ordinary user who may have no userfaultfd; undefined where that cannot be arranged. */
+const asNobody = async (lab: Lab): Promise<string[] | undefined> => {
+  const isKept =
+    process.getuid?.() === 0 && readFileSync('/proc/sys/vm/unprivileged_userfaultfd', 'latin1').trim() === '0';
+  const user = ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups'];
+  const [program, ...rest] = await lab.command({ memory: 16 }, '/dev/null');
+  if (!isKept || spawnSync(user[0]!, [...user.slice(1), program!, '--version']).status !== 0) {
+    return undefined;
+  }
+  // It makes its sockets there.
+  chmodSync(lab.folder, 0o777);
+  return [...user, program!, ...rest];
+};
+
+// D21
+interopTest("serve, clone: an ordinary user's QEMU without userfaultfd is named at once", async (lab, context) => {
+  const command = await asNobody(lab);
+  if (command === undefined) {
+    context.skip('needs root, and a kernel that keeps userfaultfd from ordinary users');
+    return;
+  }
+  const { file } = await corpusStream(lab, 'tiny');
+  const qemu = await QemuProcess.start([...command, '-incoming', 'defer']);
+  lab.onClose(async () => {
+    qemu.kill();
+    await qemu.exited;
+  });
+  // Whoever overlooks this goes on without.
+  await assert.rejects(
+    qemu.qmp.execute('migrate-set-capabilities', { capabilities: [{ capability: 'postcopy-ram', state: true }] }),
+    /[Uu]serfaultfd/,
+  );
+  const uri = socketUri(lab);
+  await qemu.qmp.execute('migrate-incoming', { uri });
+  const { status, stdout } = await serve(lab, file, uri, '--no-demand').exited;
+  const { error, 'total-time': totalMs } = JSON.parse(stdout) as FailedDocument;
+  assert.equal(status, 1, stdout);
+  assert.match(error.hint!, /postcopy-ram.*userfaultfd/);
+  assert.ok(totalMs < 5000, `${totalMs} ms`);
+
+  const source = await ServeRestore.prepare(file, { run: true });
+  lab.onClose(() => source.close());
+  await assert.rejects(
+    Clones.start({ source, count: 1, template: command, folder: lab.folder }),
+    (refused: RamferryError) => {
+      assert.match(refused.message, /^Clone 0: .*[Uu]serfaultfd/);
+      assert.match(refused.hint!, /vm\.unprivileged_userfaultfd=1/);
+      return true;
+    },
+  );
+});
 
 /** Serves in this process, by an engine that does something wrong. */
 const serveWrongly = async (
