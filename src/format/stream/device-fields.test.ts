@@ -9,7 +9,7 @@ import { ByteWriter } from '../byte-writer.js';
 import { openSnapshot } from '../open-snapshot.js';
 import { DescribedDevices, type DeviceFields, deviceFields } from './device-fields.js';
 import type { DeviceSection } from './device-sections.js';
-import { decodeFields, FIELD_LIMIT } from './field-decoder.js';
+import { EMPTY_FIELD_LIMIT, FIELD_LIMIT, FieldDecoder } from './field-decoder.js';
 import type { FieldGroup } from './field-group.js';
 import { fieldsDocument } from './field-json.js';
 import type { StreamSummary } from './stream-handler.js';
@@ -42,6 +42,9 @@ const sectionOf = (bytes: number): DeviceSection => ({
   bytes,
 });
 
+const decodeFields = (description: Described, body: Uint8Array, section: DeviceSection): FieldGroup =>
+  new FieldDecoder(body, section).decode(description);
+
 /** Decodes `hexadecimal` bytes that stand at byte 1000 of a file. */
 const decode = (description: Described, hexadecimal: string): FieldGroup => {
   const body = Buffer.from(hexadecimal.replaceAll(' ', ''), 'hex');
@@ -51,7 +54,7 @@ const decode = (description: Described, hexadecimal: string): FieldGroup => {
 const documentOf = (description: Described, hexadecimal: string): object => {
   const body = Buffer.from(hexadecimal.replaceAll(' ', ''), 'hex');
   const section = sectionOf(body.length);
-  return fieldsDocument({ section, vmsd: '', body, fields: decodeFields(description, body, section) });
+  return fieldsDocument({ section, vmsd: '', body, fields: decodeFields(description, body, section), count: 0 });
 };
 
 test('integers of every size, with and without sign; "equal" and "le" are what QEMU checks, not how it writes', () => {
@@ -249,7 +252,29 @@ describe('where description and bytes disagree, the error says where in the file
 describe('bounds', () => {
   test('elements without bytes', () => {
     const description = { fields: [field('a', 'buffer', 0, { array_len: Number.MAX_SAFE_INTEGER })] };
-    assert.throws(() => decode(description, ''), { code: 'DEVICE_FIELDS_TOO_MANY', value: FIELD_LIMIT });
+    assert.throws(() => decode(description, ''), { code: 'DEVICE_FIELDS_TOO_MANY' });
+    const fields = Array.from({ length: EMPTY_FIELD_LIMIT + 1 }, () => field('a', 'buffer', 0));
+    assert.equal(decode({ fields: fields.slice(1) }, '').count('a'), EMPTY_FIELD_LIMIT);
+    assert.throws(() => decode({ fields }, ''), { code: 'DEVICE_FIELDS_TOO_MANY', value: EMPTY_FIELD_LIMIT });
+  });
+
+  test('few bytes in many structures', () => {
+    let inner: object = { fields: [field('a', 'uint8', 1)] };
+    for (let depth = 0; depth < 30; depth += 1) {
+      inner = { fields: [field('s', 'struct', 1, { struct: inner })] };
+    }
+    const elements = Math.ceil(FIELD_LIMIT / 31) + 1;
+    const fields = [field('all', 'struct', 1, { array_len: elements, struct: inner })];
+    assert.throws(() => decode({ fields }, '01'.repeat(elements)), {
+      code: 'DEVICE_FIELDS_TOO_MANY',
+      value: FIELD_LIMIT,
+    });
+  });
+
+  test('names longer than any', () => {
+    for (const fields of [[field('a'.repeat(257), 'uint8', 1)], [field('a', 'b'.repeat(257), 1)]]) {
+      assert.throws(() => decode({ fields }, '01'), { code: 'DESCRIPTION_SHAPE' });
+    }
   });
 
   test('structures without end, one in another', () => {
@@ -331,6 +356,7 @@ test('a description or a section that is mutated is decoded, or refused by name'
     '[]',
     '{}',
     '""',
+    '{"toString": 1}',
     'true',
   ];
   let refused = 0;

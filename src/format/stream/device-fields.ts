@@ -4,7 +4,7 @@
 import { RamferryError } from '../../memory/errors.js';
 import type { DeviceSection } from './device-sections.js';
 import { bodyPositions } from './device-tail.js';
-import { decodeFields } from './field-decoder.js';
+import { FieldDecoder } from './field-decoder.js';
 import type { FieldGroup } from './field-group.js';
 import type { StreamSummary } from './stream-handler.js';
 import { asObject, type DescribedDevice, deviceKey, parseDescription } from './vm-description.js';
@@ -17,6 +17,8 @@ export interface DeviceFields {
   /** The bytes that the fields are made of. */
   readonly body: Uint8Array;
   readonly fields: FieldGroup;
+  /** How many fields there are, every element of every array counted. */
+  readonly count: number;
 }
 
 /**
@@ -28,14 +30,16 @@ export class DescribedDevices {
   /** All device sections of the file, in its order, those before RAM first. */
   readonly sections: readonly DeviceSection[];
   readonly #summary: StreamSummary;
-  readonly #positions: readonly number[];
+  /** Where the body of each section stands in the tail. */
+  readonly #positions: ReadonlyMap<DeviceSection, number>;
   #described: ReadonlyMap<string, DescribedDevice> | undefined;
 
   /** @param summary that of an opened file: `snapshot.summary` */
   constructor(summary: StreamSummary) {
     this.#summary = summary;
     this.sections = summary.devices;
-    this.#positions = bodyPositions(summary.devices);
+    const positions = bodyPositions(summary.devices);
+    this.#positions = new Map(summary.devices.map((section, index) => [section, positions[index]!]));
   }
 
   /** Whether the file says what its sections consist of. Without a VM description only their bytes are known. */
@@ -51,7 +55,7 @@ export class DescribedDevices {
   /** The body of a section, which must be one of `sections`. */
   body(section: DeviceSection): Uint8Array {
     const { early, sections } = this.#summary.tail;
-    const position = this.#positions[this.sections.indexOf(section)]!;
+    const position = this.#positions.get(section)!;
     return position < early.length
       ? early.subarray(position, position + section.bytes)
       : sections.subarray(position - early.length, position - early.length + section.bytes);
@@ -65,8 +69,9 @@ export class DescribedDevices {
     const described = this.#descriptionOf(section);
     const { vmsd_name: vmsd } = described;
     const body = this.body(section);
-    const fields = decodeFields(described, body, section);
-    return { section, vmsd: typeof vmsd === 'string' ? vmsd : '', body, fields };
+    const decoder = new FieldDecoder(body, section);
+    const fields = decoder.decode(described);
+    return { section, vmsd: typeof vmsd === 'string' ? vmsd : '', body, fields, count: decoder.count };
   }
 
   #descriptionOf({ name, instance, offset }: DeviceSection): ReturnType<typeof asObject> {

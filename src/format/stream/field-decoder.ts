@@ -9,9 +9,13 @@ import { asObject, DESCRIPTION_DEPTH_LIMIT, type Described, isCount } from './vm
 
 /**
  * Most fields of a section, every element of every array counted. The largest known, a network card's register file, has
- * 33,000; an array of elements without bytes could have any number.
+ * 33,000. Of fields without bytes there could be any number, whatever the size of the file.
  */
 export const FIELD_LIMIT = 200_000;
+export const EMPTY_FIELD_LIMIT = 1000;
+
+/** Longest name of a field or type; it stands in the output once for every element of an array. Those of QEMU are C expressions. */
+const NAME_LIMIT = 256;
 
 /** Type byte of a subsection. */
 const SUBSECTION = 0x05;
@@ -45,26 +49,29 @@ interface Level {
   readonly group: FieldGroup;
 }
 
-/**
- * Decodes all fields of a section.
- * @param description its object in the VM description
- * @throws RamferryError `invalid` with the file position at which the two disagree
- */
-export const decodeFields = (description: Described, body: Uint8Array, section: DeviceSection): FieldGroup =>
-  new FieldDecoder(body, section).decode(description);
-
-class FieldDecoder {
+/** Decodes all fields of one section. */
+export class FieldDecoder {
   readonly #body: Uint8Array;
   readonly #section: DeviceSection;
   readonly #levels: Level[] = [];
   #at = 0;
   #count = 0;
+  #emptyCount = 0;
 
   constructor(body: Uint8Array, section: DeviceSection) {
     this.#body = body;
     this.#section = section;
   }
 
+  /** Fields so far, every element of every array counted. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /**
+   * @param description the section's object in the VM description
+   * @throws RamferryError `invalid` with the file position at which description and bytes disagree
+   */
   decode(description: Described): FieldGroup {
     const device = this.#enter(description, '', this.#body.length, true);
     for (let level = this.#levels.at(-1); level !== undefined; level = this.#levels.at(-1)) {
@@ -110,8 +117,11 @@ class FieldDecoder {
   /** Takes the next element of a field, or steps over the field once it has no more. */
   #field(level: Level, field: Described): void {
     const { name, type, size, array_len: count = 1 } = field;
-    const path = level.path === '' ? String(name) : `${level.path}.${name}`;
-    if (typeof name !== 'string' || typeof type !== 'string' || !isCount(size) || !isCount(count)) {
+    if (!isName(name)) {
+      throw this.#shape(`field ${level.next} of structure "${level.path}"`);
+    }
+    const path = level.path === '' ? name : `${level.path}.${name}`;
+    if (!isName(type) || !isCount(size) || !isCount(count)) {
       throw this.#shape(`field "${path}"`);
     }
     if (level.element === count) {
@@ -120,12 +130,10 @@ class FieldDecoder {
       return;
     }
     // The whole array is counted before its first element is made.
-    this.#count += level.element === 0 ? count : 0;
-    level.element += 1;
-    if (this.#count > FIELD_LIMIT) {
-      const statement = `Device section "${this.#section.name}" has more than ${FIELD_LIMIT} fields`;
-      throw this.#error('DEVICE_FIELDS_TOO_MANY', statement, FIELD_LIMIT);
+    if (level.element === 0) {
+      this.#countFields(count, size);
     }
+    level.element += 1;
     if (size > level.end - this.#at) {
       const statement = `Field "${path}" of "${this.#section.name}" takes ${size} bytes, and there are ${level.end - this.#at}`;
       throw this.#error('DEVICE_LENGTH', statement, size);
@@ -144,6 +152,16 @@ class FieldDecoder {
       level.fields.set(name, [decoded]);
     } else {
       same.push(decoded);
+    }
+  }
+
+  #countFields(count: number, size: number): void {
+    this.#count += count;
+    this.#emptyCount += size === 0 ? count : 0;
+    if (this.#count > FIELD_LIMIT || this.#emptyCount > EMPTY_FIELD_LIMIT) {
+      const [limit, what] = this.#count > FIELD_LIMIT ? [FIELD_LIMIT, ''] : [EMPTY_FIELD_LIMIT, ' without bytes'];
+      const statement = `Device section "${this.#section.name}" has more than ${limit} fields${what}`;
+      throw this.#error('DEVICE_FIELDS_TOO_MANY', statement, limit);
     }
   }
 
@@ -172,7 +190,7 @@ class FieldDecoder {
   #subsection(level: Level, description: Described): void {
     const body = this.#body;
     const { vmsd_name: name } = description;
-    if (typeof name !== 'string') {
+    if (!isName(name)) {
       throw this.#shape(`a subsection of "${level.path}"`);
     }
     const nameAt = this.#at + 2;
@@ -225,6 +243,8 @@ const plainBytes = ({ fields, subsections }: Described): number | undefined => {
   }
   return bytes;
 };
+
+const isName = (value: unknown): value is string => typeof value === 'string' && value.length <= NAME_LIMIT;
 
 const isIntegerSize = (size: number): boolean => size === 1 || size === 2 || size === 4 || size === 8;
 

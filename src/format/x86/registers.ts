@@ -88,6 +88,10 @@ const HIDDEN_SMM = 1 << 19;
 
 const OLDEST_VERSION = 11;
 
+/** Most vCPUs, which is QEMU's own limit, and most fields in all of their sections: with AMX, a vCPU has 9,000. */
+const CPU_LIMIT = 4096;
+const FIELD_LIMIT = 16_000_000;
+
 /**
  * The registers of every vCPU of an opened file, in the order of their indexes.
  * @param summary `snapshot.summary`
@@ -111,8 +115,21 @@ export const x86Registers = (summary: StreamSummary, machine: string): X86Regist
       `The file has no "cpu" section: no vCPU of machine "${machine}" is in it.`,
     );
   }
+  let total = 0;
   return sections.map((section) => {
-    const { fields } = devices.fields(section);
+    const { fields, count } = devices.fields(section);
+    total += count;
+    if (sections.length > CPU_LIMIT || total > FIELD_LIMIT) {
+      throw new RamferryError(
+        'invalid',
+        'TOO_MANY_CPUS',
+        `The file has ${sections.length} vCPUs, more than any guest, at byte ${section.offset}.`,
+        {
+          offset: section.offset,
+          value: sections.length,
+        },
+      );
+    }
     refuseOthers(fields, machine);
     if (section.version < OLDEST_VERSION) {
       throw new RamferryError(
