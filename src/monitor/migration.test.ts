@@ -321,6 +321,19 @@ test('a destination that is not there, and one that dies, leave the guest runnin
   await guest.shutdown();
 });
 
+test('without a return path a guest has moved, and its owner cannot start it a second time; into a file it is saved', async () => {
+  const guest = busyGuest();
+  await guest.start();
+  const saved = migration(guest, fileUri(), { returnPath: false });
+  assert.deepEqual([(await saved.ended).report.status, saved.guestOwner], ['completed', 'saved']);
+  await guest.resume();
+  const moved = migration(guest, 'exec:cat > /dev/null', { returnPath: false });
+  assert.deepEqual([(await moved.ended).report.status, moved.guestOwner], ['completed', 'moved']);
+  await assert.rejects(guest.resume(), { code: 'GUEST_MOVED' });
+  assert.equal(guest.source.isRunning(), false);
+  await guest.shutdown();
+});
+
 test('a command that takes longer to answer than a socket may is waited for', { timeout: 60_000 }, async () => {
   const guest = WorkloadGuest.create({ memoryBytes: 4 * MIB, segmentBytes: 16 * MIB });
   const { ended } = new Migration({

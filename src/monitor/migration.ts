@@ -31,7 +31,10 @@ export interface MigrationOptions {
   /** Where to: `tcp:HOST:PORT`, `unix:PATH`, `file:PATH`, `exec:COMMAND`. */
   readonly uri: string;
   readonly parameters?: Partial<MigrationParameters>;
-  /** Have the destination confirm, so that a failure there leaves the guest running here. Default true. */
+  /**
+   * Have the destination confirm, so that a failure there leaves the guest running here. Default true. Without it the guest has
+   * moved when all of it has left, except to a file: what fails behind that leaves it standing still, for it may run there.
+   */
   readonly returnPath?: boolean;
   /** Save into a mapped-ram file, which `uri` must name: `file:PATH[,offset=N]`. Default: send a stream. */
   readonly mappedRam?: MappedRamOptions;
@@ -66,7 +69,7 @@ export interface MigrationOptions {
 /** How a migration ended. */
 export interface MigrationEnd {
   readonly report: MigrationReport;
-  /** Why, if it did not complete. The guest runs on at the source then, if it ran before. */
+  /** Why, if it did not complete. `guestOwner` says whether the guest runs on at the source then. */
   readonly error: RamferryError | undefined;
   /** What was asked for in postcopy and had not been sent, in that order; 65,536 pages at most. */
   readonly demands: readonly GuestPage[];
@@ -74,7 +77,7 @@ export interface MigrationEnd {
 
 /** A migration under way. */
 export class Migration {
-  /** Resolves when the migration has ended, one way or another; rejects if it could not even start. */
+  /** Resolves when the migration has ended, one way or another; rejects if it could not even start, or its engine died. */
   readonly ended: Promise<MigrationEnd>;
   readonly #worker: Worker;
   readonly #hasPostcopy: boolean;

@@ -65,6 +65,7 @@ export async function openSink(start: SourceStart, signal: AbortSignal, listener
     channel.addressOf?.(new Uint8Array(1));
     return new StreamSink(returnPath ? answeringChannel(channel, firstAnswerMs(uri, false)) : channel, {
       returnPath,
+      isSaved: parseUri(uri).kind === 'file',
       trace,
     });
   }

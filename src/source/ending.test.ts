@@ -6,6 +6,7 @@ import { MemoryChannel, RecordingSink, ScriptedGuest } from '../../test/source-k
 import { nextTurn, until } from '../../test/until.js';
 import { pong, shut } from '../format/stream/return-path.js';
 import { systemClock } from './clock.js';
+import { allocateGuestHold, guestOwner } from './guest-hold.js';
 import { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
 import type { PageSink } from './page-sink.js';
 import { defaultParameters } from './parameters.js';
@@ -156,6 +157,72 @@ test('a cancel before the start is one', async () => {
   assert.equal((await source.run()).status, 'cancelled');
   assert.deepEqual([guest.running, guest.stops], [true, 0]);
 });
+
+// Behind `exec:ssh …` all has left long before the command ends.
+for (const how of ['cancel', 'fail', 'the command ends badly'] as const) {
+  test(`without a return path, ${how} when all has left: the guest may run there, and stands still here`, async () => {
+    const guest = new ScriptedGuest([50]);
+    const channel = new MemoryChannel();
+    let endBadly!: () => void;
+    let isEnding = false;
+    channel.end = () => {
+      isEnding = true;
+      return new Promise((_resolve, reject) => {
+        endBadly = () => reject(new Error('status 1'));
+      });
+    };
+    const { destroy } = MemoryChannel.prototype;
+    channel.destroy = () => {
+      destroy.call(channel);
+      endBadly();
+    };
+    const clock = { ...systemClock, sleep: async () => {} };
+    const hold = allocateGuestHold();
+    const source = engine({ guest, sink: new StreamSink(channel, { returnPath: false }), clock, hold });
+    const ended = source.run();
+    await until(() => isEnding);
+    // What another thread does by this, should the engine's die now.
+    assert.equal(guestOwner(hold), 'undecided');
+    if (how === 'the command ends badly') {
+      endBadly();
+    } else {
+      source[how](new Error('given up'));
+    }
+    const report = await ended;
+    assert.equal(report.status, how === 'cancel' ? 'cancelled' : 'failed');
+    assert.deepEqual([guest.running, guest.resumes, guest.left], [false, 0, 'moved']);
+    assert.equal(guestOwner(hold), 'undecided');
+    assert.match(
+      report.ramferry.warnings.join(),
+      /nothing tells whether it runs the guest, which therefore stands still/,
+    );
+  });
+}
+
+test('without a return path, a stream that breaks before its end was begun leaves the guest running', async () => {
+  const guest = new ScriptedGuest([50]);
+  const channel = new MemoryChannel();
+  const save = guest.saveDevices.bind(guest);
+  guest.saveDevices = () => {
+    channel.capacity = 0;
+    return { ...save(), sections: new Uint8Array(100) };
+  };
+  const report = await engine({ guest, sink: new StreamSink(channel, { returnPath: false }) }).run();
+  assert.deepEqual([report.status, guest.running, guest.left], ['failed', true, undefined]);
+  assert.deepEqual(report.ramferry.warnings, []);
+});
+
+for (const [isSaved, left] of [
+  [false, 'moved'],
+  [true, 'saved'],
+] as const) {
+  test(`without a return path, a guest that is sent ${isSaved ? 'into a file' : 'elsewhere'} is ${left} in the end`, async () => {
+    const guest = new ScriptedGuest([50]);
+    const sink = new StreamSink(new MemoryChannel(), { returnPath: false, isSaved });
+    const report = await engine({ guest, sink }).run();
+    assert.deepEqual([report.status, guest.running, guest.left], ['completed', false, left]);
+  });
+}
 
 // A save ends when the file has its name; what fails behind that does not take it away
 test('a file that has its name is a completed save, whatever fails then', async () => {

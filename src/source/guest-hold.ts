@@ -82,6 +82,11 @@ export class GuestHold {
     return this.#owner === 'saved' || this.#owner === 'moved';
   }
 
+  /** Whether the guest stands still because it may run at the destination. */
+  get isUndecided(): boolean {
+    return this.#owner === 'undecided' && this.#willRun;
+  }
+
   /** Whether the guest is stopped and runs on if the migration is given up. */
   get willRun(): boolean {
     return !this.isGone && this.#willRun;

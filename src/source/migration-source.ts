@@ -44,6 +44,9 @@ const HINT_WAIT_MS = 1;
 /** Dirty rate and throttling are judged over periods of this length (ST-2, TH-5). */
 const PERIOD_MS = 1000;
 
+const MAY_RUN_THERE =
+  'The destination may have had everything by then, and nothing tells whether it runs the guest, which therefore stands still here.';
+
 export interface MigrationSourceOptions {
   readonly guest: SourceGuest;
   readonly sink: PageSink;
@@ -354,7 +357,11 @@ export class MigrationSource {
       this.warn(`After the destination had confirmed: ${error instanceof Error ? error.message : String(error)}`);
       return;
     }
-    this.#hold.withdraw();
+    if (this.#sink.staysUndecided !== true) {
+      this.#hold.withdraw();
+    } else if (this.#hold.isUndecided) {
+      this.warn(MAY_RUN_THERE);
+    }
     this.#downtime = undefined;
     if (this.state.value !== 'cancelling') {
       this.#trace.migrate_error?.((this.#ending.error as Error).message);

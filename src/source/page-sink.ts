@@ -66,6 +66,9 @@ export interface PageSink {
    */
   readonly isUndecided?: boolean;
 
+  /** Whether it has everything, and will never answer: it may run the guest, whatever becomes of the migration. Default: never. */
+  readonly staysUndecided?: boolean;
+
   /** Whether the guest runs at the other side once it has confirmed. Default: it is saved. */
   readonly movesGuest?: boolean;
 

@@ -33,6 +33,8 @@ const RETURN_PATH_BUFFER_BYTES = 4096;
 export interface StreamSinkOptions {
   /** Ask the destination to confirm (SHUT): a failure there leaves the guest running here. */
   readonly returnPath: boolean;
+  /** The stream becomes a file: its guest may run on here. Default: whoever reads it runs the guest. */
+  readonly isSaved?: boolean;
   /** Announce postcopy (`postcopy-ram`): the destination discards all its RAM, and pages may be sent after the devices. */
   readonly isAdvised?: boolean;
   /** The first eight bytes of the stream (`streamMagic`) have left already. */
@@ -58,13 +60,15 @@ export class StreamSink implements PageSink {
   #isConfirmed = false;
   /** Whether the end of the stream was handed to the channel: only then can the destination have all of it. */
   #isWhole = false;
+  /** Whether the system may have taken the end, so that the destination can have all of it. */
+  #mayHaveLeft = false;
   /** Whoever waits for a write to end, for the destination's answer, or for the end of it all. */
   #waiters: (() => void)[] = [];
 
   constructor(channel: ByteChannel, options: StreamSinkOptions) {
     this.writer = this.#writerTo(channel);
     this.#options = options;
-    this.movesGuest = options.returnPath;
+    this.movesGuest = options.isSaved !== true;
     this.#trace = options.trace ?? {};
     if (options.returnPath) {
       this.#readReturnPath();
@@ -84,6 +88,7 @@ export class StreamSink implements PageSink {
     this.#error = undefined;
     this.#shut = undefined;
     this.#isWhole = false;
+    this.#mayHaveLeft = false;
     this.#readReturnPath();
   }
 
@@ -106,6 +111,7 @@ export class StreamSink implements PageSink {
         return;
       }
       this.transferred += byteCount;
+      this.#noteEnd();
       this.wake();
     });
     return writer;
@@ -118,6 +124,11 @@ export class StreamSink implements PageSink {
   /** Whether the destination has everything and may run the guest, but has not said so. */
   get isUndecided(): boolean {
     return this.movesGuest && this.#isWhole && this.#shut === undefined && this.#error === undefined;
+  }
+
+  /** Without a return path nobody can tell any more whether the destination runs the guest. */
+  get staysUndecided(): boolean {
+    return this.movesGuest && this.#mayHaveLeft && !this.#options.returnPath;
   }
 
   async whenReady(): Promise<void> {
@@ -208,6 +219,12 @@ export class StreamSink implements PageSink {
     this.append(bytes);
     this.writer.writeSlot();
     this.#isWhole = true;
+    this.#noteEnd();
+  }
+
+  /** The end is the last write, and begun when all before it have been taken. */
+  #noteEnd(): void {
+    this.#mayHaveLeft ||= this.#isWhole && this.writer.writes <= 1;
   }
 
   /** Bytes that are not page records. */

@@ -42,13 +42,15 @@ const migrate = async (
 
 export const writeStream = async (conversion: Conversion): Promise<Written> => {
   if (isStdout(conversion.out)) {
-    return migrate(conversion, new StreamSink(openStdout(), { returnPath: false }));
+    return migrate(conversion, new StreamSink(openStdout(), { returnPath: false, isSaved: true }));
   }
   const output = OutputFile.open(conversion.out);
   try {
     const channel = await openFile(conversion.out, output.currentPath, 'write', 0);
     const digest = conversion.digests ? new RamDigest(conversion.snapshot.setup.blocks) : undefined;
-    const written = await migrate(conversion, new StreamSink(channel, { returnPath: false }), { digest });
+    const written = await migrate(conversion, new StreamSink(channel, { returnPath: false, isSaved: true }), {
+      digest,
+    });
     conversion.surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
     return { ...written, ...(await sidecarOf(conversion.out, savedState(conversion), { digest })) };
