@@ -681,6 +681,25 @@ test('a cancelled open does not start', async () => {
   assert.ok(!fs.existsSync(file));
 });
 
+test('a listener that passes many ports that are taken leaves nothing behind at each', async () => {
+  const warnings: string[] = [];
+  const note = (warning: Error): unknown => warnings.push(warning.message);
+  process.on('warning', note);
+  const first = await listen('tcp:127.0.0.1:0');
+  const open = [first];
+  try {
+    // Each passes all those before it.
+    for (let count = 0; count < 13; count += 1) {
+      open.push(await listen(`${first.uri},to=65535`));
+    }
+    await delay(1);
+    assert.deepEqual(warnings, []);
+  } finally {
+    process.off('warning', note);
+    await Promise.all(open.map((listener) => listener.close()));
+  }
+});
+
 test('where it listens is said as it is bound, for each version of IP', async (context) => {
   const any = await listen('tcp::0,ipv4=on');
   assert.match(any.uri, /^tcp:0\.0\.0\.0:\d+$/);

@@ -19,11 +19,17 @@ const systemCode = (error: unknown): string | undefined => (error as NodeJS.Errn
 
 const bind = (server: net.Server, address: net.ListenOptions): Promise<void> =>
   new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(address, () => {
-      server.off('error', reject);
+    const failed = (error: Error): void => {
+      server.off('listening', bound);
+      reject(error);
+    };
+    const bound = (): void => {
+      server.off('error', failed);
       resolve();
-    });
+    };
+    // The server is used for the next port where this one is taken: neither may stay.
+    server.once('error', failed).once('listening', bound);
+    server.listen(address);
   });
 
 /** True if `path` is a socket that nobody listens at: a listener died and left it. */

@@ -152,6 +152,10 @@ const withoutFlag = (command: readonly string[], name: string): string[] => {
   return command.filter((word, index) => index < from || !isOption(word, name));
 };
 
+/** A property of an option as QEMU reads it, or as JSON has it. */
+export const isOn = (value: unknown): boolean => value === true || ['on', 'yes', 'true', 'y'].includes(String(value));
+export const isOff = (value: unknown): boolean => value === false || ['off', 'no', 'false', 'n'].includes(String(value));
+
 /** Whether an option is there, as in `-S` or `--daemonize`. */
 export const hasOption = (command: readonly string[], name: string): boolean =>
   command.slice(programIndex(command) + 1).some((word) => isOption(word, name));
@@ -246,7 +250,6 @@ const memoryUsers = (command: readonly string[]): ReadonlyMap<string, string> =>
   return users;
 };
 
-const isOn = (value: unknown): boolean => value === true || value === 'on' || value === 'yes';
 
 const obstacleOf = ({ values }: OptionArgument, user: string | undefined): string | undefined => {
   const kind = String(values.get('qom-type'));

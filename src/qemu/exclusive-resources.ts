@@ -3,7 +3,7 @@
 
 import fs from 'node:fs';
 import { RamferryError } from '../memory/errors.js';
-import { hasOption, optionArguments } from './command-line.js';
+import { hasOption, isOff, isOn, optionArguments } from './command-line.js';
 
 /** The number of a clone in a command line. */
 const NUMBER = '{i}';
@@ -17,10 +17,10 @@ const READ_ONLY_DEVICES = /^(ide|scsi)-cd$/;
 /** Nodes without a medium that anybody else could have. */
 const PRIVATE_DRIVERS = new Set(['null-co', 'null-aio', 'blkdebug', 'vvfat']);
 
-type Properties = Readonly<Record<string, unknown>>;
+/** Properties that name an object of QEMU's, and no medium. */
+const NAMES = /^(node-name|id|tls-.*|.*-secret|pr-manager)$/;
 
-const isOn = (value: unknown): boolean => value === true || value === 'on' || value === 'yes' || value === 'true';
-const isOff = (value: unknown): boolean => value === false || value === 'off' || value === 'no' || value === 'false';
+type Properties = Readonly<Record<string, unknown>>;
 
 /**
  * Refuses a template of several QEMUs that all write to one disk or share one memory.
@@ -70,13 +70,24 @@ const refuseSharedMemory = (template: readonly string[]): void => {
 
 const isFolder = (path: string): boolean => fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
 
-/** Ids of drives and nodes whose device says that others may write as well, or that only reads. */
-const sparedDrives = (template: readonly string[]): ReadonlySet<string> =>
+/** Ids of drives and nodes whose device says that others may write as well, or that only reads; of those that have one. */
+const sparedDrives = (template: readonly string[]): ReadonlySet<unknown> =>
   new Set(
     [...optionArguments(template, ['device'], 'driver')]
       .filter(({ values }) => isOn(values.get('share-rw')) || READ_ONLY_DEVICES.test(String(values.get('driver'))))
-      .map(({ values }) => String(values.get('drive'))),
+      .map(({ values }) => values.get('drive'))
+      .filter((drive) => drive !== undefined),
   );
+
+/**
+ * Whether a leaf of the block graph is another medium for each clone. That a node, a drive or a helper of it has another name
+ * for each does not make it that.
+ */
+const isNumbered = (leaf: Properties): boolean => {
+  const { filename, ...rest } = leaf;
+  const medium = filename ?? Object.entries(rest).filter(([key]) => !NAMES.test(key));
+  return JSON.stringify(medium).includes(NUMBER);
+};
 
 const refuseSharedDrives = (template: readonly string[]): void => {
   const spared = sparedDrives(template);
@@ -88,18 +99,14 @@ const refuseSharedDrives = (template: readonly string[]): void => {
     }
   }
   for (const { index, values } of optionArguments(template, ['drive'], 'file')) {
-    const file = values.get('file') ?? values.get('file.filename');
+    const properties = nested(values);
+    const { file } = properties;
+    const below: Properties = typeof file === 'object' ? (file as Properties) : { filename: file };
     const isReadOnly =
       [values.get('readonly'), values.get('read-only'), values.get('snapshot')].some(isOn) ||
       values.get('media') === 'cdrom';
-    const isNull = /^null-/.test(String(values.get('driver') ?? file));
-    if (
-      file !== undefined &&
-      !isReadOnly &&
-      !isNull &&
-      !spared.has(String(values.get('id'))) &&
-      !template[index]!.includes(NUMBER)
-    ) {
+    const isNull = [properties['driver'], below['driver'], below['filename']].some((name) => /^null-/.test(String(name)));
+    if (file !== undefined && !isReadOnly && !isNull && !spared.has(values.get('id')) && !isNumbered(below)) {
       refuseDisk('drive', template[index]!);
     }
   }
@@ -151,8 +158,7 @@ const refuseWritten = (
       }
     }
   }
-  const { 'node-name': _name, ...medium } = properties;
-  if (isLeaf && !JSON.stringify(medium).includes(NUMBER) && !isOff(properties['locking'])) {
+  if (isLeaf && !isNumbered(properties) && !isOff(properties['locking'])) {
     refuseDisk('blockdev', argument);
   }
 };

@@ -186,6 +186,8 @@ const unlessAborted = async <Result>(work: Promise<Result>, signal: AbortSignal 
   if (signal === undefined) {
     return work;
   }
+  // Whoever ended the wait kills the QEMU, and the work fails with that when nobody waits for it any more.
+  work.catch(() => {});
   signal.throwIfAborted();
   let stop = (): void => {};
   const aborted = new Promise<never>((_, reject) => {
