@@ -93,7 +93,7 @@ export const clone: Verb<CloneOptions> = {
     const start = performance.now();
     const source = await openSource(operand, template, options, { signal, progress });
     try {
-      const warnings = [...source.warnings, ...identityWarnings(source.guests, template)];
+      const warnings = [...source.warnings, ...source.guests.warnings, ...identityWarnings(source.guests, template)];
       for (const warning of warnings) {
         progress.note(`warning: ${warning}`);
       }
@@ -157,8 +157,8 @@ const openSource = async (
   const known = readDemandFile(list, surroundings);
   const guests = await ServeRestore.prepare(operand, { firstPages: known, run, checksDigest, signal });
   const finish = async (): Promise<void> => {
-    await writeDemandFile(list, known, guests.demands, surroundings);
-    progress.note(`the clones asked for ${plural(guests.demandCount, 'page')} before it had come`);
+    await writeDemandFile(list, known, guests.demands.pages, surroundings);
+    progress.note(`the clones asked for ${plural(guests.demands.count, 'page')} before it had come`);
   };
   return { by: 'serve', guests, warnings: [], facts: {}, finish };
 };

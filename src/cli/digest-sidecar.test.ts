@@ -119,6 +119,9 @@ for (const [how, make] of Object.entries(made)) {
     assert.deepEqual([devices.status, devices.verdict.error?.code], [1, 'DIGEST_MISMATCH']);
     assert.match(devices.verdict.error!.message, /^The device state/);
 
+    // The same file in the other way of writing it: its digest is looked for, too.
+    const named = await runCommand('send', `file:${out},offset=0`, 'exec:cat > /dev/null', '--json');
+    assert.equal((JSON.parse(named.stdout) as { error?: { code: string } }).error?.code, 'DIGEST_MISMATCH');
     const sent = await runCommand('send', out, 'exec:cat > /dev/null', '--json');
     assert.deepEqual([sent.status, (JSON.parse(sent.stdout) as Verdict).error?.code], [1, 'DIGEST_MISMATCH']);
     assert.equal((await runCommand('send', out, 'exec:cat > /dev/null', '--no-digest')).status, 0);

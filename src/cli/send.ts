@@ -94,7 +94,7 @@ export const send: Verb<SendOptions> = {
 
 /** A guest that is not what was saved crashes later and elsewhere: nothing of it is sent. */
 const refuseChanged = async (operand: string, surroundings: Surroundings): Promise<void> => {
-  if (!existsSync(sidecarPath(operand))) {
+  if (!existsSync(sidecarPath(memoryFile(operand).path))) {
     return;
   }
   const opened = await readWholeMemoryFile(operand, surroundings);

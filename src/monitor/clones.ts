@@ -22,6 +22,8 @@ export interface StartedGuest extends RestoredGuest {
 export interface GuestSource {
   /** Section names of the guest's devices. */
   readonly devices: readonly string[];
+  /** What its user should know of the file, as sentences. */
+  readonly warnings: readonly string[];
   /** Whether the guests are to run. */
   readonly decision: RunDecision;
   /** Starts a QEMU and its guest; leaves nothing behind where it rejects. */

@@ -9,6 +9,7 @@ import { defaultParameters } from '../source/parameters.js';
 import { PostcopySink } from '../source/postcopy-sink.js';
 import { loadLimitMs, SILENCE } from '../source/silence.js';
 import type { MigrationReport } from '../source/statistics.js';
+import { connectionLost } from './connection-lost.js';
 
 /**
  * How a guest gets there.
@@ -199,12 +200,6 @@ const movers = { gate: byGate, 'memory-first': memoryFirst } as const;
 
 const errorOf = (error: Error | undefined, uri: string): RamferryError =>
   error instanceof RamferryError ? error : connectionLost(uri, error);
-
-const connectionLost = (uri: string, cause?: Error): RamferryError =>
-  new RamferryError('failed', 'PEER_CLOSED', `The connection to ${uri} broke before all memory was there.`, {
-    file: uri,
-    cause,
-  });
 
 const notLoaded = (uri: string, ms: number): RamferryError =>
   new RamferryError(

@@ -88,6 +88,7 @@ export class MapRestore implements GuestSource {
   /** Section names of the guest's devices. */
   readonly devices: readonly string[];
   readonly decision: RunDecision;
+  readonly warnings: readonly string[];
 
   #isClosed = false;
   readonly #version: QemuVersion;
@@ -96,7 +97,7 @@ export class MapRestore implements GuestSource {
   readonly #guard: FileGuard | undefined;
 
   private constructor(
-    facts: Pick<MapRestore, 'source' | 'stalePages' | 'obstacles' | 'devices' | 'decision'>,
+    facts: Pick<MapRestore, 'source' | 'stalePages' | 'obstacles' | 'devices' | 'decision' | 'warnings'>,
     version: QemuVersion,
     ram: readonly MappableBlock[],
     stream: number,
@@ -107,6 +108,7 @@ export class MapRestore implements GuestSource {
     this.obstacles = facts.obstacles;
     this.devices = facts.devices;
     this.decision = facts.decision;
+    this.warnings = facts.warnings;
     this.#version = version;
     this.mapped = ram.map(({ block }) => block.name);
     this.streamBytes = fs.fstatSync(stream).size;
@@ -132,6 +134,7 @@ export class MapRestore implements GuestSource {
     const descriptors: number[] = [];
     try {
       let { stalePages } = file;
+      const { warnings } = file;
       let source: RamSource = 'file';
       if (mapsInPlace(version) && stalePages > 0 && options.stale === 'punch') {
         source = file.punch() ? 'punched' : 'file';
@@ -164,7 +167,7 @@ export class MapRestore implements GuestSource {
       file.close({ keepGuard: source !== 'copy' });
       const devices = snapshot.summary.devices.map((section) => section.name);
       const obstacles = [...plan.obstacles, ...droppedByMapping(command, plan.mapped)];
-      const facts = { source, stalePages, obstacles, devices, decision };
+      const facts = { source, stalePages, obstacles, devices, decision, warnings };
       return new MapRestore(facts, version, ram, stream, source === 'copy' ? undefined : file.guard);
     } catch (error) {
       file.close({ keepGuard: false });
@@ -246,6 +249,7 @@ class MappableFile {
   readonly guard: FileGuard;
   readonly snapshot: MappedRamSnapshot;
   readonly plan: MappingPlan<ReadRamBlock>;
+  readonly warnings: readonly string[];
   readonly #stale: readonly FileRange[];
   readonly #opened: OpenedSnapshotFile;
   #isOpen = true;
@@ -256,7 +260,9 @@ class MappableFile {
     snapshot: MappedRamSnapshot,
     plan: MappingPlan<ReadRamBlock>,
     stale: readonly FileRange[],
+    warnings: readonly string[],
   ) {
+    this.warnings = warnings;
     this.path = guard.file;
     this.guard = guard;
     this.#opened = opened;
@@ -290,11 +296,14 @@ class MappableFile {
         throw notMappable(file, plan.obstacles.join(' '));
       }
       const blocks = plan.mapped.map(({ index }) => index);
+      let warnings: readonly string[] = [];
       if (options.checksDigest !== false) {
-        await withDigest(snapshot, opened.container).checked?.checkAll(inSlices);
+        const { checked, notChecked } = withDigest(snapshot, opened.container);
+        await checked?.checkAll(inSlices);
+        warnings = notChecked === undefined ? [] : [notChecked];
       }
       const stale = await findStalePages(guard.descriptor, snapshot, blocks, inSlices);
-      return new MappableFile(guard, opened, snapshot, plan, stale);
+      return new MappableFile(guard, opened, snapshot, plan, stale, warnings);
     } catch (error) {
       opened?.close();
       guard.release();

@@ -1,6 +1,7 @@
 // The stream that goes with mapped memory: a whole migration, except that of the mapped blocks no page is sent but those
 // that have to become zero.
 
+import fs from 'node:fs';
 import { openFile } from '../channel/descriptor-channel-node.js';
 import { openPath, openUnnamedFile, UNNAMED_FILE } from '../channel/unnamed-file-node.js';
 import type { Snapshot } from '../format/snapshot.js';
@@ -16,7 +17,24 @@ export const writeRestoreStream = async (
   options: Pick<SnapshotGuestOptions, 'held' | 'runState'>,
   signal?: AbortSignal,
 ): Promise<number> => {
+  signal?.throwIfAborted();
   const descriptor = openUnnamedFile();
+  try {
+    await write(descriptor, snapshot, file, options, signal);
+    return descriptor;
+  } catch (error) {
+    fs.closeSync(descriptor);
+    throw error;
+  }
+};
+
+const write = async (
+  descriptor: number,
+  snapshot: Snapshot,
+  file: string,
+  options: Pick<SnapshotGuestOptions, 'held' | 'runState'>,
+  signal: AbortSignal | undefined,
+): Promise<void> => {
   const channel = await openFile(UNNAMED_FILE, openPath(descriptor), 'write', 0);
   const source = new MigrationSource({
     guest: new SnapshotGuest(snapshot, file, options),
@@ -32,5 +50,4 @@ export const writeRestoreStream = async (
   if (status !== 'completed') {
     throw source.error ?? signal?.reason;
   }
-  return descriptor;
 };

@@ -19,14 +19,13 @@ import { MigrationSource } from '../source/migration-source.js';
 import { defaultParameters } from '../source/parameters.js';
 import type { GuestPage } from '../source/postcopy.js';
 import type { GuestSource, StartedGuest, StartOptions } from './clones.js';
+import { connectionLost } from './connection-lost.js';
+import { DemandList } from './demand-list.js';
 import { openPostcopySink } from './open-sink.js';
 import { refusePinnedDevices, refusePinningCommand } from './postcopy-obstacles.js';
 
 /** Pages sent behind one that is asked for: half as many requests (spec/qemu-lab.md, rule 4). */
 const PREFETCH_PAGES = 32;
-
-/** Guests that want more than these want everything. */
-const DEMANDS_MAX = 65_536;
 
 /** A QEMU that was told to listen does so within milliseconds. */
 const LISTEN_MS = 10_000;
@@ -45,10 +44,9 @@ export interface ServeRestoreOptions {
 export class ServeRestore implements GuestSource {
   readonly devices: readonly string[];
   readonly decision: RunDecision;
-  /** What the guests asked for, in that order; pages come several times. */
-  readonly demands: GuestPage[] = [];
-  /** How many pages all of them asked for. */
-  demandCount = 0;
+  readonly warnings: readonly string[];
+  /** What all of them asked for. */
+  readonly demands = new DemandList();
   readonly #opened: OpenedSnapshotFile;
   readonly #firstPages: readonly GuestPage[];
   readonly #guard: FileGuard;
@@ -57,11 +55,13 @@ export class ServeRestore implements GuestSource {
   private constructor(
     opened: OpenedSnapshotFile,
     decision: RunDecision,
+    warnings: readonly string[],
     firstPages: readonly GuestPage[],
     guard: FileGuard,
   ) {
     this.#opened = opened;
     this.decision = decision;
+    this.warnings = warnings;
     this.devices = opened.snapshot.summary.devices.map(({ name }) => name);
     this.#firstPages = firstPages;
     this.#guard = guard;
@@ -78,12 +78,14 @@ export class ServeRestore implements GuestSource {
       opened = await openSnapshotFile(operand);
       refusePinnedDevices(opened.snapshot.summary.devices, operand);
       const decision = decideRun(opened.snapshot.summary, opened.container.libvirt, run);
+      let warnings: readonly string[] = [];
       if (checksDigest) {
-        const { snapshot, checked } = withDigest(opened.snapshot, opened.container);
+        const { snapshot, checked, notChecked } = withDigest(opened.snapshot, opened.container);
         await checked?.checkIfQuick(inTurns(signal));
         opened = { ...opened, snapshot };
+        warnings = notChecked === undefined ? [] : [notChecked];
       }
-      return new ServeRestore(opened, decision, firstPages, guard);
+      return new ServeRestore(opened, decision, warnings, firstPages, guard);
     } catch (error) {
       opened?.close();
       guard.release();
@@ -113,6 +115,9 @@ export class ServeRestore implements GuestSource {
     }
     const qemu = await starting;
     const acceptedAt = performance.now();
+    // Nobody is left to connect to once the start has failed.
+    const failed = new AbortController();
+    const connecting = signal === undefined ? failed.signal : AbortSignal.any([signal, failed.signal]);
     try {
       const running = runIncoming(qemu, uri, { capabilities: ['postcopy-ram'], leavePaused, signal });
       running.catch(() => {});
@@ -120,13 +125,14 @@ export class ServeRestore implements GuestSource {
       const devicesLoaded = new Promise<void>((resolve) => {
         onLoaded = resolve;
       });
-      const loaded = this.#migrate(guest, uri, new LoadWitness(qemu.qmp), onLoaded);
+      const loaded = this.#migrate(guest, { uri, signal: connecting }, new LoadWitness(qemu.qmp), onLoaded);
       loaded.catch(() => {});
       // One that is to stay paused says nothing before it has all of its memory, which it gets once all others run.
       const paused = leavePaused ? [devicesLoaded.then(() => performance.now() - acceptedAt)] : [];
       const resumeMs = await Promise.race([running, ...paused, failureOf(loaded, qemu)]);
       return { qemu, startedAt, acceptedAt, resumeMs, runsAt: performance.now(), loaded };
     } catch (error) {
+      failed.abort(error);
       qemu.kill();
       await qemu.exited;
       throw error;
@@ -134,13 +140,12 @@ export class ServeRestore implements GuestSource {
   }
 
   /** Resolves when all memory is there. */
-  async #migrate(guest: SnapshotGuest, uri: string, witness: LoadWitness, onLoaded: () => void): Promise<void> {
-    const onDemand = (page: GuestPage): void => {
-      this.demandCount += 1;
-      if (this.demands.length < DEMANDS_MAX) {
-        this.demands.push(page);
-      }
-    };
+  async #migrate(
+    guest: SnapshotGuest,
+    { uri, signal }: { readonly uri: string; readonly signal: AbortSignal },
+    witness: LoadWitness,
+    onLoaded: () => void,
+  ): Promise<void> {
     const onLoadSilence = async (): Promise<void> => {
       const error = await witness.ask(uri);
       if (error !== undefined) {
@@ -149,10 +154,16 @@ export class ServeRestore implements GuestSource {
     };
     const source = new MigrationSource({
       guest,
-      sink: await openPostcopySink({ uri, retryMs: LISTEN_MS }, { onLoadSilence: () => void onLoadSilence() }),
+      sink: await openPostcopySink({ uri, retryMs: LISTEN_MS, signal }, { onLoadSilence: () => void onLoadSilence() }),
       parameters: defaultParameters,
       // What nobody asks for would only keep the others from starting; `loadRest` is for that.
-      postcopy: { isLazy: true, prefetchPages: PREFETCH_PAGES, firstPages: this.#firstPages, onDemand, onLoaded },
+      postcopy: {
+        isLazy: true,
+        prefetchPages: PREFETCH_PAGES,
+        firstPages: this.#firstPages,
+        onDemand: this.demands.add,
+        onLoaded,
+      },
       // Its QEMU is here and ours: there is nobody else who could go on with it.
       onStatus: (status) => status === 'postcopy-paused' && source.fail(connectionLost(uri)),
     });
@@ -182,11 +193,6 @@ export class ServeRestore implements GuestSource {
     this.#guard.release();
   }
 }
-
-const connectionLost = (uri: string): RamferryError =>
-  new RamferryError('failed', 'PEER_CLOSED', `The connection to ${uri} broke before all memory was there.`, {
-    file: uri,
-  });
 
 /** Rejects if the migration fails, with QEMU's words if that was the reason; else never settles. */
 const failureOf = async (loaded: Promise<void>, qemu: QemuProcess): Promise<never> => {

@@ -8,8 +8,8 @@ import { RamferryError } from '../memory/errors.js';
 import { discardMemory } from '../memory/release-memory-node.js';
 import { MigrationSource } from '../source/migration-source.js';
 import type { PageSink } from '../source/page-sink.js';
-import type { GuestPage } from '../source/postcopy.js';
 import { createTrace } from '../source/trace.js';
+import { DemandList } from './demand-list.js';
 import { attachGuest } from './guests.js';
 import { openProtector } from './open-protector.js';
 import { openSink } from './open-sink.js';
@@ -19,9 +19,6 @@ import { type FromSource, plainError, ramferryError, type SourceStart, type ToSo
 
 /** A file that was given up is gone within milliseconds; a command or a disk that hangs is not waited for longer than this. */
 const CLOSE_MS = 1000;
-
-/** Pages that a guest asks for are remembered; a guest that wants more than these wants everything. */
-const DEMANDS_MAX = 65_536;
 
 const start = workerData as SourceStart;
 const port = parentPort;
@@ -61,12 +58,7 @@ const giveUp = (error: RamferryError, end: (source: MigrationSource) => boolean)
     obey(source, (engine) => end(engine) && givenUp.abort(error));
   }
 };
-const demands: GuestPage[] = [];
-const onDemand = (page: GuestPage): void => {
-  if (demands.length < DEMANDS_MAX) {
-    demands.push(page);
-  }
-};
+const demands = new DemandList();
 port.on('message', (message: ToSource) => {
   switch (message.type) {
     case 'cancel':
@@ -147,7 +139,7 @@ try {
     parameters: start.parameters,
     claim: start.claim,
     hold: start.hold,
-    postcopy: postcopy && { ...postcopy, onDemand, ...(releases && { releaseWith: discardMemory }) },
+    postcopy: postcopy && { ...postcopy, onDemand: demands.add, ...(releases && { releaseWith: discardMemory }) },
     ...(protector !== undefined && { snapshotWith: protector }),
     trace,
     onStatus: (status) => post({ type: 'status', status }),
@@ -163,7 +155,7 @@ try {
   const report = await source.run();
   const error = report.status === 'completed' ? undefined : plainError(source.error);
   await sinkClosed();
-  post({ type: 'ended', report, error, demands });
+  post({ type: 'ended', report, error, demands: demands.pages });
 } catch (error) {
   sink?.abort(error as Error);
   await sinkClosed();

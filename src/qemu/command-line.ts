@@ -154,7 +154,8 @@ const withoutFlag = (command: readonly string[], name: string): string[] => {
 
 /** A property of an option as QEMU reads it, or as JSON has it. */
 export const isOn = (value: unknown): boolean => value === true || ['on', 'yes', 'true', 'y'].includes(String(value));
-export const isOff = (value: unknown): boolean => value === false || ['off', 'no', 'false', 'n'].includes(String(value));
+export const isOff = (value: unknown): boolean =>
+  value === false || ['off', 'no', 'false', 'n'].includes(String(value));
 
 /** Whether an option is there, as in `-S` or `--daemonize`. */
 export const hasOption = (command: readonly string[], name: string): boolean =>
@@ -249,7 +250,6 @@ const memoryUsers = (command: readonly string[]): ReadonlyMap<string, string> =>
   }
   return users;
 };
-
 
 const obstacleOf = ({ values }: OptionArgument, user: string | undefined): string | undefined => {
   const kind = String(values.get('qom-type'));

@@ -105,7 +105,9 @@ const refuseSharedDrives = (template: readonly string[]): void => {
     const isReadOnly =
       [values.get('readonly'), values.get('read-only'), values.get('snapshot')].some(isOn) ||
       values.get('media') === 'cdrom';
-    const isNull = [properties['driver'], below['driver'], below['filename']].some((name) => /^null-/.test(String(name)));
+    const isNull = [properties['driver'], below['driver'], below['filename']].some((name) =>
+      /^null-/.test(String(name)),
+    );
     if (file !== undefined && !isReadOnly && !isNull && !spared.has(values.get('id')) && !isNumbered(below)) {
       refuseDisk('drive', template[index]!);
     }
