@@ -14,6 +14,12 @@ export interface CommandResult {
   readonly stderr: string;
 }
 
+interface Start {
+  /** What to start in place of the command under test. */
+  readonly program?: readonly string[];
+  readonly cwd?: string;
+}
+
 export class RunningCommand {
   readonly child: ChildProcess;
   /** Resolves when it is gone and everything it printed has been read. */
@@ -22,10 +28,15 @@ export class RunningCommand {
   #stderr = '';
   #noted: () => void = () => {};
 
-  constructor(args: readonly string[], env: Record<string, string> = {}) {
-    this.child = spawn(process.execPath, [bin, ...args], {
+  constructor(
+    args: readonly string[],
+    env: Record<string, string> = {},
+    { program = [process.execPath, bin], cwd }: Start = {},
+  ) {
+    this.child = spawn(program[0]!, [...program.slice(1), ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...env },
+      ...(cwd !== undefined && { cwd }),
     });
     this.child.stdout!.setEncoding('utf8').on('data', (text: string) => {
       this.#stdout += text;

@@ -5,6 +5,7 @@ import { type Command, Option } from 'commander';
 import { channelError } from '../channel/channel-error.js';
 import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
+import { shellCommand } from '../memory/shell-command.js';
 import {
   type Clone,
   Clones,
@@ -16,6 +17,7 @@ import {
 import { MapRestore, type RamSource } from '../monitor/map-restore.js';
 import { ServeRestore } from '../monitor/serve-restore.js';
 import { parseInteger } from './arguments.js';
+import { cloneExample } from './clone-hint.js';
 import { demandPath, readDemandFile, writeDemandFile } from './demand-file.js';
 import { formatBytes, formatDuration, formatTable } from './format.js';
 import { plural } from './inspect-text.js';
@@ -86,7 +88,7 @@ export const clone: Verb<CloneOptions> = {
     }
     if (template.length === 0) {
       throw new RamferryError('usage', 'QEMU_COMMAND', 'There is no QEMU command line to start clones with.', {
-        hint: 'write it behind --, as in: ramferry clone FILE -n 4 -- qemu-system-x86_64 -m 1G …',
+        hint: `Write the guest's own behind --, with the devices that it has: ${await cloneExample(operand, options.count)}`,
       });
     }
     checkTemplate(template, options.count);
@@ -241,7 +243,9 @@ const supervise = async (options: Supervision): Promise<RamferryError | undefine
           progress.note(`all memory of all clones is there, after ${formatDuration(performance.now() - start)}`);
         }
       });
-      progress.note(`${stateOf(clones, source)}; Ctrl-C or "ramferry clone ${file} --stop" ends them`);
+      progress.note(
+        `${stateOf(clones, source)}; they end with Ctrl-C, or anywhere with: ${shellCommand`ramferry clone ${file} --stop`}`,
+      );
       await Promise.race([
         stop,
         clones.ended((ended, error) => {

@@ -3,6 +3,7 @@
 import { CommanderError } from 'commander';
 import { channelError } from '../channel/channel-error.js';
 import { type ErrorKind, RamferryError } from '../memory/errors.js';
+import { shellCommand } from '../memory/shell-command.js';
 import { messageText, terminalText } from './safe-text.js';
 import type { Colors } from './terminal.js';
 
@@ -34,6 +35,10 @@ const sentence = (text: string): string => {
 const isSystemError = (error: unknown): error is NodeJS.ErrnoException & { path?: string } =>
   error instanceof Error && 'code' in error && 'syscall' in error;
 
+/** What to type to read what a verb takes, or which verbs there are. */
+export const helpCommand = (verb?: string): string =>
+  verb === undefined ? shellCommand`ramferry --help` : shellCommand`ramferry ${verb} --help`;
+
 /** Any thrown thing as an error with kind and code; what nobody expected becomes `INTERNAL`. `verb` is for the hint. */
 export const toFailure = (error: unknown, verb: string | undefined): RamferryError => {
   if (error instanceof RamferryError) {
@@ -41,7 +46,7 @@ export const toFailure = (error: unknown, verb: string | undefined): RamferryErr
   }
   if (error instanceof CommanderError) {
     const [complaint = '', suggestion] = error.message.replace(/^error: /, '').split('\n');
-    const help = `see ramferry ${verb === undefined ? '' : `${verb} `}--help`;
+    const help = `see ${helpCommand(verb)}`;
     return new RamferryError('usage', usageCodes[error.code] ?? 'USAGE', sentence(complaint), {
       hint:
         suggestion === undefined

@@ -3,6 +3,7 @@
 import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { RamferryError } from '../memory/errors.js';
+import { helpCommand } from './failure.js';
 import { fitText } from './fit-text.js';
 import { formatTable } from './format.js';
 import { terminalColumns } from './terminal.js';
@@ -133,7 +134,7 @@ const helpWithWord = async (verbs: readonly VerbEntry[], word: string): Promise<
   if (found.length === 0) {
     throw new RamferryError('usage', 'UNKNOWN_VERB', `No verb is called "${word}", and none has it in its help.`, {
       value: word,
-      hint: 'see ramferry --help',
+      hint: `see ${helpCommand()}`,
     });
   }
   const rows = found.map(({ name, summary }) => ['', name, summary]);
@@ -158,7 +159,7 @@ export const parseCommandLine = async (
     return helpOf(verbs, undefined);
   }
   if (COMMON.includes(first)) {
-    throw new RamferryError('usage', 'MISSING_VERB', `${first} needs a verb.`, { hint: 'see ramferry --help' });
+    throw new RamferryError('usage', 'MISSING_VERB', `${first} needs a verb.`, { hint: `see ${helpCommand()}` });
   }
   if (first === 'version') {
     return { document: { version }, text: `${version}\n` };

@@ -8,6 +8,7 @@ import {
   x86Registers,
 } from '../format/x86/registers.js';
 import { RamferryError } from '../memory/errors.js';
+import { shellCommand } from '../memory/shell-command.js';
 import { INDEX_HELP, readWholeMemoryFile } from './read-memory-file.js';
 import { controls, cpuText, listed } from './registers-text.js';
 import { terminalColors } from './terminal.js';
@@ -47,12 +48,20 @@ export const registers: Verb<RegistersOptions> = {
         text: shown.map((each) => cpuText(each, colors)).join('\n'),
       };
     } catch (error) {
-      throw error instanceof RamferryError && error.kind !== 'usage' ? error.with({ file }) : error;
+      throw error instanceof RamferryError && error.kind !== 'usage' ? withAdvice(error, file) : error;
     } finally {
       opened.close();
     }
   },
 };
+
+const withAdvice = (error: RamferryError, file: string): RamferryError =>
+  error.with({
+    file,
+    ...(error.code === 'NOT_X86' && {
+      hint: `What was saved of each vCPU, whatever the architecture: ${shellCommand`ramferry device ${file} cpu`}`,
+    }),
+  });
 
 const cpuNumber = (text: string): number => {
   if (!/^\d{1,9}$/.test(text)) {

@@ -20,6 +20,7 @@ import { plural } from './inspect-text.js';
 import { rateOption, sizeOption } from './migration-options.js';
 import { incomingProgress, progressOf, totalsTable } from './migration-report.js';
 import { oneLine } from './safe-text.js';
+import { recovery, restart } from './serve-hints.js';
 import { isStdout } from './stdout-output.js';
 import type { Verb } from './verb.js';
 
@@ -102,7 +103,7 @@ export const relay: Verb<RelayVerbOptions> = {
           ),
         onSeenRunning: (peer) =>
           progress.note(
-            `the guest runs at ${peer}: it asks for its memory; should this process die: ramferry serve --recover ${spool}`,
+            `the guest runs at ${peer}: it asks for its memory; should this process die, ${recovery(spool, peer)}`,
           ),
         onProgress: (report) => progress.update(progressOf(report)),
       });
@@ -111,7 +112,7 @@ export const relay: Verb<RelayVerbOptions> = {
         return {
           document: documentOf(end, uri, spool),
           text: end.error === undefined ? summary(end) : '',
-          failure: end.error === undefined ? incomplete(end, spool) : withHint(end),
+          failure: end.error === undefined ? incomplete(end, spool) : withHint(end, spool, targets[0]!),
         };
       } finally {
         relayed.abandon();
@@ -186,10 +187,11 @@ const documentOf = (end: RelayEnd, uri: string, spool: string): object => {
 };
 
 /** The guest is where it was: what to do about it. */
-const withHint = ({ error, guest, destinations }: RelayEnd): RamferryError => {
+const withHint = ({ error, guest, destinations }: RelayEnd, spool: string, target: string): RamferryError => {
   const failure = toFailure(error, 'relay');
   if (guest === 'unknown') {
-    return failure;
+    // Never told: whether the destination is to run.
+    return failure.with({ hint: `${failure.hint} Then quit the QEMU at the destination, ${restart(spool, target)}` });
   }
   const advice = failure.hint === undefined ? '' : `${failure.hint}; `;
   const quit = destinations.length > 0 ? ' Quit the QEMUs at the destinations that have not ended.' : '';
@@ -204,8 +206,8 @@ const incomplete = ({ destinations }: RelayEnd, spool: string): RamferryError | 
     file: spool,
     value: failed.map(({ uri }) => uri).join(' '),
     hint: first.wasStarted
-      ? `If that QEMU is still there it waits for the guest's memory: give it migrate-recover with an address, and use ramferry serve --recover ${spool} with that.`
-      : `The guest was not started there: quit that QEMU, start another one that waits for it, and use ramferry serve ${spool} with that.`,
+      ? `If that QEMU is still there it waits for the guest's memory: ${recovery(spool, first.uri)}`
+      : `The guest was not started there: quit that QEMU, ${restart(spool, first.uri)}`,
   });
 };
 

@@ -6,6 +6,7 @@ import { UNANSWERED } from '../channel/answering-channel.js';
 import { parseUri } from '../channel/uri.js';
 import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
+import { shellCommand } from '../memory/shell-command.js';
 import { Migration } from '../monitor/migration.js';
 import type { MigrationReport } from '../source/statistics.js';
 import { parseInteger } from './arguments.js';
@@ -14,6 +15,7 @@ import { Destination, QMP_OPTION } from './destination.js';
 import { formatCount, formatDuration, formatTable } from './format.js';
 import { addSendingOptions, type MigrationVerbOptions, parametersOf, traceOf } from './migration-options.js';
 import { progressOf, totalsTable } from './migration-report.js';
+import { recovery } from './serve-hints.js';
 import type { Verb } from './verb.js';
 
 interface ServeOptions extends MigrationVerbOptions {
@@ -118,13 +120,15 @@ export const serve: Verb<ServeOptions> = {
       migration.abandonPostcopy();
     });
     try {
-      const { report, error, demands } = await migration.ended;
+      const { report, error, demands } = await migration.ended.catch((reason: unknown) => {
+        throw orSent(reason, file, uri);
+      });
       if (options.demand) {
         await writeDemandFile(list, known, demands, { progress });
       }
       // A peer that is gone before it asked for anything may never have taken the guest.
       const hasRun = options.recover === true || (report.ramferry.postcopy?.demands ?? 0) > 0;
-      const state = await destination.stateAfter(error && withAdvice(error, hasRun, uri), true);
+      const state = await destination.stateAfter(error && withAdvice(error, hasRun, file, uri), true);
       const tables = [totalsTable(report), demandTable(report), state.text].filter((text) => text !== '');
       return {
         document: { file, uri, ...report, destination: state.document },
@@ -139,8 +143,14 @@ export const serve: Verb<ServeOptions> = {
   },
 };
 
+/** A guest that cannot be served can be sent. */
+const orSent = (reason: unknown, file: string, uri: string): unknown =>
+  reason instanceof RamferryError && reason.code === 'POSTCOPY_OBSTACLE' && reason.kind === 'invalid'
+    ? reason.with({ hint: `Have it loaded before it runs: ${shellCommand`ramferry send ${file} ${uri}`}` })
+    : reason;
+
 /** What to do about a failure, where the error itself does not say. */
-const withAdvice = (error: RamferryError, hasRun: boolean, uri: string): RamferryError => {
+const withAdvice = (error: RamferryError, hasRun: boolean, file: string, uri: string): RamferryError => {
   const needs = `Look at the destination: it needs the capability postcopy-ram, which a QEMU without userfaultfd refuses, and migrate-incoming ${uri} after that.`;
   if (error.value === UNANSWERED && !hasRun) {
     return error.with({ hint: `${needs} ${error.hint}` });
@@ -148,8 +158,7 @@ const withAdvice = (error: RamferryError, hasRun: boolean, uri: string): Ramferr
   if (error.hint !== undefined && error.code !== 'PEER_CLOSED') {
     return error;
   }
-  const paused =
-    'Should QEMU say postcopy-paused, its guest waits there: give it migrate-recover with an address, then use serve --recover with that.';
+  const paused = `Should QEMU say postcopy-paused, its guest waits there: ${recovery(file, uri)}`;
   const hint = hasRun ? paused : `${needs} ${paused}`;
   return error.with({ hint });
 };

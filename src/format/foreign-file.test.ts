@@ -10,11 +10,11 @@ const hex = (digits: string): Uint8Array => Buffer.from(digits, 'hex');
 
 for (const [what, head, code, hint] of [
   ['nothing', new Uint8Array(), 'EMPTY_FILE', undefined],
-  ['gzip', gzipSync('guest'), 'COMPRESSED_FILE', 'Decompress it first: gzip -dc x.mig > guest.mig'],
-  ['zstd', hex('28b52ffd0458290000'), 'COMPRESSED_FILE', 'Decompress it first: zstd -dc x.mig > guest.mig'],
-  ['xz', hex('fd377a585a000004e6d6b446'), 'COMPRESSED_FILE', 'Decompress it first: xz -dc x.mig > guest.mig'],
-  ['bzip2', hex('425a6839314159265359'), 'COMPRESSED_FILE', 'Decompress it first: bzip2 -dc x.mig > guest.mig'],
-  ['lzop', hex('894c5a4f000d0a1a0a1040'), 'COMPRESSED_FILE', 'Decompress it first: lzop -dc x.mig > guest.mig'],
+  ['gzip', gzipSync('guest'), 'COMPRESSED_FILE', 'Decompress it first: gzip -dc x.mig > x.mig.mig'],
+  ['zstd', hex('28b52ffd0458290000'), 'COMPRESSED_FILE', 'Decompress it first: zstd -dc x.mig > x.mig.mig'],
+  ['xz', hex('fd377a585a000004e6d6b446'), 'COMPRESSED_FILE', 'Decompress it first: xz -dc x.mig > x.mig.mig'],
+  ['bzip2', hex('425a6839314159265359'), 'COMPRESSED_FILE', 'Decompress it first: bzip2 -dc x.mig > x.mig.mig'],
+  ['lzop', hex('894c5a4f000d0a1a0a1040'), 'COMPRESSED_FILE', 'Decompress it first: lzop -dc x.mig > x.mig.mig'],
   ['qcow2', hex('514649fb00000003'), 'DISK_IMAGE', undefined],
   ['an ELF core, little-endian', hex(`7f454c46020101${'00'.repeat(9)}04003e00`), 'ELF_CORE', undefined],
   ['an ELF core, big-endian', hex(`7f454c46020201${'00'.repeat(9)}00040015`), 'ELF_CORE', undefined],

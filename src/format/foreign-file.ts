@@ -2,6 +2,7 @@
 // wrappings, and "bad magic" helps none of them.
 
 import { RamferryError } from '../memory/errors.js';
+import { shellCommand } from '../memory/shell-command.js';
 import { latin1 } from './bytes.js';
 
 /** Bytes that `foreignFile` wants to see, fewer only if the file has no more. */
@@ -12,14 +13,17 @@ interface Signature {
   readonly magic: string;
   readonly code: string;
   readonly what: string;
-  readonly hint: string;
+  readonly hint: Hint;
 }
+
+/** What to do about a file, which is named in it where it is a command. */
+type Hint = string | ((file: string) => string);
 
 const compressed = (magic: string, name: string): Signature => ({
   magic,
   code: 'COMPRESSED_FILE',
   what: `${name}-compressed data`,
-  hint: `Decompress it first: ${name} -dc FILE > guest.mig`,
+  hint: (file) => `Decompress it first: ${shellCommand`${name} -dc ${file} > ${file}.mig`}`,
 });
 
 const CORE_HINT =
@@ -51,8 +55,8 @@ const ELF_MAGIC = '\x7fELF';
 const ELF_TYPE_OFFSET = 16;
 const ELF_TYPE_CORE = 4;
 
-/** A finding: code, what the file is, and what to do about it, `FILE` standing for its name. */
-type Finding = readonly [code: string, what: string, hint: string];
+/** A finding: code, what the file is, and what to do about it. */
+type Finding = readonly [code: string, what: string, hint: Hint];
 
 /**
  * Recognises files that are not migration streams by their first bytes.
@@ -68,7 +72,7 @@ export const foreignFile = (head: Uint8Array, file: string): RamferryError | und
   return new RamferryError('invalid', code, `${file} is ${what}, not a migration stream.`, {
     file,
     offset: 0,
-    hint: hint.replaceAll('FILE', file),
+    hint: typeof hint === 'string' ? hint : hint(file),
   });
 };
 

@@ -10,6 +10,7 @@ import process from 'node:process';
 import { channelError } from '../channel/channel-error.js';
 import { RamferryError } from '../memory/errors.js';
 import { type SystemFunction, systemErrno, systemFunction } from '../memory/system-library-node.js';
+import { writersOf } from './file-users-node.js';
 
 const F_SETLEASE = 1024;
 const F_GETLEASE = 1025;
@@ -37,6 +38,13 @@ export const isSoleUser = (descriptor: number): boolean => lease(descriptor, F_S
 export const fileIdentity = (descriptor: number): string => {
   const { dev, ino, size, mtimeNs } = fs.fstatSync(descriptor, { bigint: true });
   return [dev, ino, size, mtimeNs].join(' ');
+};
+
+const waitFor = (file: string): string => {
+  const [writer] = writersOf(file);
+  return writer === undefined
+    ? 'Wait until it is done with it.'
+    : `It is process ${writer.pid} (${writer.name}); wait until it is done with it.`;
 };
 
 const guards = new Set<FileGuard>();
@@ -81,7 +89,7 @@ export class FileGuard {
       fs.closeSync(descriptor);
       throw new RamferryError('failed', 'FILE_IN_USE', `Another process has ${file} open for writing.`, {
         file,
-        hint: 'wait until it is done with it: fuser -v shows who it is',
+        hint: waitFor(file),
       });
     }
     return new FileGuard(file, descriptor, hasLease);

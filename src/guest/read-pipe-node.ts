@@ -6,6 +6,7 @@ import { Socket } from 'node:net';
 import { isatty } from 'node:tty';
 import { channelError } from '../channel/channel-error.js';
 import { RamferryError } from '../memory/errors.js';
+import { shellCommand } from '../memory/shell-command.js';
 import type { FileReader } from './file-reader-node.js';
 import { type CopyOptions, unnamedCopy } from './unnamed-copy-node.js';
 
@@ -30,7 +31,7 @@ export const readPipe = async (file: string, options: CopyOptions): Promise<File
   if (descriptor !== undefined && isTerminal(stat, descriptor)) {
     throw new RamferryError('usage', 'IS_TERMINAL', `${file} is a terminal, and no memory file comes from there.`, {
       file,
-      hint: 'give the name of a file, or pipe one into it, as in: ramferry inspect - < guest.mig',
+      hint: `Give the name of a file, or feed one into it, as in: ${shellCommand`ramferry inspect - < guest.mig`}`,
     });
   }
   if (!stat.isFIFO() && !(stat.isSocket() && descriptor !== undefined)) {

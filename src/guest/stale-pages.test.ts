@@ -98,7 +98,10 @@ test('nothing is punched in a file that somebody has open, or that changed meanw
 test('a file that is open for writing is not taken', { skip: !hasLibrary }, () => {
   const { file } = makeFile('written');
   const writer = fs.openSync(file, 'r+');
-  assert.throws(() => FileGuard.take(file), { code: 'FILE_IN_USE', file });
+  assert.throws(() => FileGuard.take(file), {
+    ...{ code: 'FILE_IN_USE', file },
+    hint: new RegExp(`^It is process ${process.pid} \\(\\S+\\); wait`),
+  });
   fs.closeSync(writer);
   FileGuard.take(file).release();
 });

@@ -7,6 +7,7 @@ import { channelError } from '../channel/channel-error.js';
 import { reopen } from '../channel/unnamed-file-node.js';
 import type { LibvirtFormat } from '../format/libvirt/save-image.js';
 import { RamferryError } from '../memory/errors.js';
+import { shellCommand } from '../memory/shell-command.js';
 import type { FileReader } from './file-reader-node.js';
 import { type CopyOptions, unnamedCopy } from './unnamed-copy-node.js';
 
@@ -39,7 +40,12 @@ export const unpack = async (
       'invalid',
       'COMPRESSED_FILE',
       `The stream in ${file} is packed by ${format}, which Node ${process.versions.node} does not unpack, from byte ${offset} on.`,
-      { file, offset, value: format, hint: `Unpack it: tail -c +${offset + 1} ${file} | ${format} -dc > guest.mig` },
+      {
+        file,
+        offset,
+        value: format,
+        hint: `Unpack it: ${shellCommand`tail -c +${offset + 1} ${file} | ${format} -dc > ${file}.mig`}`,
+      },
     );
   }
   // By a descriptor of its own, which the stream closes.

@@ -87,7 +87,7 @@ export const checkTemplate = (template: readonly string[], count: number): void 
     });
   }
   if (count > 1) {
-    refuseSharedResources(template);
+    refuseSharedResources(template, count);
   }
 };
 

@@ -19,6 +19,7 @@ import type { PageRange } from '../guest/snapshot-guest.js';
 import { copySparsely } from '../guest/sparse-copy-node.js';
 import { type FileRange, findStalePages, punchStalePages } from '../guest/stale-pages-node.js';
 import { RamferryError } from '../memory/errors.js';
+import { shellCommand } from '../memory/shell-command.js';
 import {
   droppedByMapping,
   type MappingPlan,
@@ -285,7 +286,7 @@ class MappableFile {
       opened = await openSnapshotFile(operand, options);
       const { snapshot, container } = opened;
       if (!(snapshot instanceof MappedRamSnapshot)) {
-        const hint = `make a file of which it can: ramferry convert ${file} ${file}.mapped --to mapped-ram`;
+        const hint = `Make a file of which it can: ${shellCommand`ramferry convert ${operand} ${file}.mapped --to mapped-ram`}`;
         throw notMappable(file, 'it is a stream, in which pages lie anywhere.', hint);
       }
       if (container.libvirt !== undefined && !['raw', 'sparse'].includes(container.libvirt.format)) {

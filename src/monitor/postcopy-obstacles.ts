@@ -18,7 +18,7 @@ export const refusePinnedDevices = (devices: readonly DeviceSection[], file: str
       'POSTCOPY_OBSTACLE',
       `The guest in ${file} has a device of its host (section ${device.section}, "${device.name}"), which pins its memory: it ` +
         'would not see what postcopy brings.',
-      { file, offset: device.offset, value: device.name, hint: `load it before it runs: ramferry send ${file} URI` },
+      { file, offset: device.offset, value: device.name, hint: 'Have it loaded before it runs, as send does.' },
     );
   }
 };

@@ -246,7 +246,7 @@ const notConfirmed = (origin: string, spool: string): RamferryError =>
     {
       file: spool,
       hint:
-        `Its query-migrate knows. "completed": the guest is in ${spool}, and nowhere else; start a QEMU that waits for it, and ` +
-        `use ramferry serve ${spool} with that. "failed": it goes on there, and ${spool} can go.`,
+        `Its query-migrate knows. "failed": it goes on there, and ${spool} can go. "completed": the guest is in ${spool}, and ` +
+        'nowhere else.',
     },
   );

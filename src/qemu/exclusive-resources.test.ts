@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { test } from 'node:test';
 import { refuseSharedResources } from './exclusive-resources.js';
 
-const check = (...words: readonly string[]): void => refuseSharedResources(['nice', 'qemu-system-x86_64', ...words]);
+const check = (...words: readonly string[]): void => refuseSharedResources(['nice', 'qemu-system-x86_64', ...words], 2);
 const blockdev = (node: object): string[] => ['-blockdev', JSON.stringify(node)];
 const disk = ['-device', 'virtio-blk-pci,drive=d0'];
 const qcow2 = (more: object = {}, file: object = {}): string[] =>

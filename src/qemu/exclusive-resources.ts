@@ -2,7 +2,9 @@
 // some of it, which shows as a start that fails; the rest it damages without a word. So it is looked for before the start.
 
 import fs from 'node:fs';
+import { resolve } from 'node:path';
 import { RamferryError } from '../memory/errors.js';
+import { shellCommand } from '../memory/shell-command.js';
 import { hasOption, isOff, isOn, optionArguments } from './command-line.js';
 
 /** The number of a clone in a command line. */
@@ -20,17 +22,19 @@ const PRIVATE_DRIVERS = new Set(['null-co', 'null-aio', 'blkdebug', 'vvfat']);
 /** Properties that name an object of QEMU's, and no medium. */
 const NAMES = /^(node-name|id|tls-.*|.*-secret|pr-manager)$/;
 
+const QCOW2_MAGIC = Buffer.from('QFI\xfb', 'latin1');
+
 type Properties = Readonly<Record<string, unknown>>;
 
 /**
  * Refuses a template of several QEMUs that all write to one disk or share one memory.
  * @throws RamferryError `usage` SHARED_BY_CLONES, with the option that lacks `{i}`
  */
-export const refuseSharedResources = (template: readonly string[]): void => {
+export const refuseSharedResources = (template: readonly string[], count: number): void => {
   refuseSharedMemory(template);
   // Each writes into a temporary file of its own then.
   if (!hasOption(template, 'snapshot')) {
-    refuseSharedDrives(template);
+    refuseSharedDrives(template, count);
     refuseSharedNodes(template);
   }
 };
@@ -43,11 +47,30 @@ const refuse = (option: string, argument: string, why: string, hint: string): ne
 };
 
 const DISK_HINT =
-  `Give each clone a disk of its own, as in file=disk${NUMBER}.qcow2, made by: qemu-img create -f qcow2 -b disk.qcow2 ` +
-  '-F qcow2 disk0.qcow2. Or add readonly=on or snapshot=on; or share-rw=on at the device, if the guests are made for that.';
+  'Add readonly=on or snapshot=on, or share-rw=on at the device if the guests are made for that; or give each clone a disk of its own';
 
-const refuseDisk = (option: string, argument: string): never =>
-  refuse(option, argument, 'all clones would write to the same disk', DISK_HINT);
+const refuseDisk = (option: string, argument: string, overlays = `, with ${NUMBER} in its name.`): never =>
+  refuse(option, argument, 'all clones would write to the same disk', DISK_HINT + overlays);
+
+/** How to make a disk for each clone on top of a disk that is a file; undefined for any other. */
+const overlaysOf = (disk: string, count: number): string | undefined => {
+  const magic = Buffer.alloc(QCOW2_MAGIC.length);
+  try {
+    const descriptor = fs.openSync(disk, 'r');
+    try {
+      fs.readSync(descriptor, magic, 0, magic.length, 0);
+    } finally {
+      fs.closeSync(descriptor);
+    }
+  } catch {
+    return undefined;
+  }
+  const format = magic.equals(QCOW2_MAGIC) ? 'qcow2' : 'raw';
+  // A relative name would be looked for beside the new disk.
+  const base = resolve(disk);
+  const command = shellCommand`for i in $(seq 0 ${count - 1}); do qemu-img create -f qcow2 -b ${base} -F ${format} ${disk}.$i; done`;
+  return `, named ${disk}.${NUMBER} and format=qcow2, made by: ${command}`;
+};
 
 const refuseSharedMemory = (template: readonly string[]): void => {
   const users = new Map(
@@ -89,12 +112,12 @@ const isNumbered = (leaf: Properties): boolean => {
   return JSON.stringify(medium).includes(NUMBER);
 };
 
-const refuseSharedDrives = (template: readonly string[]): void => {
+const refuseSharedDrives = (template: readonly string[], count: number): void => {
   const spared = sparedDrives(template);
   for (const option of DISK_OPTIONS) {
     for (const { index } of optionArguments(template, [option], 'file')) {
       if (!template[index]!.includes(NUMBER)) {
-        refuseDisk(option, template[index]!);
+        refuseDisk(option, template[index]!, overlaysOf(template[index]!, count));
       }
     }
   }
@@ -109,7 +132,7 @@ const refuseSharedDrives = (template: readonly string[]): void => {
       /^null-/.test(String(name)),
     );
     if (file !== undefined && !isReadOnly && !isNull && !spared.has(values.get('id')) && !isNumbered(below)) {
-      refuseDisk('drive', template[index]!);
+      refuseDisk('drive', template[index]!, overlaysOf(String(below['filename']), count));
     }
   }
 };

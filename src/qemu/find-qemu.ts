@@ -18,8 +18,8 @@ export interface FoundQemu {
 
 const PROGRAM = 'qemu-system-x86_64';
 
-/** Root of the package: this file is built into dist/src/qemu/. */
-const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
+/** Root of the package, which is a checkout or what npm has installed: this file is built into dist/src/qemu/. */
+export const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
 
 /** The toolbox folder: RAMFERRY_TOOLBOX, else `.toolbox` of the checkout. */
 export const toolboxFolder = (): string => process.env['RAMFERRY_TOOLBOX'] ?? join(packageRoot, '.toolbox');

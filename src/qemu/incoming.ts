@@ -100,7 +100,7 @@ export const runIncoming = async (
 const withPrivilegeHint = (error: unknown): unknown =>
   error instanceof QmpCommandError && /userfaultfd/i.test(error.description)
     ? error.with({
-        hint: 'As root: sysctl -w vm.unprivileged_userfaultfd=1. A mapped-ram file needs none of it: clone --by map.',
+        hint: 'Root allows it by setting vm.unprivileged_userfaultfd=1 (sysctl). A mapped-ram file needs none of it: clone --by map.',
       })
     : error;
 

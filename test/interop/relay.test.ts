@@ -7,6 +7,7 @@ import fs from 'node:fs';
 import net from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { randomChoices } from '../random.js';
+import { typeHint } from '../type-hint.js';
 import { type CorpusKind, corpusDestination, startFromCorpus } from './corpus.js';
 import { interopTest, type Lab, type LabGuest, liveInteropTest, poll } from './lab.js';
 import { Ramferry } from './ramferry.js';
@@ -166,6 +167,24 @@ const bringHome = async (lab: Lab, origin: LabGuest, { guest }: Destination, spo
 const startFromSpool = async (lab: Lab, origin: LabGuest, disk: readonly string[], spool: string): Promise<number> =>
   serveSpool(lab, origin, await startDestination(lab, disk), spool);
 
+/** The same as the relay's hint says: at the address of the destination, which is quit first. */
+const startAsHinted = async (
+  lab: Lab,
+  origin: LabGuest,
+  disk: readonly string[],
+  { guest: old, uri }: Destination,
+  hint: string,
+): Promise<number> => {
+  old.qemu.kill();
+  await old.qemu.exited;
+  const guest = await corpusDestination(lab, 'plain', lab.release, { extraArguments: disk });
+  await guest.migrateIncoming(uri, POSTCOPY);
+  const { status, stderr } = await typeHint('ramferry serve … …', hint).ended;
+  assert.equal(status, 0, stderr);
+  await guest.waitMigration(['completed'], STEP_MS);
+  return goesOn(guest, origin);
+};
+
 const serveSpool = async (
   lab: Lab,
   origin: LabGuest,
@@ -256,6 +275,7 @@ const moments = [
   ['the link breaks before the origin hears that it may let go', 'told', false],
   ['the relay dies before the origin hears that it may let go', 'told', true],
   ['the relay dies right after the origin has let go', 'let go', true],
+  ['the link breaks right after the origin has let go', 'let go', false],
 ] as const;
 for (const [moment, word, dies] of moments) {
   const defineTest = word === 'told' ? interopTest : liveInteropTest;
@@ -285,22 +305,29 @@ for (const [moment, word, dies] of moments) {
         await relaying.exited;
       }
       link.cut();
+      let hint: string | undefined;
       if (!dies) {
         const { status, stdout } = await relaying.exited;
         const { error, guest } = JSON.parse(stdout);
         assert.deepEqual([status, error.code, guest], [1, 'SOURCE_NOT_TOLD', 'unknown']);
+        hint = error.hint;
       }
       assert.ok(fs.existsSync(spool));
       if (word === 'told') {
         await isStillAt(origin, destination.guest);
       } else {
         await origin.waitMigration(['completed'], STEP_MS);
-        assert.equal(await startFromSpool(lab, origin, disk, spool), 0);
+        assert.equal(
+          hint === undefined
+            ? await startFromSpool(lab, origin, disk, spool)
+            : await startAsHinted(lab, origin, disk, destination, hint),
+          0,
+        );
       }
       assert.equal(hasRun, false);
       assert.doesNotMatch(destination.guest.serial(), /\S/);
     },
-    ALL_RELEASES,
+    word === 'let go' && !dies ? ['10'] : ALL_RELEASES,
   );
 }
 
@@ -393,6 +420,33 @@ liveInteropTest('relay: what one of two destinations cannot do, before the hando
   await isHere(second.guest, origin);
   await assertWritesDisk(second.guest);
 });
+
+liveInteropTest(
+  'relay: a destination that loses its link gets the rest of its memory as the hint says',
+  async (lab) => {
+    const disk = newDisk(lab);
+    const origin = await startOrigin(lab, disk);
+    const { guest, uri } = await startDestination(lab, disk);
+    const options = ['--spool', lab.path('a spool'), '--max-bandwidth', '20M', '--json'];
+    const relaying = Ramferry.start(lab, 'relay', 'tcp:127.0.0.1:0', uri, ...options);
+    await origin.migrate(await relaying.listening(), RETURN_PATH);
+    await guest.waitSerial(/^HB/m, STEP_MS);
+    // Either end of a postcopy migration may be told to lose its link.
+    await guest.qmp.execute('migrate-pause');
+    const { status, stdout, stderr } = await relaying.exited;
+    assert.equal(status, 1, stderr);
+    const { error } = JSON.parse(stdout);
+    await guest.waitMigration(['postcopy-paused'], STEP_MS);
+    assert.ok(error.hint.includes(`migrate-recover with ${uri}, then: `), error.hint);
+    await guest.qmp.execute('migrate-recover', { uri });
+    const recovered = await typeHint('ramferry serve … … --recover', error.hint).ended;
+    assert.equal(recovered.status, 0, recovered.stderr);
+    await guest.waitMigration(['completed'], STEP_MS);
+    assert.equal(await goesOn(guest, origin), 0);
+    await assertWritesDisk(guest);
+  },
+  ['10'],
+);
 
 /** Files that a relay left. */
 const spoolsOf = (lab: Lab): string[] => fs.readdirSync(lab.folder).filter((name) => name.startsWith('spool'));

@@ -1,4 +1,4 @@
-// Fills the toolbox: `node dist/test/toolbox/install.js RUN`, as root on Debian. Every part is made in a new folder, and its
+// Fills the toolbox: `node dist/test/toolbox/install.js RUN [PART…]`, as root on Debian. Every part is made in a new folder, and its
 // name is a link that is put into place when it is complete: what is there is whole, and programs that run from an older
 // folder keep theirs. toolbox.ts runs this under a lock.
 //
@@ -119,7 +119,7 @@ const installGuest = (apt: PrivateApt, folder: string): void => {
 
 const machineRelease = /^VERSION_CODENAME=(\w+)/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? '';
 const folder = toolboxFolder();
-const testRun = process.argv[2] ?? '';
+const [, , testRun = '', ...wanted] = process.argv;
 
 /** Folders without a name of theirs are kept as long as a program may run from them. */
 const UNUSED_AGE_MS = 24 * 3_600_000;
@@ -173,7 +173,8 @@ const putInPlace = (target: string, name: string): void => {
 };
 
 try {
-  for (const part of parts.filter((candidate) => !candidate.isComplete())) {
+  const isWanted = (name: string): boolean => wanted.length === 0 || wanted.includes(name);
+  for (const part of parts.filter((candidate) => isWanted(candidate.name) && !candidate.isComplete())) {
     if (part.failure(testRun) !== undefined) {
       continue;
     }

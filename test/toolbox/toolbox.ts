@@ -104,14 +104,14 @@ const obstacle = (): string | undefined => {
   return process.getuid?.() === 0 ? undefined : 'it can only be installed as root';
 };
 
-/** Runs install.ts for the parts that are not there; returns why it did not even start or end. */
-const installParts = (folder: string, run: string): string | undefined => {
+/** Runs install.ts for those of the parts that are not there; returns why it did not even start or end. */
+const installParts = (folder: string, run: string, names: readonly PartName[] = []): string | undefined => {
   mkdirSync(folder, { recursive: true });
   process.stderr.write(`toolbox: filling ${folder}, once (a minute)\n`);
   // flock(1) because the kernel drops its lock with its holder: no stale lock, whatever kills a test run.
   const { error, stderr } = spawnSync(
     'flock',
-    [join(folder, 'lock'), process.execPath, join(here, 'install.js'), run],
+    [join(folder, 'lock'), process.execPath, join(here, 'install.js'), run, ...names],
     { encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'], timeout: INSTALL_TIMEOUT_MS },
   );
   return error?.message ?? stderr.trim().split('\n').slice(-5).join('; ');
@@ -146,4 +146,21 @@ export const openToolbox = (): Toolbox | { readonly missing: string } => {
     qemuImg: join(folder, 'qemu-img', 'qemu-img'),
     missingParts: new Map(incomplete().map((part) => [part.name, why(part)])),
   };
+};
+
+/** Installs the parts that are not there; resolves with why that cannot be done, by part. */
+export const fillToolbox = (names: readonly PartName[]): ReadonlyMap<PartName, string> => {
+  const wanted = parts.filter(({ name }) => names.includes(name));
+  const incomplete = () => wanted.filter((part) => !part.isComplete());
+  const reason = obstacle();
+  // Whoever asks by name wants it tried again.
+  const run = String(process.pid);
+  const output =
+    reason === undefined && incomplete().length > 0 ? installParts(toolboxFolder(), run, names) : undefined;
+  return new Map(
+    incomplete().map((part) => [
+      part.name,
+      reason ?? part.failure(run) ?? output ?? 'its installation was interrupted',
+    ]),
+  );
 };

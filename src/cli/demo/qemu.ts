@@ -10,11 +10,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { RamferryError } from '../../memory/errors.js';
 import { Clones } from '../../monitor/clones.js';
 import { MapRestore } from '../../monitor/map-restore.js';
-import { findQemu, toolboxFolder } from '../../qemu/find-qemu.js';
 import { runIncoming } from '../../qemu/incoming.js';
 import { QemuProcess } from '../../qemu/qemu-process.js';
 import { formatBytes, formatCount, formatDuration, formatTable } from '../format.js';
 import type { Invocation, VerbResult } from '../verb.js';
+import { type DemoNeeds, demoNeeds } from './needs.js';
 
 const MIB = 2 ** 20;
 const CLONES = 4;
@@ -22,9 +22,6 @@ const POLL_MS = 10;
 
 /** For one thing that a guest does. Without KVM a Linux boots in two seconds, on a busy machine in ten. */
 const STEP_MS = 60_000;
-
-/** QEMU has mapped-ram from 9.0 on. */
-const MAJOR = 9;
 
 /** Above what any file takes; QEMU's default of 128 MiB/s holds for files too. */
 const UNLIMITED = 100 * 2 ** 30;
@@ -81,21 +78,23 @@ class Console {
 
 /** The QEMU command line of the guest; `{i}` in `serial` is the number of the clone. */
 const commandLine = (
-  program: string,
+  { qemu, kernel, initramfs }: DemoNeeds,
   { memory, workingSet, rate }: DemoQemuOptions,
   serial: string,
 ): readonly string[] => {
-  const guest = join(toolboxFolder(), 'guest');
-  const [kernel, initramfs] = [join(guest, 'vmlinuz'), join(guest, 'initramfs.gz')];
-  if (!existsSync(kernel) || !existsSync(initramfs)) {
-    throw new RamferryError('usage', 'GUEST_MISSING', `There is no Linux guest in ${guest}.`, {
-      file: guest,
-      hint: 'npm test unpacks one on Debian as root; RAMFERRY_TOOLBOX names the folder that has it',
-    });
-  }
   const workload = `churn:${Math.floor(workingSet / MIB)}:${Math.max(1, Math.floor(rate / MIB))}`;
   return [
-    ...[program, '-accel', 'tcg', '-M', 'pc', '-m', `${Math.floor(memory / MIB)}M`, '-nodefaults', '-no-user-config'],
+    ...[
+      qemu.program,
+      '-accel',
+      'tcg',
+      '-M',
+      'pc',
+      '-m',
+      `${Math.floor(memory / MIB)}M`,
+      '-nodefaults',
+      '-no-user-config',
+    ],
     ...['-display', 'none', '-device', 'vmgenid,guid=auto', '-kernel', kernel, '-initrd', initramfs],
     ...['-append', `console=ttyS0 quiet panic=-1 tsc=unstable wl=${workload} hb=20`, '-serial', `file:${serial}`],
   ];
@@ -105,18 +104,13 @@ export async function demoQemu(
   { options, progress, signal }: Invocation<DemoQemuOptions>,
   folder: string,
 ): Promise<VerbResult> {
-  const qemu = await findQemu(({ major }) => major >= MAJOR);
-  if (qemu === undefined) {
-    throw new RamferryError('usage', 'QEMU_MISSING', `There is no QEMU ${MAJOR} or newer.`, {
-      hint: 'install qemu-system-x86, or name one in RAMFERRY_QEMU; npm test unpacks one on Debian as root',
-    });
-  }
+  const needs = await demoNeeds();
   const file = join(folder, 'guest.mapped');
-  const saveMs = await bootAndSave(qemu.program, { options, progress, signal }, folder, file);
+  const saveMs = await bootAndSave(needs, { options, progress, signal }, folder, file);
 
   progress.update({ phase: `${CLONES} clones of the guest` });
   const serial = join(folder, 'clone{i}.log');
-  const template = commandLine(qemu.program, options, serial);
+  const template = commandLine(needs, options, serial);
   const source = await MapRestore.prepare(file, template, { signal });
   const consoles = Array.from({ length: CLONES }, (_, index) => new Console(serial.replace('{i}', String(index))));
   try {
@@ -136,10 +130,10 @@ export async function demoQemu(
       const resumeMs = clones.all.map((clone) => rounded(clone.resumeMs));
       const bad = consoles.map((log) => log.bad);
       await clones.end();
-      const loadMs = await loadByQemu(qemu.program, options, folder, file);
+      const loadMs = await loadByQemu(needs, options, folder, file);
       progress.finish();
       return result({
-        ...{ qemu: Object.values(qemu.version).join('.'), memory: options.memory, saveMs, loadMs, resumeMs, bad },
+        ...{ qemu: Object.values(needs.qemu.version).join('.'), memory: options.memory, saveMs, loadMs, resumeMs, bad },
         runMs: rounded(clones.runMs),
         checked: consoles.reduce((sum, log) => sum + log.checked, 0),
       });
@@ -153,14 +147,14 @@ export async function demoQemu(
 
 /** Resolves with how long QEMU took to save its running guest, in milliseconds. */
 async function bootAndSave(
-  program: string,
+  needs: DemoNeeds,
   { options, progress, signal }: Omit<Invocation<DemoQemuOptions>, 'operands' | 'publish'>,
   folder: string,
   file: string,
 ): Promise<number> {
   progress.update({ phase: `a Linux boots in QEMU and fills ${formatBytes(options.workingSet)}` });
   const log = new Console(join(folder, 'guest.log'));
-  const qemu = await QemuProcess.start(commandLine(program, options, log.file));
+  const qemu = await QemuProcess.start(commandLine(needs, options, log.file));
   try {
     log.watch(qemu);
     await log.until('start to check its memory', () => log.checked > 0, signal);
@@ -186,8 +180,8 @@ async function bootAndSave(
 }
 
 /** Resolves with how long QEMU takes to load the file by itself, until the guest runs. */
-async function loadByQemu(program: string, options: DemoQemuOptions, folder: string, file: string): Promise<number> {
-  const command = commandLine(program, options, join(folder, 'loaded.log'));
+async function loadByQemu(needs: DemoNeeds, options: DemoQemuOptions, folder: string, file: string): Promise<number> {
+  const command = commandLine(needs, options, join(folder, 'loaded.log'));
   const qemu = await QemuProcess.start([...command, '-incoming', 'defer']);
   try {
     return rounded(await runIncoming(qemu, `file:${file}`, { capabilities: ['mapped-ram'] }));

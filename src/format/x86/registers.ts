@@ -162,7 +162,7 @@ const refuseOthers = (fields: FieldGroup, machine: string): void => {
     'failed',
     'NOT_X86',
     `Machine "${machine}" is ${architecture}: registers are read of x86 guests only.`,
-    { value: machine, hint: 'ramferry device FILE cpu shows what was saved of each vCPU, whatever the architecture' },
+    { value: machine },
   );
 };
 
