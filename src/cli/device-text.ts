@@ -6,7 +6,7 @@ import { type DeviceField, FieldGroup } from '../format/stream/field-group.js';
 import { formatCount } from './format.js';
 import { hexdump, hexLine } from './hexdump.js';
 import { plural } from './inspect-text.js';
-import { oneLine } from './safe-text.js';
+import { styledLine } from './safe-text.js';
 import type { Colors } from './terminal.js';
 
 /** Bytes of a field that stand on the line of its name. */
@@ -73,7 +73,7 @@ class FieldPrinter {
 
   #line(depth: number, text: string): void {
     // Names and types are the file's.
-    this.lines.push(`${'  '.repeat(depth)}${oneLine(text)}`);
+    this.lines.push(`${'  '.repeat(depth)}${styledLine(text)}`);
   }
 
   #fields(name: string, same: readonly DeviceField[], width: number, depth: number): void {

@@ -75,13 +75,13 @@ export const failureDocument = ({ code, message, file, offset, hint }: RamferryE
 
 /** The lines for people. */
 export const failureText = (failure: RamferryError, { red }: Pick<Colors, 'red'>): string => {
-  const lines = [messageText(`${red('ramferry:')} ${failure.message}`)];
+  const lines = [`${terminalText(red('ramferry:'))} ${messageText(failure.message)}`];
   if (failure.hint !== undefined) {
     lines.push(messageText(`  ${failure.hint}`));
   }
   if (isDebug()) {
     const origin = failure.cause instanceof Error ? failure.cause : failure;
-    lines.push(terminalText(origin.stack ?? ''));
+    lines.push(messageText(origin.stack ?? ''));
   }
   return `${lines.join('\n')}\n`;
 };

@@ -1,6 +1,6 @@
 // Quantities as people read them: binary sizes with three significant digits, durations, counts, aligned tables.
 
-import { oneLine, textWidth } from './safe-text.js';
+import { styledLine, textWidth } from './safe-text.js';
 
 const SIZE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB'];
 
@@ -46,7 +46,7 @@ export type Align = 'left' | 'right';
 
 /** Rows of equal length as lines with aligned columns, two spaces apart. A cell stays one line, whatever is in it. */
 export const formatTable = (rows: readonly (readonly string[])[], align: readonly Align[]): string => {
-  const cells = rows.map((row) => row.map(oneLine));
+  const cells = rows.map((row) => row.map(styledLine));
   const widths = align.map((_, column) => Math.max(0, ...cells.map((row) => textWidth(row[column] ?? ''))));
   const cell = (text: string, column: number): string => {
     const padding = ' '.repeat(widths[column]! - textWidth(text));

@@ -8,9 +8,14 @@ import { after, test } from 'node:test';
 import fc from 'fast-check';
 import { RunningCommand } from '../../test/command.js';
 import { richStream } from '../../test/streams.js';
+import { parseJson } from '../format/parse-json.js';
+import { parseDescription } from '../format/stream/vm-description.js';
+import { RamferryError } from '../memory/errors.js';
+import { parseMessage } from '../qemu/qmp-message.js';
+import { failureText } from './failure.js';
 import { formatTable } from './format.js';
 import { Progress } from './progress.js';
-import { jsonText, messageText, terminalText } from './safe-text.js';
+import { jsonText, messageText, oneLine, terminalText } from './safe-text.js';
 import { createColors } from './terminal.js';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-safe-'));
@@ -47,6 +52,45 @@ test('outside text is shown with its control characters as escapes, and cannot b
   progress.note(EVIL);
   progress.update({ phase: EVIL });
   isSafe(written.join('').replaceAll('\r\x1b[K', ''), 'progress');
+});
+
+test('halves of surrogate pairs from outside are no colours, and hide nothing', () => {
+  const evil = 'x \udc08hidden\udc1f y\ud800';
+  const written: string[] = [];
+  const progress = new Progress({ stream: { write: (text) => written.push(text) }, mode: 'bar', now: () => 0 });
+  progress.note(evil);
+  const failure = new RamferryError('failed', 'X', evil, { hint: evil });
+  const shown = [
+    messageText(evil),
+    terminalText(oneLine(evil)),
+    written.join(''),
+    failureText(failure, createColors(false)),
+  ];
+  for (const text of shown) {
+    assert.ok(!text.includes(String.fromCharCode(0x1b)), JSON.stringify(text));
+    assert.match(text, /x \\u\{dc08\}hidden\\u\{dc1f\} y\\u\{d800\}/);
+  }
+  // Where colours may stand, only ours do: concealing is none of them, nor is a blinking or a black text.
+  assert.equal(terminalText('\udc08a\udc05b\udc1ec'), '\\u{dc08}a\\u{dc05}b\\u{dc1e}c');
+});
+
+test('JSON from outside has no halves of surrogate pairs, in values and names; all else in it is as it was', () => {
+  const reply = '{"error":{"class":"GenericError","desc":"x \\udc08hidden\\uDC1f \\ud83d\\ude00 \\\\udc08 y"},"id":1}';
+  const message = parseMessage(reply);
+  assert.ok(typeof message === 'object' && message.kind === 'error');
+  assert.equal(message.description, 'x \ufffdhidden\ufffd \u{1f600} \\udc08 y');
+  const description = '{"devices":[{"name":"a\\udc1fb","instance_id":0,"vmsd_name":"c","version":1,"fields":[]}]}';
+  assert.deepEqual(
+    [...parseDescription(description, 0).values()].map(({ name }) => name),
+    ['a\ufffdb'],
+  );
+  fc.assert(
+    fc.property(fc.string({ unit: 'binary' }), (text) => {
+      const read = parseJson(JSON.stringify({ [text]: [text] }));
+      const whole = Buffer.from(text).toString();
+      assert.deepEqual(read, { [whole]: [whole] });
+    }),
+  );
 });
 
 test('any text: nothing unsafe is left, and JSON reads back as it was', () => {

@@ -9,18 +9,31 @@
  */
 const UNSAFE = /[\p{Cc}\p{Cs}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
 
+/** The codes (SGR) that begin and end each style. */
+export const styles = {
+  bold: [1, 22],
+  dim: [2, 22],
+  red: [31, 39],
+  green: [32, 39],
+  yellow: [33, 39],
+  cyan: [36, 39],
+} as const;
+
+const CODES: ReadonlySet<number> = new Set(Object.values(styles).flat());
+
 /**
- * Colour codes stand in a text as halves of surrogate pairs, which nothing from outside can hold: in UTF-8 there are none.
+ * Colour codes stand in a text as halves of surrogate pairs. From outside these come only in a text that was cut in the middle of
+ * a pair, or as escapes in JSON, which `parseJson` replaces. So what is all from outside has none (`oneLine`, `messageText`);
+ * what is put together from such and from ours may have the codes of our styles, of which none hides anything.
  */
 const MARK_BASE = 0xdc00;
-const HIGHEST_CODE = 49;
 
 /** The mark of a colour code (SGR). */
 export const colorMark = (code: number): string => String.fromCharCode(MARK_BASE + code);
 
 const codeOf = (character: string): number | undefined => {
   const code = character.charCodeAt(0) - MARK_BASE;
-  return character.length === 1 && code >= 0 && code <= HIGHEST_CODE ? code : undefined;
+  return character.length === 1 && CODES.has(code) ? code : undefined;
 };
 
 const names: Readonly<Record<string, string>> = { '\n': '\\n', '\r': '\\r', '\t': '\\t' };
@@ -30,23 +43,26 @@ const visible = (character: string): string => {
   return names[character] ?? (hexadecimal.length > 2 ? `\\u{${hexadecimal}}` : `\\x${hexadecimal.padStart(2, '0')}`);
 };
 
-/** The text within one line, everything unsafe as an escape that can be read. Marks of colours stay. */
-export const oneLine = (text: string): string =>
+/** A text from outside within one line, everything unsafe as an escape that can be read. */
+export const oneLine = (text: string): string => text.replace(UNSAFE, visible);
+
+/** The same of a text of which parts have a style already: marks of colours stay. */
+export const styledLine = (text: string): string =>
   text.replace(UNSAFE, (character) => (codeOf(character) === undefined ? visible(character) : character));
 
 /** How many columns it takes. */
 export const textWidth = (text: string): number => [...text].filter((each) => codeOf(each) === undefined).length;
 
+const linesOf = (text: string): string[] => text.replaceAll('\r\n', '\n').split('\n');
+
 /** A text of several lines, as it goes to a terminal. */
 export const terminalText = (text: string): string =>
-  text
-    .replaceAll('\r\n', '\n')
-    .split('\n')
-    .map((line) => oneLine(line).replace(/\p{Cs}/gu, (mark) => `\x1b[${codeOf(mark)}m`))
+  linesOf(text)
+    .map((line) => styledLine(line).replace(/\p{Cs}/gu, (mark) => `\x1b[${codeOf(mark)}m`))
     .join('\n');
 
-/** The same of a message: what follows a line break in it is indented, so that it cannot pass for a message of its own. */
-export const messageText = (message: string): string => terminalText(message.trimEnd()).replaceAll('\n', '\n  ');
+/** A message as it goes to a terminal: what follows a line break is indented, so that it cannot pass for a message of its own. */
+export const messageText = (message: string): string => linesOf(message.trimEnd()).map(oneLine).join('\n  ');
 
 /** A JSON document. Its strings are exact: what a terminal could act on stands as the escapes that JSON has for it. */
 export const jsonText = (document: object): string =>

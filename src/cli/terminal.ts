@@ -1,16 +1,6 @@
 // What the terminal at the other end of a stream can show.
 
-import { colorMark, oneLine } from './safe-text.js';
-
-/** The codes (SGR) that begin and end each style. */
-const styles = {
-  bold: [1, 22],
-  dim: [2, 22],
-  red: [31, 39],
-  green: [32, 39],
-  yellow: [33, 39],
-  cyan: [36, 39],
-} as const;
+import { colorMark, styledLine, styles } from './safe-text.js';
 
 export type Colors = Readonly<Record<keyof typeof styles, (text: string) => string>>;
 
@@ -20,7 +10,7 @@ export const createColors = (enabled: boolean): Colors => {
     (name: keyof typeof styles) =>
     (text: string): string => {
       const [begin, end] = styles[name];
-      return enabled ? `${colorMark(begin)}${oneLine(text)}${colorMark(end)}` : oneLine(text);
+      return enabled ? `${colorMark(begin)}${styledLine(text)}${colorMark(end)}` : styledLine(text);
     };
   return {
     bold: style('bold'),

@@ -5,6 +5,7 @@ import fs from 'node:fs';
 import { channelError } from '../channel/channel-error.js';
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
 import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
+import { parseJson } from '../format/parse-json.js';
 import { DIGEST_CHUNK_BYTES, type DigestedBlock } from '../format/ram-digest.js';
 import type { Snapshot } from '../format/snapshot.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
@@ -137,7 +138,7 @@ const parseSidecar = (bytes: Buffer): SavedSidecar | undefined => {
   if (length > REST_LIMIT_BYTES) {
     return undefined;
   }
-  const sidecar = JSON.parse(Buffer.concat(rest).toString('utf8')) as Partial<Sidecar> | null;
+  const sidecar = parseJson(Buffer.concat(rest).toString('utf8')) as Partial<Sidecar> | null;
   const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
   const isOurs =
     isObject(sidecar) &&

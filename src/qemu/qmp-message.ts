@@ -1,6 +1,7 @@
 // What a line from a monitor may be. Whoever listens at the monitor's address writes it, and that need not be a QEMU: every field
 // is looked at here, so that nobody behind has to.
 
+import { parseJson } from '../format/parse-json.js';
 import type { QmpCommands } from './qmp-commands.js';
 
 type JsonObject = Readonly<Record<string, unknown>>;
@@ -136,7 +137,7 @@ const faultOf = (look: () => void): string | undefined => {
 /** The message of a line, or the field of it that is not what it has to be; `''` for what is no JSON object at all. */
 export const parseMessage = (line: string): QmpMessage | string => {
   try {
-    return read(JSON.parse(line));
+    return read(parseJson(line));
   } catch (error) {
     if (error instanceof Malformed) {
       return error.message;

@@ -2,6 +2,7 @@
 // type means agrees with scripts/analyze-migration.py of QEMU; what it shows as bytes and is known to be more is more here.
 
 import { RamferryError } from '../../memory/errors.js';
+import { parseJson } from '../parse-json.js';
 import type { DeviceSection } from './device-sections.js';
 import { bodyPositions } from './device-tail.js';
 import { FieldDecoder } from './field-decoder.js';
@@ -89,7 +90,7 @@ export class DescribedDevices {
         { offset, value: name },
       );
     }
-    return asObject(JSON.parse(description.slice(...described.text)));
+    return asObject(parseJson(description.slice(...described.text)));
   }
 }
 

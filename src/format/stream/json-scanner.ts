@@ -1,6 +1,7 @@
 // Walks JSON text that is too large, or too little trusted, to be parsed as a whole.
 
 import { invalid } from '../invalid.js';
+import { parseJson } from '../parse-json.js';
 
 /**
  * Walks JSON text without building anything and without recursion.
@@ -63,7 +64,7 @@ export class JsonScanner {
   /** The value that `skipValue` stepped over from `start` to the current position. */
   parse(start: number): unknown {
     try {
-      return JSON.parse(this.#text.slice(start, this.at));
+      return parseJson(this.#text.slice(start, this.at));
     } catch {
       throw this.#error();
     }
