@@ -204,7 +204,7 @@ test('relay looks at who comes, too', { timeout: HANG_MS }, async () => {
   assert.match(relay.said()[0]!, /^a process of user \d+ connected and left, having said nothing; still listening$/);
   (await relay.connect(migration.subarray(0, 5000))).end();
   const { status, stdout } = await relay.running.ended;
-  assert.deepEqual([status, JSON.parse(stdout).error.code], [3, 'STREAM_INCOMPLETE']);
+  assert.deepEqual([status, JSON.parse(stdout).error.code], [1, 'PEER_CLOSED']);
   assert.deepEqual(fs.readdirSync(folder), ['dest']);
 });
 

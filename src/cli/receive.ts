@@ -42,6 +42,7 @@ import type { Progress } from './progress.js';
 import { readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
 import { ReceivedOnStdout } from './received-on-stdout.js';
 import { oneLine } from './safe-text.js';
+import { REFUSED_AFTER_SWITCH, sourceFailure } from './source-failure.js';
 import { isStdout, refuseUnorderedStdout } from './stdout-output.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
@@ -114,7 +115,7 @@ export const receive: Verb<ReceiveOptions> = {
         onProgress: (report) => progress.update(incomingProgress(report, target)),
       });
       const report = await destination.run();
-      if (destination.isRefusedAfterSwitch) {
+      if (destination.switchedSource === 'sends-on') {
         progress.note(REFUSED_AFTER_SWITCH);
       }
       // The source may still be reading our last word; the process must not end before it has.
@@ -130,7 +131,10 @@ export const receive: Verb<ReceiveOptions> = {
       };
       const document = { ...facts, format: options.to, ...report };
       if (destination.error !== undefined) {
-        const failure = file.isCommitted ? notTold(out, destination.error) : sourceFailure(destination.error, endpoint);
+        const { error, switchedSource } = destination;
+        const failure = file.isCommitted
+          ? notTold(out, error, switchedSource !== undefined)
+          : sourceFailure(error, isLive(endpoint), switchedSource);
         return { document, text: '', failure };
       }
       const text = summary(out, file.bytes, report, machine, isLive(endpoint));
@@ -152,10 +156,6 @@ export const receive: Verb<ReceiveOptions> = {
     }
   },
 };
-
-/** Why this process goes on for a while. */
-const REFUSED_AFTER_SWITCH =
-  'the source has switched to postcopy: it sends the rest of its memory, which is dropped here, and goes on with its guest then';
 
 /** Reads the file again, which costs little while it is in the page cache. */
 const digestOfFile = async (file: string, surroundings: Surroundings): Promise<RamDigest> => {
@@ -281,31 +281,17 @@ const isSocket = (descriptor: number): boolean => {
   }
 };
 
-/** A source that leaves too early has failed, or was told to cancel; only from a file that means a damaged stream. */
-const sourceFailure = (error: Error, endpoint: Endpoint): RamferryError => {
-  if (!(error instanceof RamferryError)) {
-    throw error;
-  }
-  if (error.code !== 'STREAM_INCOMPLETE' || !isLive(endpoint)) {
-    return error;
-  }
-  return new RamferryError('failed', 'PEER_CLOSED', `The source closed the connection too early. ${error.message}`, {
-    ...(error.file !== undefined && { file: error.file }),
-    ...(error.offset !== undefined && { offset: error.offset }),
-    hint: 'It has failed or was cancelled, and says more about it; its guest runs on there.',
-    cause: error,
-  });
-};
-
 /** The one failure that leaves a file: only when it is there the source may be told, and now the source is gone. */
-const notTold = (out: string, error: Error): RamferryError =>
+const notTold = (out: string, error: Error, hasSwitched: boolean): RamferryError =>
   new RamferryError(
     'failed',
     'SOURCE_NOT_TOLD',
     `${out} is complete, but the source could not be told. ${error.message}`,
     {
       file: out,
-      hint: 'Its guest runs on there: the file is a snapshot of it, not its continuation.',
+      hint: hasSwitched
+        ? 'Ask its query-status, as it had switched to postcopy. Running: the file is a snapshot of it. In finish-migrate, or gone: the guest is in the file, and nowhere else.'
+        : 'Its guest runs on there: the file is a snapshot of it, not its continuation.',
       cause: error,
     },
   );

@@ -21,6 +21,7 @@ import { rateOption, sizeOption } from './migration-options.js';
 import { incomingProgress, progressOf, totalsTable } from './migration-report.js';
 import { oneLine } from './safe-text.js';
 import { recovery, restart } from './serve-hints.js';
+import { REFUSED_AFTER_SWITCH, sourceFailure } from './source-failure.js';
 import { isStdout } from './stdout-output.js';
 import type { Verb } from './verb.js';
 
@@ -97,6 +98,7 @@ export const relay: Verb<RelayVerbOptions> = {
             progress.note(`warning: ${warning}`);
           }
         },
+        onSendsOn: () => progress.note(REFUSED_AFTER_SWITCH),
         onHandedOver: ({ releasedMs }) =>
           progress.note(
             `handed over to ${targets.join(' and ')}, ${formatDuration(releasedMs)} after the last byte came`,
@@ -187,14 +189,19 @@ const documentOf = (end: RelayEnd, uri: string, spool: string): object => {
 };
 
 /** The guest is where it was: what to do about it. */
-const withHint = ({ error, guest, destinations }: RelayEnd, spool: string, target: string): RamferryError => {
-  const failure = toFailure(error, 'relay');
+const withHint = ({ error, guest, destinations, switched }: RelayEnd, spool: string, target: string): RamferryError => {
   if (guest === 'unknown') {
+    const failure = toFailure(error, 'relay');
     // Never told: whether the destination is to run.
     return failure.with({ hint: `${failure.hint} Then quit the QEMU at the destination, ${restart(spool, target)}` });
   }
-  const advice = failure.hint === undefined ? '' : `${failure.hint}; `;
+  const cause = toFailure(error, 'relay');
+  const failure = sourceFailure(cause, true, switched);
   const quit = destinations.length > 0 ? ' Quit the QEMUs at the destinations that have not ended.' : '';
+  if (failure !== cause) {
+    return failure.with({ hint: `${failure.hint}${quit}` });
+  }
+  const advice = failure.hint === undefined ? '' : `${failure.hint}; `;
   return failure.with({ hint: `${advice}The origin was not told to let go: its guest goes on there.${quit}` });
 };
 

@@ -15,7 +15,7 @@ import { DestinationToken } from './destination-token.js';
 import { recovers } from './first-words.js';
 import { PostcopyIncoming } from './postcopy-incoming.js';
 import { PostcopyTarget } from './postcopy-target.js';
-import { RefusedPostcopy } from './refused-postcopy.js';
+import { RefusedPostcopy, type SwitchedSource } from './refused-postcopy.js';
 import { ReturnPathWriter } from './return-path-writer.js';
 import { type IncomingReport, type IncomingStatus, type PhaseMarks, phaseTimes, RateWindow } from './statistics.js';
 import { SwitchoverAck } from './switchover-ack.js';
@@ -30,6 +30,9 @@ const ANSWER_BACKLOG_BYTES = 64 * 1024;
 
 /** How long a peer may take to close, or to take our last message, before the channel is dropped. */
 const LINGER_MS = 1000;
+
+/** More than what a source sends besides pages; it may have been refused for the size of its devices. */
+const REFUSED_BYTES = 2 ** 30;
 
 /** For a recovery, from its first words to POSTCOPY_RESUME: some round trips, and the received bitmaps. */
 const RECOVERY_MS = 30_000;
@@ -146,6 +149,13 @@ export class MigrationDestination {
   #confirmed = false;
   /** The source has ended its direction, after that. */
   #sourceEnded = false;
+  /** It has ended its direction at all. */
+  #peerHasEnded = false;
+  #channelBroke = false;
+  /** It has announced that it may switch to postcopy. */
+  #isAnnounced = false;
+  /** How the connection to a source that has switched was lost when all had come of it. */
+  #leftUntold: Error | undefined;
 
   #pings = 0;
   #ramSections = 0;
@@ -224,9 +234,12 @@ export class MigrationDestination {
     }
   }
 
-  /** Whether the source has switched to postcopy, and sends the rest of its memory in vain, so that its guest can go on there. */
-  get isRefusedAfterSwitch(): boolean {
-    return this.#refused !== undefined;
+  /** What a source that has switched to postcopy does after a failure; undefined if it has not switched, and its guest runs. */
+  get switchedSource(): SwitchedSource | undefined {
+    if (this.#whole?.hasSwitched !== true) {
+      return undefined;
+    }
+    return this.#refused?.source ?? 'gone';
   }
 
   /** Why the migration failed or was cancelled: the first thing that went wrong. */
@@ -375,6 +388,7 @@ export class MigrationDestination {
       received: (byteCount) => isCurrent() && this.#received(byteCount),
       ended: () => isCurrent() && this.#peerEnded(),
       failed: (error) => {
+        this.#channelBroke = true;
         if (this.#sourceNeeded) {
           this.#linkFailed(channel, error);
         }
@@ -485,6 +499,9 @@ export class MigrationDestination {
     // A source that left meanwhile has not heard of the success, so its guest runs on there.
     this.#throwIfFailed();
     this.#confirmed = true;
+    if (this.#leftUntold !== undefined) {
+      throw this.#leftUntold;
+    }
     if (this.#returnPathOpen) {
       this.#returnPath.append(shut(0));
       // A source that does not hear of it any more stays paused; the guest is whole here (8.2).
@@ -508,8 +525,9 @@ export class MigrationDestination {
       this.#channel.destroy();
       return;
     }
-    if (this.#whole?.hasSwitched === true) {
-      this.#refuseAfterSwitch();
+    const isLost = this.#peerHasEnded || this.#channelBroke;
+    if (this.#isAnnounced && !isLost) {
+      this.#refuse();
       return;
     }
     this.#channel.pause();
@@ -519,12 +537,17 @@ export class MigrationDestination {
     this.#returnPath.drained().then(drop, drop);
   }
 
-  #refuseAfterSwitch(): void {
-    const tell = (): void => {
-      this.#returnPath.append(shut(1));
-      this.#returnPath.flush();
-    };
-    this.#refused = new RefusedPostcopy(this.#channel, tell, this.#summary !== undefined);
+  /** One that has announced a switch may be about to: its stream is on its way while it runs no guest any more. */
+  #refuse(): void {
+    this.#refused = new RefusedPostcopy({
+      channel: this.#channel,
+      tell: () => {
+        this.#returnPath.append(shut(1));
+        this.#returnPath.flush();
+      },
+      isTold: this.#whole?.hasSwitched !== true || this.#summary !== undefined,
+      byteLimit: 2 * (this.#ram?.totalBytes ?? 0) + REFUSED_BYTES,
+    });
     this.#isPaused = false;
     this.#channel.resume();
   }
@@ -562,7 +585,7 @@ export class MigrationDestination {
 
   #received(byteCount: number): void {
     if (this.#error !== undefined) {
-      this.#refused?.received();
+      this.#refused?.received(byteCount);
       return;
     }
     if (this.#summary !== undefined) {
@@ -587,6 +610,7 @@ export class MigrationDestination {
 
   #peerEnded(): void {
     this.#sourceEnded = this.#confirmed;
+    this.#peerHasEnded = true;
     this.#waiters.wake();
     if (this.#refused !== undefined) {
       this.#channel.destroy();
@@ -605,10 +629,22 @@ export class MigrationDestination {
           'failed',
           'PEER_CLOSED',
           `The source ${this.#channel.peer} closed the connection before it was told that the migration is complete.`,
-          { file: this.#channel.peer, offset: this.#reader.position, hint: 'Its guest runs on there.' },
+          {
+            file: this.#channel.peer,
+            offset: this.#reader.position,
+            ...(this.#whole?.hasSwitched !== true && { hint: 'Its guest runs on there.' }),
+          },
         ),
       );
     }
+  }
+
+  /**
+   * Whether all has come of a source that has switched to postcopy. If the connection breaks now QEMU 10 and 11 go on with the guest
+   * there, 7.2 never does: what is here may be all that is left of it, and is kept.
+   */
+  get #isHere(): boolean {
+    return this.#whole?.hasDevices === true && this.#summary !== undefined;
   }
 
   /** Whether the migration fails if the connection does. */
@@ -694,12 +730,11 @@ export class MigrationDestination {
           }
         } else if (command === Command.PING) {
           this.#pinged(be32(payload, 0));
-        } else if (
-          command === Command.POSTCOPY_ADVISE &&
-          this.#options.postcopy === undefined &&
-          this.#returnPathOpen
-        ) {
-          throw postcopyAnnounced(this.#channel.peer, this.#reader.position);
+        } else if (command === Command.POSTCOPY_ADVISE && this.#returnPathOpen) {
+          this.#isAnnounced = true;
+          if (this.#options.postcopy === undefined) {
+            throw postcopyAnnounced(this.#channel.peer, this.#reader.position);
+          }
         }
       },
       ...(accepted !== undefined && { postcopy: accepted }),
@@ -766,7 +801,9 @@ export class MigrationDestination {
 
   /** A guest that runs here waits for another connection; any other migration has failed. */
   #linkFailed(channel: ByteChannel, error: unknown): void {
-    if (this.#switch === undefined) {
+    if (this.#isHere) {
+      this.#leftUntold ??= error instanceof Error ? error : new Error(String(error));
+    } else if (this.#switch === undefined) {
       this.#fail(error);
     } else if (channel === this.#channel && this.#linkError === undefined) {
       this.#linkError = error instanceof Error ? error : new Error(String(error));

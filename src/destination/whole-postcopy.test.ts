@@ -135,7 +135,7 @@ test('a failure after the switch: the source sends all it has, is told then, and
       stop.abort();
       assert.equal((await ended).status, code === 'CANCELLED' ? 'cancelled' : 'failed');
       assert.equal(codeOf(destination), code);
-      assert.ok(destination.isRefusedAfterSwitch);
+      assert.equal(destination.switchedSource, 'sends-on');
       for (let count = 0; count < 10; count += 1) {
         mock.timers.tick(1500);
         channel.send(inPieces(bytes.subarray(cut), 10_000));
@@ -169,4 +169,95 @@ test('a failure after the last page is told at once; a source that does not clos
   } finally {
     mock.timers.reset();
   }
+});
+
+test('a source that leaves after the switch is not waited for, and nothing is said of where its guest runs', async () => {
+  const bytes = postcopy(advised());
+  for (const end of ['sendAndEnd', 'sendAndBreak'] as const) {
+    const channel = new ScriptedChannel()[end]([bytes.subarray(0, -5000)], new Error('reset'));
+    const { destination } = record(channel);
+    assert.equal((await destination.run()).status, 'failed');
+    assert.equal(destination.switchedSource, 'gone');
+    assert.equal((destination.error as RamferryError).hint, undefined);
+    await turns();
+    assert.ok(channel.isDestroyed);
+  }
+});
+
+test('a source that leaves when all has come and it was not told: what is here is kept', async () => {
+  for (const end of ['sendAndEnd', 'sendAndBreak'] as const) {
+    const channel = new ScriptedChannel()[end]([postcopy(advised())], new Error('reset'));
+    let isCommitted = false;
+    const { destination } = record(channel, {
+      commit: async () => {
+        await turns();
+        isCommitted = true;
+      },
+    });
+    assert.equal((await destination.run()).status, 'failed');
+    assert.ok(isCommitted && destination.mayBeTold);
+    assert.equal(codeOf(destination), end === 'sendAndEnd' ? 'PEER_CLOSED' : 'reset');
+    assert.equal(destination.switchedSource, 'gone');
+    await turns();
+    assert.ok(channel.isDestroyed && !channel.answer.includes(SHUT_0));
+  }
+});
+
+test('a failure between the announcement and the switch: the source is told at once, and closes first', async () => {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  try {
+    const bytes = postcopy(advised());
+    const stop = new AbortController();
+    const channel = new ScriptedChannel().send([bytes.subarray(0, 5000)]);
+    const { destination } = record(channel, { signal: stop.signal });
+    const ended = destination.run();
+    await turns();
+    stop.abort();
+    assert.equal((await ended).status, 'cancelled');
+    await turns();
+    assert.ok(channel.answer.endsWith(SHUT_1));
+    // It switches meanwhile: a connection that closes now is one that breaks.
+    channel.send([bytes.subarray(5000)]);
+    mock.timers.tick(9000);
+    await turns();
+    assert.ok(!channel.isDestroyed && !channel.isPaused);
+    channel.sendAndEnd([]);
+    await turns();
+    assert.ok(channel.isDestroyed);
+  } finally {
+    mock.timers.reset();
+  }
+});
+
+test('a source that sends for ever after a failure is left', async () => {
+  const channel = new ScriptedChannel().send([postcopy(advised()).subarray(0, -5000)]);
+  const stop = new AbortController();
+  const { destination } = record(channel, { signal: stop.signal });
+  const ended = destination.run();
+  await turns();
+  stop.abort();
+  await ended;
+  assert.equal(destination.switchedSource, 'sends-on');
+  const chunk = new Uint8Array(2 ** 20);
+  channel.send(
+    (function* () {
+      for (;;) {
+        yield chunk;
+      }
+    })(),
+  );
+  await channel.closed;
+  assert.ok(channel.isDestroyed);
+  assert.equal(destination.switchedSource, 'gone');
+});
+
+test('pages that were discarded come again, or the stream is refused', async () => {
+  const bytes = advised()
+    .part([page(1, 1)])
+    .raw(discard)
+    .end([page(5, 5)])
+    .devices([testDevice('cpu', 500)]).bytes;
+  const { destination } = record(new ScriptedChannel().sendAndEnd([bytes]));
+  assert.equal((await destination.run()).status, 'failed');
+  assert.equal(codeOf(destination), 'POSTCOPY_ORDER');
 });

@@ -20,6 +20,7 @@ import { positionedFile } from '../channel/positioned-file-node.js';
 import { MappedRamTarget } from '../destination/mapped-ram-target.js';
 import { type IncomingState, MigrationDestination } from '../destination/migration-destination.js';
 import { PassTarget } from '../destination/pass-target.js';
+import type { SwitchedSource } from '../destination/refused-postcopy.js';
 import type { IncomingReport } from '../destination/statistics.js';
 import { splitGate } from '../format/stream/gate-section.js';
 import { withRunState } from '../format/stream/global-state.js';
@@ -46,6 +47,8 @@ export interface RelayOptions extends HeldGuestOptions {
   readonly onIncoming?: (report: IncomingReport, target: PassTarget) => void;
   /** The origin has stopped the guest and sent everything; `devices` are the names of its sections. */
   readonly onArrived?: (arrival: Arrival) => void;
+  /** The guest stays at an origin that had switched to postcopy, and sends the rest of its memory in vain before it is told. */
+  readonly onSendsOn?: () => void;
   /** The origin has let go of the guest, and it is released at the destinations. */
   readonly onHandedOver?: (handover: Handover) => void;
 }
@@ -79,6 +82,8 @@ export interface RelayEnd {
   readonly incoming: IncomingReport;
   readonly handover: Handover | undefined;
   readonly destinations: readonly HeldGuestEnd[];
+  /** What became of an origin that had switched to postcopy; undefined if it had not. */
+  readonly switched: SwitchedSource | undefined;
   /** Why the guest was not handed over. */
   readonly error: Error | undefined;
   /** Whether the spool is still there: it may be needed. */
@@ -118,7 +123,7 @@ export class Relay {
   }
 
   async run(origin: ByteChannel): Promise<RelayEnd> {
-    const { signal, deviceTailLimit, onIncoming, onHandedOver } = this.#options;
+    const { signal, deviceTailLimit, onIncoming, onHandedOver, onSendsOn } = this.#options;
     const target = new PassTarget(this.#target);
     const leave = (): void =>
       this.#abandonGuests(
@@ -146,19 +151,33 @@ export class Relay {
           this.#removeSpool();
         }
         const { machine } = target;
-        return { guest, machine, arrival: this.#arrival, incoming, handover, destinations, error, isSpoolKept };
+        const switched = destination.switchedSource;
+        return {
+          switched,
+          guest,
+          machine,
+          arrival: this.#arrival,
+          incoming,
+          handover,
+          destinations,
+          error,
+          isSpoolKept,
+        };
       };
       if (!destination.mayBeTold) {
         const { error } = destination;
         this.#abandonGuests(
           new RamferryError('failed', 'CANCELLED', 'The guest stays at the origin.', { cause: error }),
         );
+        if (destination.switchedSource === 'sends-on') {
+          onSendsOn?.();
+        }
         // It reads our word, or sees the connection close, before this process can be gone.
         await origin.closed;
         return await end('origin', error);
       }
       if (incoming.status !== 'completed' || !(await destination.sourceLeft())) {
-        const error = notConfirmed(origin.peer, this.#options.spool);
+        const error = notConfirmed(origin.peer, this.#options.spool, destination.switchedSource !== undefined);
         this.#abandonGuests(error);
         return await end('unknown', error);
       }
@@ -238,15 +257,17 @@ export class Relay {
   }
 }
 
-const notConfirmed = (origin: string, spool: string): RamferryError =>
+const notConfirmed = (origin: string, spool: string, hasSwitched: boolean): RamferryError =>
   new RamferryError(
     'failed',
     'SOURCE_NOT_TOLD',
-    `${origin} was told to let go of its guest, and the connection broke before it did.`,
+    hasSwitched
+      ? `The connection to ${origin} broke before it had let go of its guest.`
+      : `${origin} was told to let go of its guest, and the connection broke before it did.`,
     {
       file: spool,
       hint:
-        `Its query-migrate knows. "failed": it goes on there, and ${spool} can go. "completed": the guest is in ${spool}, and ` +
-        'nowhere else.',
+        `Its query-migrate knows. "failed": it goes on there, and ${spool} can go. "completed"` +
+        `${hasSwitched ? ', or "postcopy-active" or "postcopy-paused" for good' : ''}: the guest is in ${spool}, and nowhere else.`,
     },
   );

@@ -39,6 +39,8 @@ export class PostcopyReader {
   readonly #packageLimit: number;
   #state: 'off' | 'advised' | 'running' | 'recovering' = 'off';
   #blocks: ReadonlyMap<string, ReadRamBlock> = new Map();
+  /** Pages were discarded that come again only behind the switch. */
+  hasDiscarded = false;
   /** Blocks whose bitmap this recovery has not asked for. */
   #unasked = new Set<ReadRamBlock>();
 
@@ -129,6 +131,7 @@ export class PostcopyReader {
         const statement = `A discard of ${bytes} bytes at ${start} is not of pages of RAM block "${block.name}"`;
         throw cursor.invalid('DISCARD_RANGE', statement, ahead, start);
       }
+      this.hasDiscarded = true;
       this.#handler.discard(block, start, bytes);
     }
   }

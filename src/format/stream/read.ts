@@ -89,7 +89,7 @@ export class StreamReader {
   #tail: DeviceTailCollector | undefined;
   readonly #postcopy: PostcopyReader | undefined;
   /** The package that arrives, and how long it will be. */
-  readonly #package = new ByteWriter(0);
+  #package = new ByteWriter(0);
   #packageBytes = 0;
   /** What the package held. */
   #switched: StreamSummary | undefined;
@@ -381,7 +381,8 @@ export class StreamReader {
     }
     const early = this.#early;
     const content = this.#postcopy!.readPackage(this.#package.view, cursor.position - this.#packageBytes);
-    this.#package.truncate(0);
+    // Its memory as well: the sections are a copy.
+    this.#package = new ByteWriter(0);
     const devices = [...early.devices, ...content.devices];
     this.#checkIds(devices);
     this.#switched = {
@@ -429,6 +430,10 @@ export class StreamReader {
   #tailStart(): boolean {
     if (this.#ram === 'before') {
       throw this.#cursor.invalid('SECTION_ORDER', 'The stream ends before RAM starts', 0, this.#cursor.peek());
+    }
+    if (this.#postcopy?.hasDiscarded === true) {
+      const statement = 'The source has discarded pages for a switch to postcopy, and does not switch';
+      throw this.#cursor.invalid('POSTCOPY_ORDER', statement, 0, this.#cursor.peek());
     }
     this.#tail = new DeviceTailCollector(this.#cursor.position, this.#tailLimit);
     return this.#next(this.#tailBytes, 'device state');
