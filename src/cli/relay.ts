@@ -213,10 +213,18 @@ const incomplete = ({ destinations }: RelayEnd, spool: string): RamferryError | 
     file: spool,
     value: failed.map(({ uri }) => uri).join(' '),
     hint: first.wasStarted
-      ? `If that QEMU is still there it waits for the guest's memory: ${recovery(spool, first.uri)}`
+      ? startedHint[first.by](spool, first.uri)
       : `The guest was not started there: quit that QEMU, ${restart(spool, first.uri)}`,
   });
 };
+
+const startedHint = {
+  gate: (spool: string, uri: string): string =>
+    `If that QEMU is still there it waits for the guest's memory: ${recovery(spool, uri)}`,
+  // It answers when it has taken the disks, and started the guest.
+  'memory-first': (spool: string, uri: string): string =>
+    `All of the guest had been sent there, and it may run: that QEMU's query-status knows. "inmigrate", or if it ended before it took the guest: quit it, ${restart(spool, uri)} Anything else: the guest is there, and ${spool} can go.`,
+} as const;
 
 const summary = ({ incoming, handover, destinations, machine, arrival }: RelayEnd): string =>
   `${formatTable([['machine', machine], ...handoverRows(handover!)], ['left', 'left'])}${totalsTable(incoming)}${destinations.map((each) => destinationText(each, arrival)).join('')}`;

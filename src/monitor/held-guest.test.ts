@@ -33,6 +33,11 @@ const turns = async (): Promise<void> => {
   }
 };
 
+const muteAtEnd = (destination: PostcopyDestination): void => {
+  const say = destination.say.bind(destination);
+  destination.say = (bytes) => destination.hasEnded || say(bytes);
+};
+
 interface Setting {
   readonly by: Passage['by'];
   /** Whether the gate asks for its page. */
@@ -203,6 +208,36 @@ test('memory first: all of it is there before the release, but for the end of th
   held.release();
   const end = await within(held.ended, 'it does not end');
   assert.deepEqual([end.error, end.report.status, destination.hasEnded], [undefined, 'completed', true]);
+});
+
+// QEMU answers behind the end of the stream when it has started the guest.
+test('memory first: a link that breaks between the end of the stream and the answer leaves a guest that may run there', async () => {
+  const { destination, held } = hold({ by: 'memory-first', prepare: muteAtEnd });
+  await within(held.loaded, 'it is not loaded');
+  held.release();
+  await until(() => destination.hasEnded);
+  destination.breakLink();
+  const end = await within(held.ended, 'nobody notices');
+  assert.deepEqual([end.error?.code, end.by, end.wasStarted], ['PEER_CLOSED', 'memory-first', true]);
+});
+
+test('memory first: a destination that has the end of the stream and never answers is given up, and may run the guest', async (context) => {
+  const { destination, held } = hold({ by: 'memory-first', prepare: muteAtEnd });
+  await within(held.loaded, 'it is not loaded');
+  context.mock.timers.enable({ apis: ['setTimeout'] });
+  held.release();
+  await until(() => destination.hasEnded);
+  context.mock.timers.tick(SILENCE.stall - 1);
+  await turns();
+  let isOver = false;
+  void held.ended.then(() => (isOver = true));
+  await turns();
+  assert.equal(isOver, false);
+  context.mock.timers.tick(1);
+  await turns();
+  assert.equal(isOver, true, 'it is waited for');
+  const { error, wasStarted } = await held.ended;
+  assert.deepEqual([error?.code, error?.value, wasStarted], ['PEER_STALLED', SILENCE.stall, true]);
 });
 
 // PL-4

@@ -34,7 +34,11 @@ export interface HeldGuestOptions {
 export interface HeldGuestEnd {
   readonly uri: string;
   readonly report: MigrationReport;
-  /** The destination had come to the order to run the guest: it has the disks, and waits for its memory if that is missing. */
+  readonly by: Passage['by'];
+  /**
+   * `gate`: the destination had come to the order to run the guest, so that it has the disks, and waits for its memory if that is
+   * missing. `memory-first`: the end of the stream was let out, behind which is that order; nobody knows whether it came to it.
+   */
   readonly wasStarted: boolean;
   /** The guest itself asked for memory, which it does when it runs. */
   readonly wasSeenRunning: boolean;
@@ -46,6 +50,8 @@ export interface HeldGuestEnd {
 interface Mover {
   readonly source: MigrationSource;
   readonly release: () => void;
+  /** Nothing is waited for any more. */
+  readonly close?: () => void;
   /** Something that changes as long as the destination does something. */
   readonly signs: () => number;
 }
@@ -108,8 +114,10 @@ export class HeldGuest {
       },
     };
     this.#mover = movers[passage.by](guest, channel, passage as never, options, landmarks);
-    this.ended = this.#mover.source.run().then((report) => ({
+    const run = this.#mover.source.run().finally(() => this.#mover.close?.());
+    this.ended = run.then((report) => ({
       uri,
+      by: passage.by,
       report,
       wasStarted: this.#wasStarted,
       wasSeenRunning: this.#wasSeenRunning,
@@ -184,7 +192,7 @@ const memoryFirst = (
   channel: ByteChannel,
   _passage: Passage,
   { maxBandwidth, onProgress }: HeldGuestOptions,
-  { onDevices, onLoaded }: Landmarks,
+  { onDevices, onLoaded, onStarted }: Landmarks,
 ): Mover => {
   const sink = new HeldStreamSink(channel, { isBegun: true, onDevices, onLoaded });
   const source = new MigrationSource({
@@ -193,7 +201,17 @@ const memoryFirst = (
     parameters: { ...defaultParameters, maxBandwidth },
     ...(onProgress !== undefined && { onProgress }),
   });
-  return { source, release: () => sink.release(), signs: () => 0 };
+  let timer: NodeJS.Timeout | undefined;
+  return {
+    source,
+    release: () => {
+      onStarted();
+      sink.release();
+      timer = setTimeout(() => source.fail(notAnswered(channel.peer, SILENCE.stall)), SILENCE.stall);
+    },
+    close: () => clearTimeout(timer),
+    signs: () => 0,
+  };
 };
 
 const movers = { gate: byGate, 'memory-first': memoryFirst } as const;
@@ -206,6 +224,14 @@ const notLoaded = (uri: string, ms: number): RamferryError =>
     'failed',
     'PEER_STALLED',
     `The destination ${uri} has not loaded the devices in ${(ms / 1000).toFixed(1)} s.`,
+    { file: uri, value: ms },
+  );
+
+const notAnswered = (uri: string, ms: number): RamferryError =>
+  new RamferryError(
+    'failed',
+    'PEER_STALLED',
+    `The destination ${uri} has all of the guest, and has not said in ${ms / 1000} s whether it took it.`,
     { file: uri, value: ms },
   );
 

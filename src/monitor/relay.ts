@@ -42,7 +42,10 @@ export interface RelayOptions extends HeldGuestOptions {
   readonly run?: boolean;
   /** Most bytes of device state; default 256 MiB. */
   readonly deviceTailLimit?: number;
-  /** Before the guest is handed over, cancels: it goes on at the origin. Afterwards leaves the destinations as they are. */
+  /**
+   * Before the origin is told, cancels: the guest goes on there. While it lets go, too late and without effect. Afterwards leaves the
+   * destinations as they are.
+   */
   readonly signal: AbortSignal;
   readonly onIncoming?: (report: IncomingReport, target: PassTarget) => void;
   /** The origin has stopped the guest and sent everything; `devices` are the names of its sections. */
@@ -99,6 +102,7 @@ export class Relay {
   #opened: OpenedSnapshotFile | undefined;
   #guests: readonly HeldGuest[] = [];
   #arrival: Arrival | undefined;
+  #isReleased = false;
   #arrivedAt = 0;
   #loadedAt = 0;
 
@@ -125,11 +129,14 @@ export class Relay {
   async run(origin: ByteChannel): Promise<RelayEnd> {
     const { signal, deviceTailLimit, onIncoming, onHandedOver, onSendsOn } = this.#options;
     const target = new PassTarget(this.#target);
-    const leave = (): void =>
-      this.#abandonGuests(
-        new RamferryError('failed', 'CANCELLED', 'The relay was cancelled.', { cause: signal.reason }),
-      );
-    signal.addEventListener('abort', leave);
+    const leave = (): void => {
+      // The origin may have let go already: without the destinations the guest would be nowhere but in the spool.
+      if (!destination.mayBeTold || this.#isReleased) {
+        this.#abandonGuests(
+          new RamferryError('failed', 'CANCELLED', 'The relay was cancelled.', { cause: signal.reason }),
+        );
+      }
+    };
     const destination = new MigrationDestination({
       channel: origin,
       target,
@@ -141,6 +148,7 @@ export class Relay {
       ...(deviceTailLimit !== undefined && { deviceTailLimit }),
       onProgress: (report) => onIncoming?.(report, target),
     });
+    signal.addEventListener('abort', leave);
     try {
       const incoming = await destination.run();
       const toldAt = performance.now();
@@ -181,6 +189,7 @@ export class Relay {
         this.#abandonGuests(error);
         return await end('unknown', error);
       }
+      this.#isReleased = true;
       for (const guest of this.#guests) {
         guest.release();
       }

@@ -1,0 +1,83 @@
+// A relay that is told to stop in the moment in which its origin lets go.
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { MemoryChannel } from '../../test/source-kit.js';
+import type { WriteDone } from '../channel/channel.js';
+import { listen } from '../channel/listen-node.js';
+import { openChannel } from '../channel/open-channel-node.js';
+import { PostcopyPing } from '../format/stream/postcopy-commands.js';
+import { pong, shut } from '../format/stream/return-path.js';
+import { ping } from '../format/stream/write.js';
+import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
+import { MigrationSource } from '../source/migration-source.js';
+import { defaultParameters } from '../source/parameters.js';
+import { StreamSink } from '../source/stream-sink.js';
+import { Relay } from './relay.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'ramferry-relay-'));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Takes what comes, and answers when it has the devices and when it has the end of the stream. */
+class Destination extends MemoryChannel {
+  hasConfirmed = false;
+  #isLoaded = false;
+
+  override write(bytes: Uint8Array, done: WriteDone): void {
+    const hasEnd = this.#isLoaded;
+    this.#isLoaded ||= Buffer.from(bytes).includes(Buffer.from(ping(PostcopyPing.DEVICES_LOADED)));
+    const answer = hasEnd ? shut(0) : this.#isLoaded ? pong(PostcopyPing.DEVICES_LOADED) : undefined;
+    super.write(bytes, (error) => {
+      done(error);
+      if (answer !== undefined && !this.destroyed) {
+        this.hasConfirmed = hasEnd;
+        this.answer(answer);
+      }
+    });
+  }
+}
+
+test('a relay that is cancelled while its origin lets go hands the guest over: it would be nowhere else', async () => {
+  const guest = WorkloadGuest.create({ memoryBytes: 4 * 2 ** 20, writers: 1, segmentBytes: 2 ** 25 });
+  await guest.start();
+  const listener = await listen(`unix:${join(folder, 'origin.sock')}`);
+  const channel = new Destination();
+  const cancelled = new AbortController();
+  const relay = new Relay({
+    spool: join(folder, 'spool'),
+    destinations: [channel],
+    signal: cancelled.signal,
+    prefetchPages: 0,
+    maxBandwidth: 0,
+  });
+  const sent = openChannel(listener.uri, { direction: 'both' }).then((sending) =>
+    new MigrationSource({
+      guest: guest.source,
+      sink: new StreamSink(sending, { returnPath: true }),
+      parameters: defaultParameters,
+    }).run(),
+  );
+  const origin = await listener.accept();
+  const write = origin.write.bind(origin);
+  let isTold = false;
+  origin.write = (bytes, done) => {
+    // SHUT(0): the word by which the origin lets go.
+    if (bytes[1] === 1) {
+      isTold = true;
+      cancelled.abort(new Error('SIGINT'));
+    }
+    write(bytes, done);
+  };
+  const end = await relay.run(origin);
+  assert.equal((await sent).status, 'completed', String(end.error));
+  assert.deepEqual([isTold, guest.source.isRunning()], [true, false]);
+  assert.deepEqual(
+    [end.guest, end.destinations.map(({ error }) => error?.message), channel.hasConfirmed, end.isSpoolKept],
+    ['destinations', [undefined], true, false],
+  );
+  await listener.close();
+  await guest.shutdown();
+});
