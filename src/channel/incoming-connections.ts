@@ -30,7 +30,7 @@ export interface IncomingConnectionsOptions {
   /** Whoever is silent for longer is reported and still listened to, until its place is needed. By default it is dropped. */
   readonly isPatient?: boolean;
   readonly onStranger?: (stranger: Stranger) => void;
-  /** How many are listened to at a time; the one that has said nothing for longest makes room. Default 64. */
+  /** How many are listened to at a time; the oldest makes room. Default 64. */
   readonly most?: number;
 }
 

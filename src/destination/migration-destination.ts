@@ -448,6 +448,10 @@ export class MigrationDestination {
     });
     connections.find(judge, stopped.signal).then(
       (channel) => {
+        // Found in the turn in which the migration was given up: nobody waits for it any more.
+        if (this.#error !== undefined) {
+          channel.destroy();
+        }
         next = channel;
         this.#waiters.wake();
       },

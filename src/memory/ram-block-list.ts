@@ -230,6 +230,8 @@ export class RamBlockList {
     const owned = this.#owned();
     this.#checkListed(block);
     this.#change(`RAM block ${block.name} cannot be unplugged`, () => {
+      // Before anybody hears of it. The claims keep who would freeze it away meanwhile.
+      block.discardManager?.checkIdle();
       this.#notify((observer) => observer.removing?.(block));
       block.discardManager?.retire();
       this.#blocks = this.#blocks.filter((other) => other !== block);

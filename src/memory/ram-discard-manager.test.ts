@@ -326,8 +326,11 @@ test('an unplugged block takes its RamDiscardManager with it, in every thread', 
   const block = list.add({ name: 'vmem0', usedLength: LENGTH, discardGranularity: GRANULE });
   const copy = RamBlockList.attach(list.share());
   const [manager, there] = [block.discardManager!, copy.find('vmem0')!.discardManager!];
+  let told = 0;
+  list.subscribe({ removing: () => (told += 1) });
   there.freeze();
   assert.throws(() => list.remove(block), { code: 'RAM_DISCARD_BUSY', message: /vmem0 cannot be unplugged/ });
+  assert.equal(told, 0, 'nobody hears of an unplug that is refused');
   there.thaw();
   assert.throws(() => there.thaw(), { code: 'RAM_DISCARD_STATE', message: /not frozen/ });
   manager.populate(0, GRANULE);

@@ -253,14 +253,26 @@ export class RamDiscardManager {
   retire(): void {
     this.#checkListed();
     if (Atomics.compareExchange(this.#bitmaps.words, this.address >>> 2, 0, RETIRED) !== 0) {
-      throw new RamferryError(
-        'failed',
-        'RAM_DISCARD_BUSY',
-        `RAM block ${this.#block.name} cannot be unplugged while somebody relies on what is populated of it, or changes that.`,
-        { value: this.#block.name },
-      );
+      throw this.#busy();
     }
     this.#isRetired = true;
+  }
+
+  /** Throws what `retire` would throw at this moment. */
+  checkIdle(): void {
+    this.#checkListed();
+    if (Atomics.load(this.#bitmaps.words, this.address >>> 2) !== 0) {
+      throw this.#busy();
+    }
+  }
+
+  #busy(): RamferryError {
+    return new RamferryError(
+      'failed',
+      'RAM_DISCARD_BUSY',
+      `RAM block ${this.#block.name} cannot be unplugged while somebody relies on what is populated of it, or changes that.`,
+      { value: this.#block.name },
+    );
   }
 
   /** The same in another thread, after the owner's list has let go of the block: touches nothing. */

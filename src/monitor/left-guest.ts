@@ -8,20 +8,27 @@ import { GuestHold, guestOwner, takeDescriptor, type UndoFailure } from '../sour
 import { clearSendBitmaps } from '../source/send-bitmap.js';
 import { attachGuest, type GuestDescription } from './guests.js';
 
+export interface DeadEngine {
+  /** Whether it still had the guest for itself. */
+  readonly mayUndo: boolean;
+  /** Files that it had begun and not finished. */
+  readonly unfinished: readonly string[];
+  /** What became of the thread. */
+  readonly how: string;
+}
+
 /**
  * Undoes what the dead engine did to its guest, and lets the guest run on if it belongs here.
  * @param hold where the engine noted what it did
- * @param unfinished files that it had begun and not finished
- * @param how what became of the thread
  * @returns what to tell whoever ordered the migration; never rejects
  */
 export async function freeGuest(
   description: GuestDescription,
   hold: SharedArrayBuffer,
-  unfinished: readonly string[],
-  how: string,
+  { mayUndo, unfinished, how }: DeadEngine,
 ): Promise<RamferryError> {
-  return engineDied(how, hold, [...(await undo(description, hold)), ...unfinished.flatMap(remove)]);
+  const failures = mayUndo ? await undo(description, hold) : [];
+  return engineDied(how, hold, [...failures, ...unfinished.flatMap(remove)]);
 }
 
 /** No failure: one that has got its name in the last instant, or is gone with its folder. */
@@ -43,9 +50,12 @@ async function undo(description: GuestDescription, shared: SharedArrayBuffer): P
   try {
     const { guest } = await attachGuest(description);
     const stop = (): void => {
-      guest.protector?.stop();
-      if (descriptor !== undefined) {
-        closeUserfaultfd(descriptor);
+      try {
+        guest.protector?.stop();
+      } finally {
+        if (descriptor !== undefined) {
+          closeUserfaultfd(descriptor);
+        }
       }
     };
     return await new GuestHold(guest, { stop }, shared).undo(() => clearSendBitmaps(guest.blocks));

@@ -237,7 +237,9 @@ export class Migration {
         if (!isSettled) {
           isSettled = true;
           const how = cause === undefined ? `exit code ${code}` : String(cause);
-          const error = await freeGuest(options.guest, this.#hold, unfinished, how);
+          // Without its claim it has undone that itself, and another migration may have the guest by now.
+          const mayUndo = this.#claim?.isHeld === true;
+          const error = await freeGuest(options.guest, this.#hold, { mayUndo, unfinished, how });
           reject(refusal ?? error);
         }
       };
