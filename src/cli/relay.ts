@@ -223,7 +223,7 @@ const startedHint = {
     `If that QEMU is still there it waits for the guest's memory: ${recovery(spool, uri)}`,
   // It answers when it has taken the disks, and started the guest.
   'memory-first': (spool: string, uri: string): string =>
-    `All of the guest had been sent there, and it may run: that QEMU's query-status knows. "inmigrate", or if it ended before it took the guest: quit it, ${restart(spool, uri)} Anything else: the guest is there, and ${spool} can go.`,
+    `All of the guest had been sent there, and it may run: that QEMU's query-status knows. Only if it says "inmigrate", or has ended before it took the guest: quit it, ${restart(spool, uri)}`,
 } as const;
 
 const summary = ({ incoming, handover, destinations, machine, arrival }: RelayEnd): string =>
