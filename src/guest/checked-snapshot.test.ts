@@ -14,6 +14,7 @@ import { pageIndex } from '../memory/units.js';
 import { CheckedSnapshot, withDigest } from './checked-snapshot.js';
 import { devicesOf, type SavedSidecar } from './digest-sidecar-node.js';
 import { openSnapshotFile } from './open-snapshot-file-node.js';
+import { SavedMebibytes } from './saved-mebibytes.js';
 import { inTurns } from './slices-node.js';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-checked-'));
@@ -177,7 +178,7 @@ test('a named pipe in the place of the digest is none, and nobody waits for its 
 });
 
 /** A guest of which nothing is stored, with a digest that says the same; counts the pages that are looked at for stored ones. */
-const emptyGuest = (usedLength: number) => {
+const emptyGuest = (usedLength: number, mebibytes = SavedMebibytes.none, storesZeros = false) => {
   const pageCount = usedLength / PAGE;
   const looked = { pages: 0, reads: 0 };
   const tail = { early: new Uint8Array(0), sections: new Uint8Array(0), description: '' };
@@ -187,14 +188,14 @@ const emptyGuest = (usedLength: number) => {
     counts: () => ({ presentPages: 0, zeroPages: 0, absentPages: pageCount }),
     nextPresent: (_block: number, from: number, end = pageCount) => {
       looked.pages += end - from;
-      return end;
+      return storesZeros ? from : end;
     },
     readPages: (_block: number, _from: number, _count: number, target: Uint8Array) => {
       looked.reads += 1;
       target.fill(0);
     },
   } as unknown as Snapshot;
-  const sidecar = { devices: devicesOf(tail), blocks: [] } as unknown as SavedSidecar;
+  const sidecar = { devices: devicesOf(tail), blocks: [{ name: 'pc.ram', mebibytes }] } as unknown as SavedSidecar;
   return { checked: new CheckedSnapshot(snapshot, 'guest', { path: 'guest.digest', sidecar }), looked, pageCount };
 };
 
@@ -202,6 +203,21 @@ test('a large and empty guest is looked over once, and not from every MiB of it 
   const { checked, looked, pageCount } = emptyGuest(2 ** 33);
   await checkAll(checked);
   assert.deepEqual(looked, { pages: pageCount, reads: 0 });
+});
+
+test('before the start as much is read as is quick: no guest with content in many MiBs, no more of one that stores zeros', async () => {
+  const strewn = emptyGuest(
+    2 ** 30,
+    new SavedMebibytes(
+      Float64Array.from({ length: 129 }, (_, n) => n),
+      new Uint32Array(258),
+    ),
+  );
+  await strewn.checked.checkIfQuick(inTurns(undefined));
+  assert.deepEqual(strewn.looked, { pages: 0, reads: 0 });
+  const stored = emptyGuest(2 ** 30, SavedMebibytes.none, true);
+  await stored.checked.checkIfQuick(inTurns(undefined));
+  assert.equal(stored.looked.reads, 128);
 });
 
 test('the check before the start leaves turns to others, and ends when its user has had enough', async () => {
