@@ -18,6 +18,9 @@ const SHOWN = { bytes: 256, lines: 8, elements: 16 } as const;
 /** Integers beyond this are addresses, masks, identifiers: nobody reads them in decimal. */
 const MOST_DECIMAL = 1_000_000n;
 
+/** Longer names push their values out of line. */
+const MOST_PADDING = 32;
+
 /** A structure of so few numbers is one line. */
 const INLINE_FIELDS = 4;
 
@@ -61,7 +64,10 @@ class FieldPrinter {
   /** As deep as the decoder lets structures nest. */
   group({ fields, subsections }: FieldGroup, depth: number): void {
     const { colors } = this.#options;
-    const width = Math.max(0, ...[...fields.keys()].map((name) => Math.min(name.length, 32)));
+    let width = 0;
+    for (const name of fields.keys()) {
+      width = Math.max(width, Math.min(name.length, MOST_PADDING));
+    }
     for (const [name, same] of fields) {
       this.#fields(name, same, width, depth);
     }
@@ -82,8 +88,12 @@ class FieldPrinter {
     if (same.length === 1) {
       this.#one(padded, first!, depth);
     } else if (same.every(({ type, value }) => typeof value === 'bigint' && type !== 'timer')) {
-      this.#line(depth, `${padded}  ${same.length} x ${first!.type}`);
-      this.#numbers(same, depth + 1);
+      this.#line(depth, `${padded}  ${formatCount(same.length)} x ${first!.type}`);
+      if (same.length > INLINE_BYTES && areBytes(same)) {
+        this.#dump(this.#body.subarray(first!.at, first!.at + same.length), depth + 1);
+      } else {
+        this.#numbers(same, depth + 1);
+      }
     } else {
       this.#line(depth, `${padded}  ${plural(same.length, 'element')}`);
       const digits = String(same.length - 1).length;
@@ -114,8 +124,12 @@ class FieldPrinter {
       return;
     }
     this.#line(depth, `${label}  ${type}, ${plural(bytes, 'byte')}`);
-    for (const line of shownBytes(this.#body.subarray(at, at + bytes), this.#options.full)) {
-      this.#line(depth + 1, line);
+    this.#dump(this.#body.subarray(at, at + bytes), depth + 1);
+  }
+
+  #dump(bytes: Uint8Array, depth: number): void {
+    for (const line of shownBytes(bytes, this.#options.full)) {
+      this.#line(depth, line);
     }
   }
 
@@ -123,7 +137,7 @@ class FieldPrinter {
   #numbers(same: readonly DeviceField[], depth: number): void {
     const digits = String(same.length - 1).length;
     const texts = same.map(hexText);
-    const width = Math.max(...texts.map((text) => text.length)) + 1;
+    const width = texts.reduce((most, text) => Math.max(most, text.length), 0) + 1;
     const room = this.#options.columns - 2 * depth - digits - 2;
     const perLine = Math.max(1, 2 ** Math.floor(Math.log2(Math.max(1, room / width))));
     let last: string | undefined;
@@ -153,6 +167,10 @@ class FieldPrinter {
     }
   }
 }
+
+/** Whether these fields are bytes one behind the other. */
+const areBytes = (same: readonly DeviceField[]): boolean =>
+  same.every(({ type, at }, index) => type === 'uint8' && at === same[0]!.at + index);
 
 /** A small structure of nothing but numbers, on one line. */
 const inlineText = ({ fields, subsections }: FieldGroup): string | undefined => {

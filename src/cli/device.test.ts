@@ -36,6 +36,17 @@ const cpu = (instance: number) => ({
   },
 });
 
+const memory = {
+  name: 'vmmouse',
+  body: Buffer.concat([Buffer.from('queue of a mouse!'), Buffer.from([0, 9])]),
+  description: {
+    fields: [
+      { name: 'queue', array_len: 17, type: 'uint8', size: 1 },
+      { name: 'status', type: 'uint16', size: 2 },
+    ],
+  },
+};
+
 const network = {
   name: '0000:00:03.0/e1000e',
   body: Buffer.concat([Buffer.alloc(400), Buffer.alloc(2)]),
@@ -59,7 +70,7 @@ const network = {
   },
 };
 
-const bytes = describedStream([cpu(0), cpu(1), network]);
+const bytes = describedStream([cpu(0), cpu(1), network, memory]);
 const file = save('guest.mig', bytes);
 
 const json = ({ stdout }: CommandResult): Record<string, unknown> => JSON.parse(stdout) as Record<string, unknown>;
@@ -85,6 +96,11 @@ test('a device as a tree: numbers, timers, buffers that are cut unless --full sa
   assert.match(
     cut,
     /^ {2}config {2}pci config, 400 bytes\n {4}0000 {2}(00 ){8} (00 ){8} \|\.{16}\|\n {4}\*\n {4}00f0 .*\n {4}… 144 more bytes \(--full\)$/m,
+  );
+  // An array of bytes is read like a buffer.
+  assert.match(
+    (await runCommand('device', file, 'vmmouse')).stdout,
+    /^ {2}queue {3}17 x uint8\n {4}0000 .* \|queue of a mouse\|\n {4}0010 {2}21 .*\|!\|\n {2}status {2}0x0009$/m,
   );
   // What the file calls a field stays on its line, whatever is in it.
   assert.match(cut, /^ {2}queue {3}on false {2}evil\\n\\x1b\[2J 0x00$/m);
@@ -128,7 +144,10 @@ test('--raw: the bytes', async () => {
 test('a name that is not there: status 2, and names near it', async () => {
   const { status, stdout } = await runCommand('device', file, 'e100', '--json');
   const { error } = JSON.parse(stdout) as { error: { code: string; hint: string } };
-  assert.deepEqual([status, error.code, error.hint], [2, 'NO_SUCH_DEVICE', 'near it: 0000:00:03.0/e1000e, cpu']);
+  assert.deepEqual(
+    [status, error.code, error.hint],
+    [2, 'NO_SUCH_DEVICE', 'near it: 0000:00:03.0/e1000e, cpu, vmmouse'],
+  );
 });
 
 test('a file without description: the list says so, a device fails, its bytes are there', async () => {
@@ -152,6 +171,19 @@ test('one section that the description does not fit: the others are shown, statu
   assert.equal(error.code, 'DESCRIPTION_SHAPE');
   assert.equal((devices[0]!['error'] as { offset: number }).offset, error.offset);
   assert.ok('fields' in devices[1]!);
+});
+
+test('more fields than an answer has room for, in many sections: status 2', async () => {
+  const bytes = Buffer.alloc(999_999);
+  const large = (instance: number) => ({
+    name: 'large',
+    instance,
+    body: bytes,
+    description: { fields: [{ name: 'a', array_len: bytes.length, type: 'uint8', size: 1 }] },
+  });
+  const many = save('many.mig', describedStream([large(0), large(1), large(2)]));
+  const result = await runCommand('device', many, 'large', '--json');
+  assert.deepEqual([result.status, (json(result)['error'] as { code: string }).code], [2, 'TOO_MUCH_DEVICE_STATE']);
 });
 
 test('of a libvirt image, offsets are those of the file', async () => {

@@ -22,7 +22,7 @@ interface DeviceOptions {
 const MOST_BYTES = 32 * 1024 * 1024;
 
 /** Most fields in one answer, for the same reason. A vCPU has 450, with AMX 9,000. */
-const MOST_FIELDS = 1_000_000;
+const MOST_FIELDS = 2_000_000;
 
 export const device: Verb<DeviceOptions> = {
   configure: (command) =>

@@ -9,7 +9,7 @@ import { ByteWriter } from '../byte-writer.js';
 import { openSnapshot } from '../open-snapshot.js';
 import { DescribedDevices, type DeviceFields, deviceFields } from './device-fields.js';
 import type { DeviceSection } from './device-sections.js';
-import { EMPTY_FIELD_LIMIT, FIELD_LIMIT, FieldDecoder } from './field-decoder.js';
+import { EMPTY_FIELD_LIMIT, FIELD_LIMIT, FieldDecoder, STRUCTURE_LIMIT } from './field-decoder.js';
 import type { FieldGroup } from './field-group.js';
 import { fieldsDocument } from './field-json.js';
 import type { StreamSummary } from './stream-handler.js';
@@ -263,9 +263,17 @@ describe('bounds', () => {
     for (let depth = 0; depth < 30; depth += 1) {
       inner = { fields: [field('s', 'struct', 1, { struct: inner })] };
     }
-    const elements = Math.ceil(FIELD_LIMIT / 31) + 1;
+    const elements = Math.ceil(STRUCTURE_LIMIT / 31) + 1;
     const fields = [field('all', 'struct', 1, { array_len: elements, struct: inner })];
     assert.throws(() => decode({ fields }, '01'.repeat(elements)), {
+      code: 'DEVICE_FIELDS_TOO_MANY',
+      value: STRUCTURE_LIMIT,
+    });
+  });
+
+  test('one array longer than any', () => {
+    const fields = [field('a', 'uint8', 1, { array_len: FIELD_LIMIT + 1 })];
+    assert.throws(() => decode({ fields }, '01'.repeat(FIELD_LIMIT + 1)), {
       code: 'DEVICE_FIELDS_TOO_MANY',
       value: FIELD_LIMIT,
     });

@@ -166,6 +166,15 @@ describe('guests without registers to give say why', () => {
     });
   }
 
+  test('more vCPUs than any guest', () => {
+    const devices = Array.from({ length: 4097 }, (_, instance) => cpuDevices({}, { instance })[1]!);
+    assert.throws(() => x86Registers(summaryOf(devices), 'pc'), {
+      kind: 'invalid',
+      code: 'TOO_MANY_CPUS',
+      value: 4097,
+    });
+  });
+
   test('a register that the description does not name', () => {
     const [common, section] = cpuDevices({});
     const { fields } = section!.description as { fields: { name: string }[] };
