@@ -10,6 +10,7 @@
 //
 // and as libvirt spells them: tcp://HOST:PORT, unix:///PATH.
 
+import { byteSize } from '../memory/byte-size.js';
 import { RamferryError } from '../memory/errors.js';
 import { formatTcp, parseTcp, type TcpEndpoint } from './uri-tcp.js';
 
@@ -66,12 +67,12 @@ const parseFile = (uri: string, rest: string): Endpoint => {
   const at = rest.indexOf(OFFSET_OPTION);
   const path = at < 0 ? rest : rest.slice(0, at);
   const offsetText = at < 0 ? '0' : rest.slice(at + OFFSET_OPTION.length);
-  const offset = /^0x[0-9a-f]+$/i.test(offsetText) ? Number(offsetText) : decimal(offsetText, Number.MAX_SAFE_INTEGER);
+  const offset = byteSize(offsetText);
   if (path === '') {
     throw usageError(uri, 'file: takes a path');
   }
-  if (offset === undefined || offset > Number.MAX_SAFE_INTEGER) {
-    throw usageError(uri, `the offset "${offsetText}" is not a number of bytes, decimal or 0x…, below 2^53`);
+  if (offset === undefined) {
+    throw usageError(uri, `the offset "${offsetText}" is not a number of bytes below 2^53, such as 4096, 0x1000 or 4K`);
   }
   return { kind: 'file', path, offset };
 };
