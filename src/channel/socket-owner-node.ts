@@ -19,5 +19,6 @@ export const socketOwner = (descriptor: number): number | undefined => {
     descriptor >= 0 &&
     getsockopt(descriptor, SOL_SOCKET, SO_PEERCRED, bytes(credentials), bytes(length)) === 0 &&
     length[0] === credentials.byteLength;
-  return isKnown ? credentials[1]! >>> 0 : undefined;
+  // Of a TCP connection that is gone already the system says -1.
+  return isKnown && credentials[1] !== -1 ? credentials[1]! >>> 0 : undefined;
 };

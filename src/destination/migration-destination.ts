@@ -742,12 +742,7 @@ export class MigrationDestination {
         }
       },
       ...(accepted !== undefined && { postcopy: accepted }),
-      notSaved: (bytes, start, end) => {
-        if (this.#whole !== undefined) {
-          this.#whole.hasSwitched = true;
-        }
-        target.notSaved?.(bytes, start, end);
-      },
+      notSaved: (bytes, start, end) => target.notSaved?.(bytes, start, end),
       end: (summary) => {
         if (!summary.complete) {
           throw new RamferryError(

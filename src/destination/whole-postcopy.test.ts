@@ -261,3 +261,24 @@ test('pages that were discarded come again, or the stream is refused', async () 
   assert.equal((await destination.run()).status, 'failed');
   assert.equal(codeOf(destination), 'POSTCOPY_ORDER');
 });
+
+test('the section of dirty bitmaps that holds none is not saved; one that holds some is refused', async () => {
+  const bitmaps = (flags: number): Uint8Array => {
+    const id = 77;
+    const out = new ByteWriter().u8(ElementType.SECTION_START).be32(id).str8('dirty-bitmap').be32(0).be32(1).u8(flags);
+    return out.u8(0x7e).be32(id).copy();
+  };
+  const stream = (flags?: number): Uint8Array =>
+    new StreamBuilder()
+      .header()
+      .ramStart(BLOCKS)
+      .raw(flags === undefined ? new Uint8Array() : bitmaps(flags))
+      .end([page(1, 1)])
+      .devices([testDevice('cpu', 500)]).bytes;
+  const { destination, chunks } = record(new ScriptedChannel().send(inPieces(stream(1), 7)));
+  assert.equal((await destination.run()).status, 'completed');
+  assert.ok(Buffer.concat(chunks).equals(stream()));
+  const refused = record(new ScriptedChannel().send([stream(8)])).destination;
+  await refused.run();
+  assert.equal(codeOf(refused), 'UNKNOWN_ITERABLE');
+});

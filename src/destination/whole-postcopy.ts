@@ -17,6 +17,10 @@ export class WholePostcopy implements PostcopyHandler {
     this.#loaded = loaded;
   }
 
+  switching(): void {
+    this.hasSwitched = true;
+  }
+
   advise(): void {}
 
   discard(): void {}

@@ -120,6 +120,35 @@ for (const { count, kind, releases } of [
   );
 }
 
+liveInteropTest(
+  'relay: an origin that switches to postcopy is handed over once all of it has come',
+  async (lab, context) => {
+    const disk = newDisk(lab);
+    const origin = await startOrigin(lab, disk, 'busy');
+    const { guest, uri } = await startDestination(lab, disk, 'busy');
+    const spool = lab.path('spool');
+    const relaying = Ramferry.start(lab, 'relay', 'tcp:127.0.0.1:0', uri, '--spool', spool, '--json');
+    await origin.waitSerial(/^HB \d+/m);
+    // Slow enough that it never ends by itself, and the switch falls into the middle of its first pass.
+    await origin.qmp.execute('migrate-set-parameters', { 'max-bandwidth': 20e6 });
+    await origin.migrate(await relaying.listening(), POSTCOPY);
+    await poll(
+      async () => ((await origin.qmp.execute('query-migrate')).ram?.transferred ?? 0) > 10e6 || undefined,
+      () => 'nothing is sent',
+    );
+    await origin.qmp.execute('migrate-start-postcopy' as 'cont');
+    const { guest: place, ramferry, runState } = document(await relaying.exited);
+    assert.deepEqual([place, runState], ['destinations', 'running']);
+    context.diagnostic(JSON.stringify(ramferry.handover));
+    await origin.waitMigration();
+    assert.equal(await origin.status(), 'postmigrate');
+    await guest.waitMigration();
+    await isHere(guest, origin);
+    await assertWritesDisk(guest);
+    assert.equal(fs.existsSync(spool), false);
+  },
+);
+
 /** The guest runs here and its heartbeat goes on where that of `before` ended; resolves with what its verifier has found. */
 const goesOn = async (guest: LabGuest, before: LabGuest): Promise<number> => {
   const bad = await guest.verifyAll();

@@ -331,7 +331,7 @@ export const maliciousSources: readonly MaliciousSource[] = [
   refused('no configuration', 'NO_CONFIGURATION', header().slice(0, 8), Uint8Array.of(4)),
   refused('unknown element', 'UNKNOWN_ELEMENT', header(), Uint8Array.of(0x55)),
   refused('RAM version 3', 'RAM_VERSION', header(), startHeader(3)),
-  refused('iterable other than RAM', 'UNKNOWN_ITERABLE', header(), startHeader(1, 'dirty-bitmap')),
+  refused('iterable other than RAM', 'UNKNOWN_ITERABLE', header(), startHeader(1, 'dirty-bitmap'), Uint8Array.of(8)),
   refused('devices without RAM', 'SECTION_ORDER', header(), memoryDevice(), write.streamEnd('')),
   refused('EOF before RAM', 'SECTION_ORDER', header(), write.streamEnd('')),
   refused('RAM twice', 'SECTION_ORDER', header(), start(), start()),

@@ -73,6 +73,9 @@ export class CommandReader {
       const statement = 'The source switches to postcopy without a return path, over which pages are asked for';
       throw cursor.invalid('POSTCOPY_WITHOUT_RETURN_PATH', statement, 0, command);
     }
+    if (command === Command.POSTCOPY_RAM_DISCARD || command === Command.PACKAGED) {
+      postcopy.switching();
+    }
     this.#handler.notSaved?.(cursor.bytes, cursor.at, cursor.at + 5 + length);
     this.packageBytes = postcopy.read(cursor, command, length, pageSize);
     cursor.at += 5 + length;

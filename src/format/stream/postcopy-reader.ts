@@ -54,6 +54,10 @@ export class PostcopyReader {
     return this.#handler.takesEmptyAdvise === true;
   }
 
+  switching(): void {
+    this.#handler.switching?.();
+  }
+
   reads(command: number): boolean {
     return COMMANDS.has(command);
   }

@@ -42,6 +42,9 @@ import { deviceKey } from './vm-description.js';
  */
 export const LONGEST_UNIT_BYTES = 66_000;
 
+/** All there is in a section of dirty bitmaps without any. */
+const BITMAPS_END = 1;
+
 export interface StreamReaderOptions {
   /** File or peer, for errors. */
   readonly file?: string;
@@ -269,6 +272,9 @@ export class StreamReader {
       return false;
     }
     const { name, instance, version, section, bytes } = header;
+    if (name === 'dirty-bitmap') {
+      return this.#noBitmaps(section, bytes);
+    }
     if (name !== 'ram' || instance !== 0) {
       const statement = `The stream has an iterable section "${name}" (instance ${instance}), which only its device understands`;
       const hint = 'Migrate without that device, or without the capability that adds the section.';
@@ -292,6 +298,32 @@ export class StreamReader {
     this.#early.ramStarted(section);
     cursor.at += bytes;
     return this.#next(this.#ramSetup, 'RAM setup');
+  }
+
+  /**
+   * A source with the capability dirty-bitmaps sends this section whether its disks have bitmaps or not; without any it is empty, and
+   * does not go on (5.10).
+   */
+  #noBitmaps(section: number, headerBytes: number): boolean {
+    const cursor = this.#cursor;
+    if (!cursor.has(headerBytes + 1)) {
+      return false;
+    }
+    if (cursor.peek(headerBytes) !== BITMAPS_END) {
+      const statement = 'The source sends the dirty bitmaps of its disks, which only QEMU understands';
+      const hint = 'Turn the capability "dirty-bitmaps" off at the source; its bitmaps stay there then.';
+      throw cursor.invalid('UNKNOWN_ITERABLE', statement, 5, 'dirty-bitmap', hint);
+    }
+    const length = headerBytes + 1 + FOOTER_BYTES;
+    if (!cursor.has(length)) {
+      return false;
+    }
+    if (!isFooter(cursor.bytes, cursor.at + headerBytes + 1, cursor.limit, section)) {
+      throw cursor.invalid('SECTION_FOOTER', 'The section of dirty bitmaps has no footer', headerBytes + 1);
+    }
+    this.#handler.notSaved?.(cursor.bytes, cursor.at, cursor.at + length);
+    cursor.at += length;
+    return true;
   }
 
   #ramSetup(): boolean {

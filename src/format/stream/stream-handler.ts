@@ -48,6 +48,8 @@ export interface StreamSummary {
 export interface PostcopyHandler {
   /** Takes an ADVISE without page sizes as well: the source may switch over dirty bitmaps, and its RAM comes before. */
   readonly takesEmptyAdvise?: boolean;
+  /** The source switches, whatever becomes of that here. */
+  switching?(): void;
   /** Before RAM: nothing of what the blocks hold counts. */
   advise(): void;
   /** `length` bytes from byte `start` of a block are stale, or were never sent. */
@@ -93,7 +95,7 @@ export interface StreamHandler {
   /** A command whose length was checked. `payload` is valid only during the call. */
   command?(command: number, payload: Uint8Array): void;
 
-  /** The bytes [start, end) of the buffer belong to the switch to postcopy, and have no place in a saved stream. */
+  /** The bytes [start, end) of the buffer mean something on a connection, as those of a switch to postcopy, and have no place in a saved stream. */
   notSaved?(bytes: Uint8Array, start: number, end: number): void;
 
   /** Makes a switch to postcopy acceptable. */
