@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { libvirtHead } from '../libvirt-images.js';
-import { type CorpusKind, corpusStream } from './corpus.js';
+import { corpusStream } from './corpus.js';
 import { interopTest, type Lab } from './lab.js';
 import { Ramferry } from './ramferry.js';
 import { type ReferenceValue, referenceFields } from './reference-fields.js';
@@ -54,18 +54,17 @@ const compare = async (lab: Lab, file: string, atLeast: number): Promise<void> =
   assert.equal(shown.length, expected.length);
 };
 
-const kinds: readonly [kind: CorpusKind, values: number][] = [
-  ['devices', 50_000],
-  ['plain', 2500],
-];
+interopTest(
+  'device: every field of a machine with many devices, as an independent decoder has it',
+  async (lab) => compare(lab, (await corpusStream(lab, 'devices')).file, 50_000),
+  ALL_RELEASES,
+);
 
-for (const [kind, values] of kinds) {
-  interopTest(
-    `device: every field of "${kind}", as an independent decoder has it`,
-    async (lab) => compare(lab, (await corpusStream(lab, kind)).file, values),
-    ALL_RELEASES,
-  );
-}
+interopTest(
+  'device: every field of a guest that ran, as an independent decoder has it',
+  async (lab) => compare(lab, (await corpusStream(lab, 'plain')).file, 2500),
+  ['11'],
+);
 
 interopTest(
   'device: the fields of a stream, its libvirt image, and the mapped-ram file made of it are the same',
@@ -81,4 +80,5 @@ interopTest(
     assert.deepEqual(await fieldsOf(image), expected);
     assert.deepEqual(await fieldsOf(mapped), expected);
   },
+  ['11'],
 );
