@@ -131,12 +131,17 @@ liveInteropTest(
     await origin.waitSerial(/^HB \d+/m);
     // Slow enough that it never ends by itself, and the switch falls into the middle of its first pass.
     await origin.qmp.execute('migrate-set-parameters', { 'max-bandwidth': 20e6 });
-    await origin.migrate(await relaying.listening(), POSTCOPY);
+    const switched = origin.qmp.waitEvent('MIGRATION', {
+      where: ({ data }) => data['status'] === 'postcopy-active',
+      timeoutMs: STEP_MS,
+    });
+    await origin.migrate(await relaying.listening(), { capabilities: { ...POSTCOPY.capabilities, events: true } });
     await poll(
       async () => ((await origin.qmp.execute('query-migrate')).ram?.transferred ?? 0) > 10e6 || undefined,
       () => 'nothing is sent',
     );
     await origin.qmp.execute('migrate-start-postcopy' as 'cont');
+    await switched;
     const { guest: place, ramferry, runState } = document(await relaying.exited);
     assert.deepEqual([place, runState], ['destinations', 'running']);
     context.diagnostic(JSON.stringify(ramferry.handover));
