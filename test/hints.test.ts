@@ -14,6 +14,7 @@ import { shellCommand, shellWord } from '../src/memory/shell-command.js';
 import { bin, RunningCommand, runCommand } from './command.js';
 import { describedStream } from './described-stream.js';
 import { libvirtHead } from './libvirt-images.js';
+import { qcow2Image } from './qcow2-images.js';
 import { patternPage, StreamBuilder, testDevice } from './streams.js';
 import { typeHint } from './type-hint.js';
 
@@ -137,6 +138,21 @@ test('a packed file: how it is unpacked', async () => {
   const hint = await hintOf('inspect', image);
   assert.equal((await typeHint('tail -c +… … | … -dc > ….mig', hint).ended).status, 0);
   assert.deepEqual(fs.readFileSync(`${image}.mig`), Buffer.from(smallStream()));
+});
+
+test('an archive: what is in it', async () => {
+  const content = savedGuest('guest.mig');
+  const archive = path.join(path.dirname(content), 'guest.tar');
+  assert.equal(spawnSync('tar', ['-cf', archive, '-C', path.dirname(content), 'guest.mig']).status, 0);
+  const { status, stdout } = await typeHint('tar -tf …', await hintOf('verify', archive)).ended;
+  assert.deepEqual([status, stdout], [0, 'guest.mig\n']);
+});
+
+test('a disk image: how a snapshot in it is opened', async () => {
+  const disk = savedGuest('disk.qcow2', qcow2Image([{ id: '1', tag: 'my tag', vmState: smallStream() }]));
+  const { status, stdout } = await typeHint('ramferry inspect file:…,snapshot=…', await hintOf('verify', disk)).ended;
+  assert.equal(status, 0);
+  assert.match(stdout, /snapshot +my tag, made/);
 });
 
 test('a terminal where a file should be: a file is fed in', async () => {

@@ -131,11 +131,11 @@ const MOST_MISMATCHES = 100;
 
 /** Compares a whole file with its sidecar; resolves with undefined if it has none. Reads all of its memory. */
 export const checkSidecar = async (
-  { file, sizeBytes, libvirt }: MemoryFile,
+  { file, sizeBytes, wrappings }: MemoryFile,
   snapshot: Snapshot,
   surroundings: Surroundings,
 ): Promise<DigestCheck | undefined> => {
-  const found = findSidecar({ file, fileBytes: sizeBytes, libvirt }, snapshot);
+  const found = findSidecar({ file, fileBytes: sizeBytes, wrappings }, snapshot);
   if (found === undefined) {
     return undefined;
   }

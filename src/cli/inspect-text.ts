@@ -2,7 +2,8 @@
 
 import type { PageCounts } from '../format/snapshot.js';
 import { type Align, formatBytes, formatCount, formatTable } from './format.js';
-import type { BlockDocument, MemoryDocument } from './memory-document.js';
+import type { BlockDocument, DiskSnapshotDocument, MemoryDocument } from './memory-document.js';
+import { oneLine } from './safe-text.js';
 import type { Colors } from './terminal.js';
 
 /** A table with a heading that stands out. Coloured after it is aligned: escape sequences have no width. */
@@ -22,7 +23,7 @@ export const plural = (count: number, noun: string): string => `${formatCount(co
 export const headText = (document: MemoryDocument, fileBytes: number, colors: Colors): string => {
   const { file, libvirt, format, streamVersion, complete, machine, uuid, capabilities, ram, blocks, devices } =
     document;
-  const { memoryDevices } = document;
+  const { memoryDevices, packed, snapshot } = document;
   const kind = format === 'stream' ? 'migration stream' : `${format} file`;
   const state = complete ? 'complete' : colors.red('not complete');
   const deviceBytes = devices.reduce((sum, { bytes }) => sum + bytes, 0);
@@ -31,6 +32,8 @@ export const headText = (document: MemoryDocument, fileBytes: number, colors: Co
       'libvirt',
       `save image, ${libvirt.format}, of a guest that was ${libvirt.wasRunning ? 'running' : 'paused'}`,
     ],
+    snapshot && ['snapshot', `${oneLine(snapshot.tag)}, made ${snapshot.date}, in a qcow2 disk image`],
+    packed === undefined ? undefined : ['packed', packed],
     ['machine', machine],
     uuid === undefined ? undefined : ['uuid', uuid],
     ['capabilities', capabilities.length === 0 ? 'none' : capabilities.join(', ')],
@@ -91,3 +94,22 @@ export const deviceText = ({ devices }: Pick<MemoryDocument, 'devices'>, colors:
         ['right', 'left', 'right', 'right', 'right', 'right'],
         colors,
       );
+
+/** The snapshots in a disk image, and how one is opened. */
+export const diskText = (file: string, snapshots: readonly DiskSnapshotDocument[], colors: Colors): string => {
+  const head = `${colors.bold(file)}: qcow2 disk image, ${plural(snapshots.length, 'snapshot')}\n`;
+  if (snapshots.length === 0) {
+    return head;
+  }
+  const rows = snapshots.map(({ id, tag, vmStateBytes, date, 'vm-clock-ms': clockMs }) => [
+    `  ${oneLine(id)}`,
+    oneLine(tag),
+    vmStateBytes === 0 ? 'none' : formatBytes(vmStateBytes),
+    date.slice(0, 19).replace('T', ' '),
+    `${formatCount(Math.round(clockMs / 1000))} s`,
+  ]);
+  const heading = ['  id', 'tag', 'memory', 'made (UTC)', 'guest ran'];
+  const memory = snapshots.find(({ vmStateBytes }) => vmStateBytes > 0);
+  const hint = memory && `\nOne of them is opened as file:${file},snapshot=${oneLine(memory.tag)}\n`;
+  return [head, table(heading, rows, ['left', 'left', 'right', 'left', 'right'], colors), hint ?? ''].join('\n');
+};

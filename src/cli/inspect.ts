@@ -2,9 +2,11 @@
 
 import { createHash } from 'node:crypto';
 import type { Snapshot } from '../format/index.js';
+import { diskSnapshotsOf } from '../guest/disk-snapshot-node.js';
+import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { pageIndex } from '../memory/units.js';
-import { blockText, deviceText, digestText, headText } from './inspect-text.js';
-import { memoryDocument } from './memory-document.js';
+import { blockText, deviceText, digestText, diskText, headText } from './inspect-text.js';
+import { diskSnapshotDocument, memoryDocument } from './memory-document.js';
 import { type PageMap, pageMap, pageMapText, withStalePages } from './page-map.js';
 import { INDEX_HELP, inSlices, readMemoryFile } from './read-memory-file.js';
 import { oneLine } from './safe-text.js';
@@ -27,11 +29,17 @@ export const inspect: Verb<InspectOptions> = {
       .addHelpText('after', INDEX_HELP),
   examples: [
     ['guest.mig', 'machine, RAM blocks, page counts and device sections'],
+    ['disk.qcow2', 'the snapshots that savevm made in a disk'],
+    ['file:disk.qcow2,snapshot=before', 'one of them'],
     ['guest.mig --pages', 'and where the pages are'],
     ['guest.mig --digest --json', 'with a digest of each block, which is the same in every format'],
   ],
 
   async run({ operands, options, signal, progress }) {
+    const disk = inspectDisk(operands[0]!);
+    if (disk !== undefined) {
+      return disk;
+    }
     const opened = await readMemoryFile(operands[0]!, { signal, progress });
     try {
       const { snapshot, damage } = opened;
@@ -62,6 +70,20 @@ export const inspect: Verb<InspectOptions> = {
       opened.close();
     }
   },
+};
+
+/** What is in a disk image of which no snapshot is named; undefined for everything else, pipes too. */
+const inspectDisk = (operand: string): { readonly document: object; readonly text: string } | undefined => {
+  const { path, snapshot } = memoryFile(operand);
+  const found = snapshot === undefined ? diskSnapshotsOf(path) : undefined;
+  if (found === undefined) {
+    return undefined;
+  }
+  const snapshots = found.disk.snapshots.map(diskSnapshotDocument);
+  return {
+    document: { file: path, container: 'qcow2', diskBytes: found.disk.sizeBytes, snapshots },
+    text: diskText(path, snapshots, terminalColors(process.stdout)),
+  };
 };
 
 /** The page map of a block as numbers. */

@@ -1,11 +1,13 @@
 // What `inspect` says about a memory file, by the names of DESIGN section 4, which `verify` and `receive` use as well.
 
 import type { LibvirtFormat } from '../format/libvirt/save-image.js';
+import type { DiskSnapshot } from '../format/qcow2/index.js';
 import type { PageCounts } from '../format/snapshot.js';
 import { Capability, STREAM_VERSION } from '../format/stream/constants.js';
 import type { DeviceSection } from '../format/stream/device-sections.js';
 import type { StreamSummary } from '../format/stream/stream-handler.js';
 import { memoryDevices } from '../format/virtio/index.js';
+import type { Wrapping } from '../guest/open-snapshot-file-node.js';
 import type { MemoryFile } from './read-memory-file.js';
 
 export interface BlockDocument extends PageCounts {
@@ -22,12 +24,34 @@ export interface LibvirtDocument {
   readonly dataOffset: number;
 }
 
+/** A snapshot in a disk image. */
+export interface DiskSnapshotDocument {
+  readonly id: string;
+  readonly tag: string;
+  /** Of the stream; 0 if the snapshot is of the disk alone. */
+  readonly vmStateBytes: number;
+  readonly diskBytes: number;
+  /** When it was made. */
+  readonly date: string;
+  /** How long the guest had run. */
+  readonly 'vm-clock-ms': number;
+}
+
+export const diskSnapshotDocument = (snapshot: DiskSnapshot): DiskSnapshotDocument => {
+  const { id, tag, vmStateBytes, diskBytes, seconds, clockMs } = snapshot;
+  return { id, tag, vmStateBytes, diskBytes, date: new Date(seconds * 1000).toISOString(), 'vm-clock-ms': clockMs };
+};
+
 export interface MemoryDocument {
   readonly file: string;
-  readonly container: 'qemu' | 'libvirt';
+  readonly container: 'qemu' | 'libvirt' | 'qcow2';
+  /** What the file as a whole is packed by. */
+  readonly packed?: Wrapping | undefined;
   readonly format: 'stream' | 'mapped-ram';
   /** Of a libvirt save image. */
   readonly libvirt?: LibvirtDocument | undefined;
+  /** Of a disk image. */
+  readonly snapshot?: DiskSnapshotDocument | undefined;
   readonly streamVersion: number;
   readonly machine: string;
   readonly uuid?: string | undefined;
@@ -50,7 +74,15 @@ export interface MemoryDeviceDocument {
 }
 
 /** Of a damaged file, what is there up to the damage. */
-export const memoryDocument = ({ file, libvirt, soFar, snapshot, damage }: MemoryFile): MemoryDocument => {
+export const memoryDocument = ({
+  file,
+  libvirt,
+  diskSnapshot,
+  wrappings,
+  soFar,
+  snapshot,
+  damage,
+}: MemoryFile): MemoryDocument => {
   const { configuration, setup, counts } = soFar;
   const { machine, uuid, capabilities } = configuration!;
   const pageSize = setup?.targetPageSize;
@@ -58,13 +90,15 @@ export const memoryDocument = ({ file, libvirt, soFar, snapshot, damage }: Memor
   const sum = (field: keyof PageCounts): number => counts.reduce((total, block) => total + block[field], 0);
   return {
     file,
-    container: libvirt === undefined ? 'qemu' : 'libvirt',
+    container: libvirt !== undefined ? 'libvirt' : diskSnapshot !== undefined ? 'qcow2' : 'qemu',
+    packed: wrappings.find((name) => name === 'gzip' || name === 'zstd'),
     format: capabilities.includes(Capability.MAPPED_RAM) ? 'mapped-ram' : 'stream',
     libvirt: libvirt && {
       format: libvirt.format,
       wasRunning: libvirt.wasRunning,
       dataOffset: libvirt.dataOffset,
     },
+    snapshot: diskSnapshot && diskSnapshotDocument(diskSnapshot),
     streamVersion: STREAM_VERSION,
     machine,
     uuid,

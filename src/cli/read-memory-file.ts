@@ -6,7 +6,13 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { isUnfinishedOutput } from '../channel/output-file-node.js';
 import { type IndexedSoFar, type Snapshot, SnapshotIndexer } from '../format/index.js';
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
-import { type OpenedContainer, openContainer, unfinishedImage } from '../guest/open-snapshot-file-node.js';
+import type { DiskSnapshot } from '../format/qcow2/index.js';
+import {
+  type OpenedContainer,
+  openContainer,
+  unfinishedImage,
+  type Wrapping,
+} from '../guest/open-snapshot-file-node.js';
 import { SLICE_MS, type Slices } from '../guest/slices-node.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Invocation } from './verb.js';
@@ -59,6 +65,10 @@ export interface MemoryFile {
   readonly sizeBytes: number;
   /** Set for a libvirt save image. */
   readonly libvirt: LibvirtImage | undefined;
+  /** Set for a snapshot inside a disk image. */
+  readonly diskSnapshot: DiskSnapshot | undefined;
+  /** Around the stream, from the outside in. */
+  readonly wrappings: readonly Wrapping[];
   /** Where the stream begins: in the file, or in what was unpacked from it. */
   readonly startOffset: number;
   /** What the file says of itself; of a damaged one, up to the damage. */
@@ -87,7 +97,8 @@ export const readMemoryFile = async (operand: string, surroundings: Surroundings
 
 /** Closes the container if it fails. */
 const indexMemoryFile = async (container: OpenedContainer, surroundings: Surroundings): Promise<MemoryFile> => {
-  const { file, fileBytes, libvirt, readAt, sizeBytes, startOffset, isDevice, close } = container;
+  const { file, fileBytes, libvirt, diskSnapshot, wrappings, readAt, sizeBytes, startOffset, isDevice, close } =
+    container;
   try {
     const indexer = new SnapshotIndexer(readAt, sizeBytes, {
       file,
@@ -109,7 +120,20 @@ const indexMemoryFile = async (container: OpenedContainer, surroundings: Surroun
     }
     const readBytes = indexer.position - startOffset;
     const { soFar } = indexer;
-    return { file, sizeBytes: fileBytes, libvirt, startOffset, soFar, streamBytes, readBytes, snapshot, damage, close };
+    return {
+      file,
+      sizeBytes: fileBytes,
+      libvirt,
+      diskSnapshot,
+      wrappings,
+      startOffset,
+      soFar,
+      streamBytes,
+      readBytes,
+      snapshot,
+      damage,
+      close,
+    };
   } catch (error) {
     close();
     throw error;

@@ -3,7 +3,6 @@
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import { channelError } from '../channel/channel-error.js';
-import type { LibvirtImage } from '../format/libvirt/save-image.js';
 import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
 import { parseJson } from '../format/parse-json.js';
 import { DIGEST_CHUNK_BYTES, type DigestedBlock } from '../format/ram-digest.js';
@@ -65,7 +64,8 @@ export interface SidecarOwner {
   /** Path. */
   readonly file: string;
   readonly fileBytes: number;
-  readonly libvirt: LibvirtImage | undefined;
+  /** What is around its stream: a digest is of QEMU's own files alone. */
+  readonly wrappings: readonly unknown[];
 }
 
 /** What was found beside a file: its digest, or a sentence that says why what is there cannot be compared with it. */
@@ -75,11 +75,11 @@ export type FoundSidecar =
 
 /** The sidecar of an opened file; undefined if it has none. */
 export const findSidecar = (
-  { file, fileBytes, libvirt }: SidecarOwner,
+  { file, fileBytes, wrappings }: SidecarOwner,
   snapshot: Snapshot,
 ): FoundSidecar | undefined => {
   const path = sidecarPath(file);
-  if (libvirt !== undefined || !fs.existsSync(path)) {
+  if (wrappings.length > 0 || !fs.existsSync(path)) {
     return undefined;
   }
   const sidecar = readSidecar(path);

@@ -6,7 +6,6 @@ import type { ReadAt } from '../format/snapshot.js';
 import { RamferryError } from '../memory/errors.js';
 
 export interface FileReader {
-  readonly descriptor: number;
   /** Throws a RamferryError of kind `failed`, also where the file became shorter than it was. */
   readonly readAt: ReadAt;
   /** The same in another thread of Node's pool. `target` must stay alone until then. */
@@ -70,7 +69,6 @@ export const readerOf = (descriptor: number, file: string): FileReader => {
       offset,
     });
   return {
-    descriptor,
     readAt: (position, target) => {
       for (let done = 0; done < target.length; ) {
         const at = position + done;

@@ -2,23 +2,34 @@
 //
 //   pipe ─▶ a temporary file
 //               ▼
-//   file ─▶ libvirt image? ─ yes ─▶ raw, sparse: the data begin at an offset
-//               │                   gzip, zstd:  unpacked into a temporary file
-//               no                  others:      an error that names the program
-//               ▼                        ▼
+//   file ─▶ gzip, zstd?     ─ yes ─▶ unpacked into a temporary file, and looked at anew
+//           libvirt image?  ─ yes ─▶ raw, sparse: the data begin at an offset; gzip, zstd: unpacked
+//           qcow2 disk?     ─ yes ─▶ the stream of one of its snapshots, read in place
+//           anything else?  ─ yes ─▶ an error that says what it is (format/foreign-file.ts)
+//               ▼
 //          stream or mapped-ram, as the configuration says (format/open-snapshot.ts)
+//
 
 import { parseUri } from '../channel/uri.js';
-import { FILE_HEAD_BYTES, foreignFile } from '../format/foreign-file.js';
+import { beginsStream, FILE_HEAD_BYTES, foreignFile, packingOf } from '../format/foreign-file.js';
 import { withFile } from '../format/invalid.js';
 import { isLibvirtImage, type LibvirtImage, readLibvirtImage } from '../format/libvirt/save-image.js';
 import { openSnapshot } from '../format/open-snapshot.js';
+import { type DiskSnapshot, isQcow2 } from '../format/qcow2/index.js';
 import type { Snapshot } from '../format/snapshot.js';
 import { RamferryError } from '../memory/errors.js';
+import { openDiskSnapshot } from './disk-snapshot-node.js';
 import { type FileReader, openFileReader } from './file-reader-node.js';
 import { readPipe } from './read-pipe-node.js';
 import type { CopyOptions } from './unnamed-copy-node.js';
 import { unpack } from './unpack-node.js';
+// What lies in what is found out layer by layer, each with a FileReader of its own.
+
+/** What a stream is wrapped in. */
+export type Wrapping = 'gzip' | 'zstd' | 'libvirt' | 'qcow2';
+
+/** A file packed more often than this was made to waste somebody's time. */
+const MOST_WRAPPINGS = 4;
 
 /** A file of which it is known where its stream begins. */
 export interface OpenedContainer extends FileReader {
@@ -28,62 +39,133 @@ export interface OpenedContainer extends FileReader {
   readonly fileBytes: number;
   /** Where in what is read the stream begins. */
   readonly startOffset: number;
+  /** Around the stream, from the outside in; empty for QEMU's own files. */
+  readonly wrappings: readonly Wrapping[];
   /** Set for a libvirt save image. */
   readonly libvirt: LibvirtImage | undefined;
+  /** Set for a snapshot inside a disk image. */
+  readonly diskSnapshot: DiskSnapshot | undefined;
 }
 
 /** How stdin is called, which is `-` on the command line. */
 export const STDIN = '/dev/stdin';
 
-/** The file that an operand names, and the byte at which to begin. */
-export const memoryFile = (operand: string): { readonly path: string; readonly offset: number } => {
+/** What an operand names: a file, the byte at which to begin, and of a disk image the snapshot. */
+export interface MemoryFileName {
+  readonly path: string;
+  readonly offset: number;
+  readonly snapshot?: string | undefined;
+}
+
+export const memoryFile = (operand: string): MemoryFileName => {
   if (operand === '-') {
     return { path: STDIN, offset: 0 };
   }
-  const endpoint = operand.startsWith('file:') ? parseUri(operand) : undefined;
-  return endpoint?.kind === 'file' ? endpoint : { path: operand, offset: 0 };
+  if (!operand.startsWith('file:')) {
+    return { path: operand, offset: 0 };
+  }
+  const [, uri, snapshot] = /^(.*?)(?:,snapshot=(.*))?$/s.exec(operand)!;
+  const endpoint = parseUri(uri!);
+  return endpoint.kind === 'file' ? { ...endpoint, snapshot } : { path: operand, offset: 0 };
 };
 
 /**
  * Finds the stream in a file.
- * @param operand a path, `-` for stdin, or `file:PATH,offset=N` for a stream that begins at byte N
+ * @param operand a path, `-` for stdin, `file:PATH,offset=N` for a stream that begins at byte N, or
+ *   `file:DISK,snapshot=TAG` for one that `savevm` put into a qcow2 disk image
  * @throws RamferryError `invalid` if it is no memory file, `failed` if it cannot be read, `usage` if it is no file
  */
 export const openContainer = async (operand: string, options: CopyOptions = {}): Promise<OpenedContainer> => {
-  const { path: file, offset } = memoryFile(operand);
-  const reader = (await readPipe(file, options)) ?? openFileReader(file);
-  try {
-    const found = findStream(reader, file, offset);
-    const { libvirt, startOffset } = found;
-    const fileBytes = reader.sizeBytes;
-    if (libvirt === undefined || libvirt.format === 'raw' || libvirt.format === 'sparse') {
-      return { ...reader, file, fileBytes, startOffset, libvirt };
-    }
-    const unpacked = await unpack(reader, file, startOffset, libvirt.format, options);
+  const { path: file, offset, snapshot } = memoryFile(operand);
+  let reader = (await readPipe(file, options)) ?? openFileReader(file);
+  const fileBytes = reader.sizeBytes;
+  const wrappings: Wrapping[] = [];
+  let startOffset = offset;
+  let libvirt: LibvirtImage | undefined;
+  let diskSnapshot: DiskSnapshot | undefined;
+  const unpackAs = async (format: string): Promise<void> => {
+    const isWrapped = wrappings.at(-1) !== 'libvirt';
+    const unpacked = await unpack(
+      reader,
+      file,
+      startOffset,
+      format,
+      (head) => isWrapped && checkUnpacked(head, file),
+      options,
+    );
     reader.close();
-    return { ...unpacked, file, fileBytes, startOffset: 0, libvirt };
+    reader = unpacked;
+    startOffset = 0;
+  };
+  try {
+    for (;;) {
+      const head = headOf(reader, startOffset);
+      const wrapping = libvirt === undefined ? wrappingOf(head) : undefined;
+      if (wrapping === undefined) {
+        break;
+      }
+      wrappings.push(wrapping);
+      if (wrappings.length > MOST_WRAPPINGS) {
+        const statement = `${file} is packed more than ${MOST_WRAPPINGS} times: ${wrappings.join(' in ')}.`;
+        throw new RamferryError('invalid', 'COMPRESSED_DATA', statement, { file });
+      }
+      if (wrapping === 'libvirt') {
+        libvirt = libvirtImage(head, file);
+        startOffset += libvirt.dataOffset;
+        if (libvirt.format !== 'raw' && libvirt.format !== 'sparse') {
+          await unpackAs(libvirt.format);
+        }
+      } else if (wrapping === 'qcow2') {
+        const opened = openDiskSnapshot(reader, file, snapshot);
+        reader = opened.reader;
+        diskSnapshot = opened.snapshot;
+        startOffset = 0;
+      } else {
+        await unpackAs(wrapping);
+      }
+    }
+    if (libvirt === undefined) {
+      refuseForeign(headOf(reader, startOffset), file, wrappings.length > 0);
+    }
+    if (snapshot !== undefined && diskSnapshot === undefined) {
+      throw new RamferryError('usage', 'NOT_A_DISK', `${file} is no qcow2 disk image: it has no snapshots.`, {
+        file,
+        value: snapshot,
+        hint: `leave out snapshot=${snapshot}`,
+      });
+    }
+    return { ...reader, file, fileBytes, startOffset, wrappings, libvirt, diskSnapshot };
   } catch (error) {
     reader.close();
     throw error;
   }
 };
 
-const findStream = (
-  { readAt, sizeBytes }: FileReader,
-  file: string,
-  offset: number,
-): { readonly startOffset: number; readonly libvirt: LibvirtImage | undefined } => {
+const headOf = ({ readAt, sizeBytes }: FileReader, offset: number): Uint8Array => {
   const head = new Uint8Array(Math.max(0, Math.min(FILE_HEAD_BYTES, sizeBytes - offset)));
   readAt(offset, head);
-  if (isLibvirtImage(head)) {
-    const libvirt = libvirtImage(head, file);
-    return { startOffset: offset + libvirt.dataOffset, libvirt };
-  }
-  const foreign = foreignFile(head, file);
+  return head;
+};
+
+const wrappingOf = (head: Uint8Array): Wrapping | undefined =>
+  isLibvirtImage(head) ? 'libvirt' : isQcow2(head) ? 'qcow2' : packingOf(head);
+
+const refuseForeign = (head: Uint8Array, file: string, isUnpacked: boolean): void => {
+  const foreign = foreignFile(head, file, isUnpacked);
   if (foreign !== undefined) {
     throw foreign;
   }
-  return { startOffset: offset, libvirt: undefined };
+};
+
+/** Refuses what is neither a stream nor wraps one, before all of it is unpacked. */
+const checkUnpacked = (head: Uint8Array, file: string): void => {
+  if (wrappingOf(head) === undefined && !beginsStream(head)) {
+    refuseForeign(head.subarray(0, FILE_HEAD_BYTES), file, true);
+    throw new RamferryError('invalid', 'NOT_A_STREAM', `${file}, unpacked, is no migration stream.`, {
+      file,
+      offset: 0,
+    });
+  }
 };
 
 const libvirtImage = (head: Uint8Array, file: string): LibvirtImage => {

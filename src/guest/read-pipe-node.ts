@@ -47,7 +47,7 @@ export const readPipe = async (file: string, options: CopyOptions): Promise<File
   }
   const source = new Socket({ fd: opened, readable: true, writable: false });
   try {
-    return await unnamedCopy(file, source, undefined, options);
+    return await unnamedCopy(file, source, [], options);
   } catch (error) {
     options.signal?.throwIfAborted();
     throw channelError(error, 'read', file);

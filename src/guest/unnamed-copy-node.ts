@@ -1,6 +1,6 @@
 // What can only be read once and in order, as a file that can be read by page: a temporary one without a name.
 
-import { write } from 'node:fs';
+import { ftruncate, write } from 'node:fs';
 import { type Duplex, type Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { channelError } from '../channel/channel-error.js';
@@ -13,15 +13,24 @@ export interface CopyOptions {
   readonly onProgress?: ((sourceBytes: number) => void) | undefined;
 }
 
+/** What bytes go through on their way: a stream of Node's, or a generator of pieces. */
+export type CopyStep = Duplex | ((pieces: AsyncIterable<Uint8Array>) => AsyncIterable<Uint8Array>);
+
+/** What memory that nobody used looks like. */
+const ZEROS = Buffer.alloc(1024 * 1024);
+
+const isZero = (piece: Uint8Array): boolean =>
+  piece.length <= ZEROS.length && ZEROS.compare(piece, 0, piece.length, 0, piece.length) === 0;
+
 /**
- * Copies all of `source`, through `unpacker` where there is one. Rejects with what broke it: an error of the copy itself is
+ * Copies all of `source`, through `steps` where there are any; zeros take no space. Rejects with what broke it: an error of the copy itself is
  * a RamferryError. Closes `source`.
  * @param file the source's name in errors
  */
 export const unnamedCopy = async (
   file: string,
   source: Readable,
-  unpacker: Duplex | undefined,
+  steps: readonly CopyStep[],
   { signal, onProgress }: CopyOptions,
 ): Promise<FileReader> => {
   let descriptor: number;
@@ -36,6 +45,11 @@ export const unnamedCopy = async (
   let position = 0;
   const sink = new Writable({
     write(piece: Buffer, _encoding, done) {
+      if (isZero(piece)) {
+        position += piece.length;
+        done();
+        return;
+      }
       const writeFrom = (at: number): void => {
         write(descriptor, piece, at, piece.length - at, position, (error, count) => {
           if (error) {
@@ -52,9 +66,14 @@ export const unnamedCopy = async (
       };
       writeFrom(0);
     },
+    final(done) {
+      // Zeros at the end were not written.
+      ftruncate(descriptor, position, (error) => done(error ? copyError(error) : null));
+    },
   });
   try {
-    await pipeline([source, ...(unpacker === undefined ? [] : [unpacker]), sink], { signal });
+    // A generator is as good as a stream for it, and its types know that of tuples only.
+    await pipeline([source, ...(steps as Duplex[]), sink], { signal });
   } catch (error) {
     reader.close();
     signal?.throwIfAborted();

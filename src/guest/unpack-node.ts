@@ -1,15 +1,14 @@
 // Packed data of a container, unpacked into a temporary file without a name: pages are read in any order, which no packed
 // format allows.
 
-import { createReadStream } from 'node:fs';
+import { Readable } from 'node:stream';
 import * as zlib from 'node:zlib';
-import { channelError } from '../channel/channel-error.js';
-import { reopen } from '../channel/unnamed-file-node.js';
-import type { LibvirtFormat } from '../format/libvirt/save-image.js';
+import { ZstdDecoder } from '../format/zstd/decoder.js';
 import { RamferryError } from '../memory/errors.js';
 import { shellCommand } from '../memory/shell-command.js';
 import type { FileReader } from './file-reader-node.js';
-import { type CopyOptions, unnamedCopy } from './unnamed-copy-node.js';
+import { type CopyOptions, type CopyStep, unnamedCopy } from './unnamed-copy-node.js';
+import { type UnpackedCheck, watchUnpacked } from './watch-unpacked.js';
 
 /** Bytes of a read of the packed data. */
 const READ_BYTES = 1024 * 1024;
@@ -17,29 +16,53 @@ const READ_BYTES = 1024 * 1024;
 /** zstd came into node:zlib with Node 22.15 and 23.8. */
 const { createZstdDecompress } = zlib as unknown as { readonly createZstdDecompress?: typeof zlib.createGunzip };
 
-const unpackers: Readonly<Partial<Record<LibvirtFormat, typeof zlib.createGunzip | undefined>>> = {
-  gzip: zlib.createGunzip,
-  zstd: createZstdDecompress,
+/** Unpacks zstd where Node does not. */
+const unpackZstd = (endsAnywhere: boolean): CopyStep =>
+  async function* (pieces) {
+    const decoder = new ZstdDecoder({ endsAnywhere });
+    for await (const piece of pieces) {
+      yield* decoder.push(piece);
+      if (decoder.ended) {
+        return;
+      }
+    }
+    decoder.finish();
+  };
+
+/** What Node's own zstd does not say of a file it does on a device: that something else follows. */
+const createUnpacker = (format: string, isDevice: boolean): CopyStep | undefined => {
+  switch (format) {
+    case 'gzip':
+      return zlib.createGunzip({ chunkSize: READ_BYTES });
+    case 'zstd':
+      return createZstdDecompress === undefined || isDevice
+        ? unpackZstd(isDevice)
+        : createZstdDecompress({ chunkSize: READ_BYTES });
+    default:
+      return undefined;
+  }
 };
 
 /**
  * Unpacks everything from byte `offset` of the file on.
- * @throws RamferryError `invalid` if the data are damaged, or packed in a way that this Node does not unpack;
- *   `failed` if the temporary file cannot be written
+ * @param check looks at the first bytes of what was packed
+ * @throws RamferryError `invalid` if the data are damaged, or packed in a way that is not unpacked here; what `check`
+ *   throws; `failed` if the temporary file cannot be written
  */
 export const unpack = async (
-  reader: Pick<FileReader, 'descriptor'>,
+  { readLater, sizeBytes, isDevice }: FileReader,
   file: string,
   offset: number,
-  format: LibvirtFormat,
+  format: string,
+  check: UnpackedCheck,
   options: CopyOptions = {},
 ): Promise<FileReader> => {
-  const createUnpacker = unpackers[format];
-  if (createUnpacker === undefined) {
+  const unpacker = createUnpacker(format, isDevice);
+  if (unpacker === undefined) {
     throw new RamferryError(
       'invalid',
       'COMPRESSED_FILE',
-      `The stream in ${file} is packed by ${format}, which Node ${process.versions.node} does not unpack, from byte ${offset} on.`,
+      `The stream in ${file} is packed by ${format}, which is not unpacked here, from byte ${offset} on.`,
       {
         file,
         offset,
@@ -48,24 +71,28 @@ export const unpack = async (
       },
     );
   }
-  // By a descriptor of its own, which the stream closes.
-  const packed = createReadStream('', { fd: reopen(reader.descriptor), start: offset, highWaterMark: READ_BYTES });
+  let position = offset;
+  const pieces = async function* (): AsyncGenerator<Uint8Array> {
+    while (position < sizeBytes) {
+      const piece = new Uint8Array(Math.min(READ_BYTES, sizeBytes - position));
+      await readLater(position, piece);
+      position += piece.length;
+      yield piece;
+    }
+  };
   try {
-    return await unnamedCopy(file, packed, createUnpacker({ chunkSize: READ_BYTES }), options);
+    const source = Readable.from(pieces(), { objectMode: false });
+    return await unnamedCopy(file, source, [unpacker, watchUnpacked(file, format, check)], options);
   } catch (error) {
     options.signal?.throwIfAborted();
-    if (error instanceof RamferryError) {
+    if (error instanceof RamferryError && error.code !== 'COMPRESSED_DATA') {
       throw error;
     }
-    if ((error as NodeJS.ErrnoException).syscall !== undefined) {
-      throw channelError(error, 'read', file);
-    }
-    const at = offset + packed.bytesRead;
     throw new RamferryError(
       'invalid',
       'COMPRESSED_DATA',
-      `The ${format} data in ${file} are damaged or cut, before byte ${at}: ${(error as Error).message}.`,
-      { file, offset: at, cause: error },
+      `The ${format} data in ${file} are damaged or cut, before byte ${position}: ${(error as Error).message.replace(/\.$/, '')}.`,
+      { file, offset: position, cause: error },
     );
   }
 };

@@ -292,6 +292,10 @@ class MappableFile {
       if (container.libvirt !== undefined && !['raw', 'sparse'].includes(container.libvirt.format)) {
         throw notMappable(file, `it is packed by ${container.libvirt.format}.`);
       }
+      const wrapping = container.wrappings.find((name) => name !== 'libvirt');
+      if (wrapping !== undefined) {
+        throw notMappable(file, wrapping === 'qcow2' ? 'it is a snapshot in a disk.' : `it is packed by ${wrapping}.`);
+      }
       const plan = planMapping(command, snapshot.setup.blocks);
       if (plan.mapped.length === 0) {
         throw notMappable(file, plan.obstacles.join(' '));
