@@ -171,6 +171,15 @@ test('a guest of another architecture: its vCPUs as they were saved', async () =
   assert.match(stdout, /xregs/);
 });
 
+test('a device that is not described: its bytes', async () => {
+  const device = { name: "0000:00:02.0/it's a device", body: new Uint8Array([0xca, 0xfe]), description: {} };
+  const file = savedGuest('without description.mig', describedStream([device], ''));
+  const { status, stdout } = await typeHint('ramferry device … … --raw', await hintOf('device', file, device.name))
+    .ended;
+  assert.equal(status, 0);
+  assert.match(stdout, /0000 {2}ca fe/);
+});
+
 test('a guest that cannot be served: it is sent', async () => {
   const file = savedGuest('guest.mig', smallStream('0000:00:04.0/vfio'));
   const uri = `unix:${path.join(folder, 'in.sock')}`;

@@ -34,7 +34,7 @@ export const findSections = (sections: readonly DeviceSection[], wanted: string)
           `"${wanted}" is the end of ${names.length} device names.`,
           {
             value: wanted,
-            hint: `it may be ${someOf(names)}; "*${text}" takes all`,
+            hint: `it may be ${someOf(names)}; with a * in front of it, it is all of them`,
           },
         );
       }

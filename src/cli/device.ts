@@ -4,6 +4,7 @@ import { DescribedDevices, type DeviceFields } from '../format/stream/device-fie
 import type { DeviceSection } from '../format/stream/device-sections.js';
 import { type FieldsDocument, fieldsDocument } from '../format/stream/field-json.js';
 import { RamferryError } from '../memory/errors.js';
+import { shellCommand } from '../memory/shell-command.js';
 import { findSections } from './device-names.js';
 import { bytesText, fieldsText } from './device-text.js';
 import { formatCount } from './format.js';
@@ -119,7 +120,9 @@ const show = (
       if (!(error instanceof RamferryError) || error.kind === 'usage') {
         throw error;
       }
-      failure ??= error.with({ file, hint: error.hint ?? 'with --raw its bytes are shown as they are' });
+      const wanted = `${name}/${instance}`;
+      const hint = `Its bytes, without names: ${shellCommand`ramferry device ${file} ${wanted} --raw`}`;
+      failure ??= error.with({ file, hint });
       documents.push({ ...section, error: { code: error.code, message: error.message, offset: error.offset } });
       texts.push(`${head}  ${colors.red(oneLine(error.message))}\n`);
     }
