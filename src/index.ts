@@ -5,6 +5,7 @@
 export { IncomingConnections, listen, openChannel } from './channel/index.js';
 export { FileTarget, MemoryTarget, MigrationDestination, PostcopyTarget } from './destination/index.js';
 export { userfaultfdProblem } from './dirty-log/userfaultfd-node.js';
+export { type PhysicalMap, type PhysicalRange, physicalMap } from './format/physical-map.js';
 export { DescribedDevices, deviceFields, deviceStates } from './format/stream/index.js';
 export { type X86Registers, x86Registers } from './format/x86/index.js';
 export { SnapshotGuest, WorkloadGuest } from './guest/index.js';

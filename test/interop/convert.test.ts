@@ -40,8 +40,11 @@ interopTest('convert: one guest in every format, and QEMU 10 runs it on from tho
   assert.deepEqual(Object.fromEntries(rawDigests), expected);
   rmSync(raw!, { recursive: true });
   const { ranges } = (await run(lab, 'convert', mapped!, elf!, '--to', 'elf')) as { ranges: object[] };
-  assert.deepEqual(ranges, [{ address: 0, offset: 0, bytes: 256 * 2 ** 20 }]);
-  assert.equal(sha256(readFileSync(elf!).subarray(4096)), expected['pc.ram']);
+  assert.deepEqual(ranges, [
+    { block: 'pc.ram', address: 0, offset: 0, bytes: 256 * 2 ** 20 },
+    { block: 'pc.bios', address: 2 ** 32 - 256 * 1024, offset: 0, bytes: 256 * 1024 },
+  ]);
+  assert.equal(sha256(readFileSync(elf!).subarray(4096, 4096 + 256 * 2 ** 20)), expected['pc.ram']);
   const readelf = spawnSync('readelf', ['--file-header', '--segments', '--notes', elf!], { encoding: 'utf8' });
   if (readelf.error === undefined) {
     assert.deepEqual([readelf.status, readelf.stderr], [0, '']);

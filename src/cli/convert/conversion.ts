@@ -1,7 +1,7 @@
 // What a conversion is given, and what it tells.
 
-import type { PhysicalRange } from '../../format/elf-core.js';
 import type { Snapshot } from '../../format/index.js';
+import type { BlockPlaces } from '../../format/physical-map.js';
 import type { RamDigest } from '../../format/ram-digest.js';
 import type { StreamConfiguration } from '../../format/stream/configuration.js';
 import type { DeviceTail } from '../../format/stream/device-tail.js';
@@ -22,16 +22,28 @@ export interface Conversion {
   readonly file: string;
   readonly out: string;
   readonly block: string | undefined;
+  /** Addresses of blocks that the file does not say, for an ELF core. */
+  readonly places: BlockPlaces;
   /** Whether formats that QEMU loads get a sidecar. */
   readonly digests: boolean;
   readonly surroundings: Surroundings;
 }
 
+/** Bytes [offset, offset + bytes) of a block. */
+export interface WrittenRange {
+  readonly block: string;
+  readonly address: number;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
 /** What was written. */
 export interface Written {
   readonly blocks: readonly { readonly name: string; readonly usedLength: number; readonly file?: string }[];
-  /** Of an ELF core: which bytes of the block are at which guest-physical address. */
-  readonly ranges?: readonly PhysicalRange[];
+  /** Of an ELF core: which bytes of which block are at which guest-physical address. */
+  readonly ranges?: readonly WrittenRange[];
+  /** Blocks that are not in an ELF core of all memory, and why. */
+  readonly leftOut?: readonly { readonly block: string; readonly reason: string }[];
   readonly fileBytes: number;
   /** The sidecar. */
   readonly digest?: string;

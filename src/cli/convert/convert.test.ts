@@ -6,6 +6,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
 import { type CommandResult, RunningCommand, runCommand } from '../../../test/command.js';
+import { describedTail } from '../../../test/described-stream.js';
+import { clockDevice, pcStream } from '../../../test/pc-memory.js';
 import { patternPage, richStream, StreamBuilder, testDevice } from '../../../test/streams.js';
 import { ByteWriter } from '../../format/byte-writer.js';
 import { ElementType } from '../../format/stream/constants.js';
@@ -34,8 +36,8 @@ const converted = async (...args: string[]): Promise<Record<string, unknown>> =>
   return document;
 };
 
-const errorOf = ({ error }: Record<string, unknown>): { code: string; file: string } =>
-  error as { code: string; file: string };
+const errorOf = ({ error }: Record<string, unknown>): { code: string; file: string; message: string } =>
+  error as { code: string; file: string; message: string };
 
 /** All that a stream file holds, in its order, whatever its RAM sections. */
 const pagesAndState = (file: string): unknown[] => {
@@ -180,7 +182,8 @@ const pc = (name: string, machine: string, mebibytes: number): string => {
     builder
       .raw(records.copy())
       .raw(ramBodyEnd(1))
-      .devices([testDevice('cpu', 40)]).bytes,
+      .tail(describedTail([clockDevice(Math.min(mebibytes, 3072) * 2 ** 20, Math.max(0, mebibytes - 3072) * 2 ** 20)]))
+      .bytes,
   );
 };
 
@@ -189,8 +192,8 @@ test('elf: program headers say which bytes of the file are at which address; spa
   const document = await converted(pc('pc.mig', 'pc-i440fx-10.0', mebibytes), at('pc.core'), '--to', 'elf');
   const GIB = 2 ** 30;
   assert.deepEqual(document['ranges'], [
-    { address: 0, offset: 0, bytes: 3 * GIB },
-    { address: 4 * GIB, offset: 3 * GIB, bytes: 2 * GIB },
+    { block: 'pc.ram', address: 0, offset: 0, bytes: 3 * GIB },
+    { block: 'pc.ram', address: 4 * GIB, offset: 3 * GIB, bytes: 2 * GIB },
   ]);
   const { size, blocks } = fs.statSync(at('pc.core'));
   assert.equal(size, 4096 + mebibytes * 2 ** 20);
@@ -223,13 +226,63 @@ test('elf: program headers say which bytes of the file are at which address; spa
   fs.closeSync(descriptor);
 });
 
+const MIB = 2 ** 20;
+
+/** A PC with a DIMM of 8 MiB and video memory. */
+const withDimm = (): string =>
+  save(
+    'dimm.mig',
+    pcStream({
+      blocks: [
+        { name: 'pc.ram', usedLength: 16 * MIB },
+        { name: 'dimm0', usedLength: 8 * MIB },
+        { name: 'pc.bios', usedLength: MIB },
+        { name: '0000:00:02.0/vga.vram', usedLength: MIB },
+      ],
+      devices: [clockDevice(16 * MIB)],
+    }),
+  );
+
+test('elf: a DIMM is refused by name until --at says where it lies, and what has no address is named', async () => {
+  const input = withDimm();
+  const { result, document } = await convert(input, at('dimm.core'), '--to', 'elf');
+  assert.deepEqual([result.status, errorOf(document).code], [2, 'BLOCK_ADDRESS']);
+  assert.match(errorOf(document).message, /"dimm0"/);
+  assert.ok(!fs.existsSync(at('dimm.core')));
+  const { ranges, leftOut } = await converted(input, at('dimm.core'), '--to', 'elf', '--at', 'dimm0=0x140000000');
+  assert.deepEqual(ranges, [
+    { block: 'pc.ram', address: 0, offset: 0, bytes: 16 * MIB },
+    { block: 'pc.bios', address: 0xfff0_0000, offset: 0, bytes: MIB },
+    { block: 'dimm0', address: 0x1_4000_0000, offset: 0, bytes: 8 * MIB },
+  ]);
+  assert.deepEqual(
+    (leftOut as { block: string }[]).map(({ block }) => block),
+    ['0000:00:02.0/vga.vram'],
+  );
+  // pc.ram, dimm0, pc.bios follow each other in the file, in the order of the input.
+  assert.equal(fs.statSync(at('dimm.core')).size, 4096 + 25 * MIB);
+  const bios = await converted(input, at('bios.core'), '--to', 'elf', '--block', 'pc.bios');
+  assert.deepEqual(bios['ranges'], [
+    { block: 'pc.bios', address: 0xfff0_0000, offset: 0, bytes: MIB },
+    { block: 'pc.bios', address: 0xe_0000, offset: MIB - 128 * 1024, bytes: 128 * 1024 },
+  ]);
+  const piped = await runCommand('convert', input, '-', '--to', 'elf', '--at', 'dimm0=5368709120');
+  assert.equal(piped.status, 0, piped.stderr);
+  assert.equal(piped.stdout.length, 4096 + 25 * MIB);
+});
+
 test('wrong usage: status 2, nothing written, and what was there stays', async () => {
-  const microvm = pc('microvm.mig', 'microvm', 1);
+  const virt = pc('virt.mig', 'virt-10.0', 1);
   const old = save('old', Buffer.from('old content'));
   fs.mkdirSync(at('full'));
   fs.writeFileSync(at('full/file'), 'mine');
   for (const [args, code] of [
-    [[microvm, old, '--to', 'elf'], 'ELF_MACHINE_TYPE'],
+    [[virt, old, '--to', 'elf'], 'MACHINE_ADDRESSES'],
+    [[rich, old, '--to', 'elf'], 'RAM_ADDRESSES'],
+    [[withDimm(), old, '--to', 'elf', '--block', '0000:00:02.0/vga.vram'], 'BLOCK_ADDRESS'],
+    [[withDimm(), old, '--to', 'elf', '--at', 'dimm1=0x140000000'], 'BLOCK_PLACE'],
+    [[withDimm(), old, '--to', 'elf', '--at', 'dimm0=0x140000001'], 'INVALID_VALUE'],
+    [[withDimm(), old, '--to', 'raw', '--at', 'dimm0=0x140000000'], 'AT_OPTION'],
     [[rich, old, '--to', 'raw', '--block', 'pc.rom'], 'NO_SUCH_BLOCK'],
     [[rich, old, '--to', 'stream', '--block', 'pc.ram'], 'BLOCK_OPTION'],
     [[rich, old, '--to', 'raw'], 'OUTPUT_EXISTS'],

@@ -10,6 +10,7 @@
 
 import { type Command, Option } from 'commander';
 import { SnapshotIndexer } from '../../format/index.js';
+import type { BlockPlaces } from '../../format/physical-map.js';
 import { Capability } from '../../format/stream/constants.js';
 import { memoryFile, type OpenedContainer } from '../../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../../memory/errors.js';
@@ -17,9 +18,11 @@ import { NO_DIGEST_HELP, outputsWithSidecar, refuseForeignSidecar } from '../dig
 import { formatBytes, formatDuration, formatRate, formatTable } from '../format.js';
 import { plural } from '../inspect-text.js';
 import { INDEX_HELP, indexWholeMemoryFile, openMemoryFile } from '../read-memory-file.js';
+import { oneLine } from '../safe-text.js';
 import { refuseUnorderedStdout } from '../stdout-output.js';
 import { terminalColors } from '../terminal.js';
 import type { Verb } from '../verb.js';
+import { addPlace } from './block-places.js';
 import type { Conversion, Converted, Written } from './conversion.js';
 
 const FORMATS = ['stream', 'mapped-ram', 'raw', 'elf'] as const;
@@ -28,6 +31,7 @@ type Format = (typeof FORMATS)[number];
 interface ConvertOptions {
   readonly to: Format;
   readonly block?: string;
+  readonly at: BlockPlaces;
   readonly digest: boolean;
 }
 
@@ -35,9 +39,10 @@ const FORMAT_HELP = `
 Formats:
   stream, mapped-ram  what QEMU loads: machine, RAM and device state, the latter byte for byte
   raw                 guest memory as it is: a folder with a file for each RAM block, or with --block one file
-  elf                 an ELF core for gdb and the like, by guest-physical address. Which address a page has is not in
-                      the file: it is taken from the machine type, pc or q35, and the size of RAM as QEMU lays it out
-                      without max-ram-below-4g. Only the block pc.ram, or what --block names, is in it; no registers.
+  elf                 an ELF core for gdb and the like, for pc, q35, isapc and microvm: every RAM block at its
+                      guest-physical address, or the one that --block names. RAM lies where the saved clock and the
+                      ACPI tables say; the address of a DIMM is not in the file, and has to be given with --at. Memory
+                      of PCI devices is left out. No registers.
 Files in the formats raw and elf are sparse: zero pages take no space.
 Next to a stream or mapped-ram file, OUT.digest says what is in it; verify and send check against that.`;
 
@@ -46,6 +51,11 @@ export const convert: Verb<ConvertOptions> = {
     command
       .addOption(new Option('--to <format>', 'format of the output').choices(FORMATS).makeOptionMandatory())
       .option('--block <name>', 'the RAM block to write; for raw and elf')
+      .addOption(
+        new Option('--at <block=address>', 'where a RAM block lies that the file does not say; for elf, repeatable')
+          .argParser(addPlace)
+          .default(new Map(), 'none'),
+      )
       .option('--no-digest', NO_DIGEST_HELP)
       .addHelpText('after', `${FORMAT_HELP}${INDEX_HELP}\nFrom a stream to mapped-ram: two bits for each page.`);
   },
@@ -54,6 +64,7 @@ export const convert: Verb<ConvertOptions> = {
     ['guest.mig guest.mapped --to mapped-ram', 'each page once, and at its place'],
     ['guest.mig pc.ram --to raw --block pc.ram', "the guest's memory, and nothing else"],
     ['guest.mig guest.core --to elf', 'then: gdb vmlinux guest.core'],
+    ['guest.mig guest.core --to elf --at dimm0=0x100000000', 'of a guest with a DIMM at 4 GiB'],
   ],
 
   files: ([input, out], { to, digest }) => ({
@@ -61,12 +72,17 @@ export const convert: Verb<ConvertOptions> = {
     writes: outputsWithSidecar(out!, digest && isLoadable(to)),
   }),
 
-  async run({ operands, options: { to, block, digest }, signal, progress }) {
+  async run({ operands, options: { to, block, at: places, digest }, signal, progress }) {
     const [input, out] = operands as [string, string];
     if (block !== undefined && isLoadable(to)) {
       throw new RamferryError('usage', 'BLOCK_OPTION', `A file in format ${to} has all RAM blocks.`, {
         value: block,
         hint: '--block is for raw and elf',
+      });
+    }
+    if (places.size > 0 && to !== 'elf') {
+      throw new RamferryError('usage', 'AT_OPTION', `A file in format ${to} has no guest-physical addresses.`, {
+        hint: '--at is for elf',
       });
     }
     if (to === 'mapped-ram') {
@@ -90,7 +106,7 @@ export const convert: Verb<ConvertOptions> = {
     } else {
       const { snapshot, close } = await indexWholeMemoryFile(container, surroundings);
       try {
-        const written = await write(to, { snapshot, file, out, block, digests: digest, surroundings });
+        const written = await write(to, { snapshot, file, out, block, places, digests: digest, surroundings });
         converted = { configuration: snapshot.configuration, setup: snapshot.setup, written };
       } finally {
         close();
@@ -131,7 +147,7 @@ const write = async (format: Format, conversion: Conversion): Promise<Written> =
 const summary = (
   out: string,
   format: Format,
-  { blocks, ranges, fileBytes }: Written,
+  { blocks, ranges, leftOut, fileBytes }: Written,
   ramBytes: number,
   milliseconds: number,
 ): string => {
@@ -139,10 +155,11 @@ const summary = (
   const hexadecimal = (value: number): string => `0x${value.toString(16)}`;
   const rows = [
     ['  memory', `${formatBytes(ramBytes)} in the input, ${plural(blocks.length, 'RAM block')} in the output`],
-    ...(ranges ?? []).map(({ address, bytes }) => [
+    ...(ranges ?? []).map(({ block, address, bytes }) => [
       '  addresses',
-      `${hexadecimal(address)} to ${hexadecimal(address + bytes - 1)}`,
+      `${hexadecimal(address)} to ${hexadecimal(address + bytes - 1)}  ${oneLine(block)}`,
     ]),
+    ...(leftOut ?? []).map(({ block }) => ['  left out', oneLine(block)]),
     ['  total time', `${formatDuration(milliseconds)}, ${formatRate((ramBytes * 1000) / Math.max(1, milliseconds))}`],
   ];
   return `${colors.bold(out)}: ${format}, ${colors.green('complete')}, ${formatBytes(fileBytes)} written\n\n${formatTable(rows, ['left', 'left'])}`;

@@ -7,8 +7,9 @@ import type { ByteChannel } from '../../channel/channel.js';
 import { channelError } from '../../channel/channel-error.js';
 import { OutputFile } from '../../channel/output-file-node.js';
 import { writeFully } from '../../channel/write-fully-node.js';
-import { elfCore, pcMemoryLayout } from '../../format/elf-core.js';
+import { elfCore } from '../../format/elf-core.js';
 import type { Snapshot } from '../../format/index.js';
+import { physicalMap } from '../../format/physical-map.js';
 import type { ReadRamBlock } from '../../format/stream/stream-handler.js';
 import { copyDensely } from '../../guest/dense-copy-node.js';
 import { copySparsely } from '../../guest/sparse-copy-node.js';
@@ -58,17 +59,19 @@ const writeRawFolder = async ({ snapshot, out, surroundings }: Conversion): Prom
   }
 };
 
-/** One block as one file, with `head` before it. */
-const writeBlock = async (
-  conversion: Conversion,
-  block: ReadRamBlock,
-  head: Uint8Array,
-  position: number,
-): Promise<Written> => {
+/** Blocks as one file, one behind the other from `position` on, with `head` before them. */
+interface OneFile {
+  readonly blocks: readonly ReadRamBlock[];
+  readonly head: Uint8Array;
+  readonly position: number;
+}
+
+const writeBlocks = async (conversion: Conversion, content: OneFile): Promise<Written> => {
   const { snapshot, out, surroundings } = conversion;
+  const { blocks, head } = content;
   if (isStdout(out)) {
     const channel = openStdout();
-    const written = await writeInOrder(conversion, block, head, position, (bytes) => writeToChannel(channel, bytes));
+    const written = await writeInOrder(conversion, content, (bytes) => writeToChannel(channel, bytes));
     await channel.end();
     return written;
   }
@@ -77,9 +80,7 @@ const writeBlock = async (
   try {
     if (!output.isNew) {
       // A device holds what somebody else has left there, and a pipe has no positions.
-      const written = await writeInOrder(conversion, block, head, position, (bytes) =>
-        appendFully(descriptor, bytes, out),
-      );
+      const written = await writeInOrder(conversion, content, (bytes) => appendFully(descriptor, bytes, out));
       await output.commit();
       return written;
     }
@@ -88,11 +89,16 @@ const writeBlock = async (
     } catch (error) {
       throw channelError(error, 'write', out);
     }
-    const copies = [{ block: block.index, descriptor, file: out, position }];
+    let { position } = content;
+    const copies = blocks.map(({ index, usedLength }) => {
+      const copy = { block: index, descriptor, file: out, position };
+      position += usedLength;
+      return copy;
+    });
     const ramBytes = await copySparsely(snapshot, copies, (...slice) => inSlices(surroundings, ...slice));
     surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
-    return { blocks: [nameAndLength(block)], fileBytes: head.length + ramBytes };
+    return { blocks: blocks.map(nameAndLength), fileBytes: head.length + ramBytes };
   } finally {
     output.abort();
   }
@@ -101,27 +107,30 @@ const writeBlock = async (
 /** The same for what is written from its beginning to its end, zeros included. */
 const writeInOrder = async (
   { snapshot, surroundings }: Conversion,
-  block: ReadRamBlock,
-  head: Uint8Array,
-  position: number,
+  { blocks, head, position }: OneFile,
   write: (bytes: Uint8Array) => Promise<void>,
 ): Promise<Written> => {
   const { signal, progress } = surroundings;
   const start = performance.now();
   await write(head);
   await write(new Uint8Array(position - head.length));
-  const totalBytes = block.usedLength;
-  await copyDensely(snapshot, block.index, write, {
-    signal,
-    onProgress: (done) => {
-      const elapsed = performance.now() - start;
-      if (elapsed > SILENT_MS) {
-        const bytesPerSecond = (done * 1000) / elapsed;
-        progress.update({ phase: 'writing', totalBytes, remainingBytes: totalBytes - done, bytesPerSecond });
-      }
-    },
-  });
-  return { blocks: [nameAndLength(block)], fileBytes: position + totalBytes };
+  const totalBytes = blocks.reduce((sum, { usedLength }) => sum + usedLength, 0);
+  let before = 0;
+  for (const { index, usedLength } of blocks) {
+    await copyDensely(snapshot, index, write, {
+      signal,
+      onProgress: (done) => {
+        const elapsed = performance.now() - start;
+        if (elapsed > SILENT_MS) {
+          const bytesPerSecond = ((before + done) * 1000) / elapsed;
+          const remainingBytes = totalBytes - before - done;
+          progress.update({ phase: 'writing', totalBytes, remainingBytes, bytesPerSecond });
+        }
+      },
+    });
+    before += usedLength;
+  }
+  return { blocks: blocks.map(nameAndLength), fileBytes: position + totalBytes };
 };
 
 const writeToChannel = (channel: ByteChannel, bytes: Uint8Array): Promise<void> =>
@@ -143,13 +152,46 @@ const appendFully = async (descriptor: number, bytes: Uint8Array, file: string):
 export const writeRaw = (conversion: Conversion): Promise<Written> =>
   conversion.block === undefined
     ? writeRawFolder(conversion)
-    : writeBlock(conversion, blockNamed(conversion.snapshot, conversion.block, conversion.file), new Uint8Array(), 0);
+    : writeBlocks(conversion, {
+        blocks: [blockNamed(conversion.snapshot, conversion.block, conversion.file)],
+        head: new Uint8Array(),
+        position: 0,
+      });
 
+/** All memory of the guest, or one block, by guest-physical address. */
 export const writeElf = async (conversion: Conversion): Promise<Written> => {
-  const { snapshot, file, block: name = 'pc.ram' } = conversion;
+  const { snapshot, file, block: name, places } = conversion;
   const { machine } = snapshot.configuration;
-  const block = blockNamed(snapshot, name, file);
-  const ranges = pcMemoryLayout(machine, block.usedLength);
-  const { head, ramOffset } = elfCore(machine, ranges);
-  return { ...(await writeBlock(conversion, block, head, ramOffset)), ranges };
+  const one = name === undefined ? undefined : blockNamed(snapshot, name, file);
+  const map = physicalMap(snapshot, places);
+  if (one === undefined) {
+    map.requireMemory();
+  }
+  const placed = one === undefined ? map.ranges : map.rangesOf(one.index);
+  const isPlaced = new Set(placed.map(({ block }) => block));
+  const blocks = snapshot.setup.blocks.filter(({ index }) => isPlaced.has(index));
+  const positions = new Map<number, number>();
+  let position = 0;
+  for (const { index, usedLength } of blocks) {
+    positions.set(index, position);
+    position += usedLength;
+  }
+  const segments = placed.map(({ block, address, offset, bytes }) => ({
+    address,
+    offset: positions.get(block)! + offset,
+    bytes,
+  }));
+  const { head, ramOffset } = elfCore(
+    machine,
+    segments.sort((a, b) => a.address - b.address),
+  );
+  const written = await writeBlocks(conversion, { blocks, head, position: ramOffset });
+  const nameOf = (block: number): string => snapshot.setup.blocks[block]!.name;
+  return {
+    ...written,
+    ranges: placed.map(({ block, address, offset, bytes }) => ({ block: nameOf(block), address, offset, bytes })),
+    ...(one === undefined && {
+      leftOut: map.unplaced.map(({ block, reason }) => ({ block: nameOf(block), reason })),
+    }),
+  };
 };
