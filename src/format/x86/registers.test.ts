@@ -151,7 +151,7 @@ describe('guests without registers to give say why', () => {
     [
       'one that is not known',
       'NOT_X86',
-      /an architecture unknown/,
+      /"virt-10.0" is of another architecture/,
       [cpu([{ name: 'data', type: 'buffer', size: 4 }], 4)],
     ],
     ['an old version', 'CPU_VERSION', /version 10/, cpuDevices({}, { version: 10 })],

@@ -149,7 +149,9 @@ const architectures: readonly [field: string, architecture: string][] = [
   ['env.psw.mask', 's390x'],
   ['env.CSR_CRMD', 'LoongArch'],
   ['env.mstatus', 'RISC-V'],
-  ['env.gprh', 'PowerPC'],
+  ['env.nip', 'PowerPC'],
+  ['env.dregs', 'm68k'],
+  ['env.nwindows', 'SPARC'],
   ['env.active_tc', 'MIPS'],
 ];
 
@@ -157,7 +159,7 @@ const refuseOthers = (fields: FieldGroup, machine: string): void => {
   if (fields.count('env.eip') > 0 && fields.count('env.segs') === SEGMENT_REGISTERS.length) {
     return;
   }
-  const architecture = architectures.find(([field]) => fields.count(field) > 0)?.[1] ?? 'an architecture unknown here';
+  const architecture = architectures.find(([field]) => fields.count(field) > 0)?.[1] ?? 'of another architecture';
   throw new RamferryError(
     'failed',
     'NOT_X86',
