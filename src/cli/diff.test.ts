@@ -76,6 +76,7 @@ test('equal: the same content, stored as content, as zero marks, again, or not a
     blocks: [{ name: 'pc.ram', pages: PAGES, differing: 0, ranges: [], rangeCount: 0 }],
     onlyInA: [],
     onlyInB: [],
+    elsewhere: [],
     devices: [],
   });
   assert.match((await runCommand('diff', a, b)).stdout, /: equal\n/);

@@ -84,6 +84,8 @@ interface Difference {
   /** Names of blocks. */
   readonly onlyInA: readonly string[];
   readonly onlyInB: readonly string[];
+  /** Names of blocks that cannot be compared: a file leaves their content out. */
+  readonly elsewhere: readonly string[];
   readonly devices: readonly DeviceDifference[];
 }
 
@@ -101,8 +103,14 @@ const compare = async (a: Snapshot, b: Snapshot, surroundings: Surroundings): Pr
     new Map(setup.blocks.map((block) => [block.name, block]));
   const blocksOfA = namesOf(a);
   const blocksOfB = namesOf(b);
+  const elsewhere = [...blocksOfA]
+    .filter(([name, { index }]) => {
+      const other = blocksOfB.get(name);
+      return other !== undefined && (a.elsewhere.has(index) || b.elsewhere.has(other.index));
+    })
+    .map(([name]) => name);
   const pairs = a.setup.blocks
-    .filter(({ name }) => blocksOfB.has(name))
+    .filter(({ name }) => blocksOfB.has(name) && !elsewhere.includes(name))
     .map((block) => new BlockComparison(a, block, b, blocksOfB.get(block.name)!));
   const bytes = pairs.reduce((sum, { pages }) => sum + pages * pageSize, 0);
   const queue = [...pairs];
@@ -121,8 +129,8 @@ const compare = async (a: Snapshot, b: Snapshot, surroundings: Surroundings): Pr
   const equal =
     machine === undefined &&
     blocks.every(({ differing }) => differing === 0) &&
-    onlyInA.length + onlyInB.length + devices.length === 0;
-  return { equal, machine, blocks, onlyInA, onlyInB, devices };
+    onlyInA.length + onlyInB.length + devices.length + elsewhere.length === 0;
+  return { equal, machine, blocks, onlyInA, onlyInB, elsewhere, devices };
 };
 
 /** Compares two blocks piece by piece. */
@@ -244,7 +252,7 @@ const totalDiffering = (blocks: readonly BlockDifference[]): number =>
 const filesDiffer = (
   a: string,
   b: string,
-  { machine, blocks, onlyInA, onlyInB, devices }: Difference,
+  { machine, blocks, onlyInA, onlyInB, elsewhere, devices }: Difference,
 ): RamferryError => {
   const pages = totalDiffering(blocks);
   const other = onlyInA.length + onlyInB.length;
@@ -254,6 +262,16 @@ const filesDiffer = (
     other > 0 && `${plural(other, 'RAM block')} of only one file`,
     devices.length > 0 && plural(devices.length, 'device section'),
   ].filter((part) => part !== false);
+  if (elsewhere.length > 0) {
+    const names = elsewhere.map((name) => `"${name}"`).join(', ');
+    const rest = parts.length === 0 ? 'all else is equal' : `of the rest differ: ${parts.join(', ')}`;
+    return new RamferryError(
+      'failed',
+      'MEMORY_ELSEWHERE',
+      `${a} and ${b} cannot be compared as a whole: the content of RAM block ${names} is not in both files; ${rest}.`,
+      { file: b, value: elsewhere[0]!, hint: 'Save the guest without x-ignore-shared.' },
+    );
+  }
   return new RamferryError('failed', 'FILES_DIFFER', `${a} and ${b} differ: ${parts.join(', ')}.`, { file: b });
 };
 
@@ -267,7 +285,7 @@ const rangeText = ({ ranges, rangeCount }: BlockDifference): string => {
 
 const text = (a: string, b: string, difference: Difference): string => {
   const colors = terminalColors(process.stdout);
-  const { equal, machine, blocks, onlyInA, onlyInB, devices } = difference;
+  const { equal, machine, blocks, onlyInA, onlyInB, elsewhere, devices } = difference;
   const rows = blocks.map((block) => [
     `  ${block.name}`,
     formatCount(block.pages),
@@ -282,6 +300,7 @@ const text = (a: string, b: string, difference: Difference): string => {
     ...(machine === undefined ? [] : [`  machine: ${oneLine(`${machine.a} and ${machine.b}`)}\n`]),
     ...onlyInA.map((name) => `  RAM block ${oneLine(`${name}: only in ${a}`)}\n`),
     ...onlyInB.map((name) => `  RAM block ${oneLine(`${name}: only in ${b}`)}\n`),
+    ...elsewhere.map((name) => `  RAM block ${oneLine(name)}: not compared, its content is not in both files\n`),
     ...devices.map(
       (device) => `  device ${oneLine(`${device.name}, instance ${device.instance}: ${deviceText(device, a, b)}`)}\n`,
     ),

@@ -155,6 +155,9 @@ export const checkSidecar = async (
   const savedBlocks = new Map(sidecar.blocks.map((block) => [block.name, block.mebibytes]));
   const current = (await digestOf(snapshot, surroundings)).blocks();
   current.forEach(({ name, mebibytes }, index) => {
+    if (snapshot.elsewhere.has(index)) {
+      return;
+    }
     const saved = savedBlocks.get(name) ?? SavedMebibytes.none;
     const pagesOffset = setup.blocks[index]!.mapped?.pagesOffset;
     const compare = (mebibyte: number): void => {

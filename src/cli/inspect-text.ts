@@ -74,10 +74,14 @@ export const blockText = (blocks: readonly BlockDocument[], colors: Colors): str
     colors,
   );
 
-export const digestText = (blocks: readonly BlockDocument[], digests: readonly string[], colors: Colors): string =>
+export const digestText = (
+  blocks: readonly BlockDocument[],
+  digests: readonly (string | undefined)[],
+  colors: Colors,
+): string =>
   table(
     ['SHA-256', 'RAM block'],
-    blocks.map(({ name }, index) => [digests[index]!, name]),
+    blocks.map(({ name }, index) => [digests[index] ?? 'not in the file', name]),
     ['left', 'left'],
     colors,
   );

@@ -126,18 +126,22 @@ const pageMapOf = async (
   return withStalePages(map, stale);
 };
 
-/** One SHA-256 a block, over its whole used length. */
+/** One SHA-256 a block, over its whole used length; none of a block whose content the file leaves out. */
 const digestsOf = async (
   snapshot: Snapshot,
   surroundings: Pick<Invocation<unknown>, 'signal' | 'progress'>,
-): Promise<string[]> => {
+): Promise<(string | undefined)[]> => {
   const { blocks, targetPageSize, totalBytes } = snapshot.setup;
   const buffer = new Uint8Array(DIGEST_BYTES);
-  const digests: string[] = [];
+  const digests: (string | undefined)[] = [];
   let hash = createHash('sha256');
   let offset = 0;
   await inSlices(surroundings, 'hashing', totalBytes, () => {
     const { index, usedLength } = blocks[digests.length]!;
+    if (snapshot.elsewhere.has(index)) {
+      digests.push(undefined);
+      return usedLength;
+    }
     const bytes = Math.min(DIGEST_BYTES, usedLength - offset);
     const piece = buffer.subarray(0, bytes);
     snapshot.readPages(index, pageIndex(offset / targetPageSize), bytes / targetPageSize, piece);

@@ -14,6 +14,8 @@ export interface BlockDocument extends PageCounts {
   readonly name: string;
   readonly usedLength: number;
   readonly pageSize: number;
+  /** Set if the file leaves its content out: its absent pages are not zero. */
+  readonly elsewhere?: true;
 }
 
 /** What the head of a libvirt save image says. */
@@ -118,6 +120,7 @@ export const memoryDocument = ({
       usedLength,
       pageSize: setup!.targetPageSize,
       ...counts[index]!,
+      ...(snapshot?.elsewhere.has(index) && { elsewhere: true as const }),
     })),
     devices: snapshot?.summary.devices ?? [],
     memoryDevices: memory?.devices,

@@ -3,7 +3,6 @@
 // bytes that nobody reads.
 
 import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
-import { Capability } from '../format/stream/constants.js';
 import type { StreamSummary } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
 import { pageIndex } from '../memory/units.js';
@@ -163,19 +162,16 @@ const warnings = ({ snapshot }: MemoryFile): Finding[] =>
   snapshot!.summary.warnings.map((message) => ({ severity: 'warning', code: 'UNUSUAL_STREAM', message }));
 
 /**
- * In a mapped-ram file absent pages are as good as zero marks. Into a stream a source writes every page at least once, as content or as a zero mark, except where it may leave pages out: RAM that
- * is shared with the destination, RAM that virtio-mem has not plugged in, and what the guest hints as free through
- * virtio-balloon. Anywhere else a page without a record was lost, or is left to the destination.
+ * In a mapped-ram file absent pages are as good as zero marks. Into a stream a source writes every page at least once, as content
+ * or as a zero mark, except where it may leave pages out: RAM that virtio-mem has not plugged in, and what the guest hints as free
+ * through virtio-balloon. Blocks that x-ignore-shared leaves out are warnings of the file's own. Anywhere else a page without a record was lost, or is left to the destination.
  */
-const unwrittenPages = ({ format, blocks, capabilities }: MemoryDocument, { devices }: StreamSummary): Finding[] => {
+const unwrittenPages = ({ format, blocks }: MemoryDocument, { devices }: StreamSummary): Finding[] => {
   if (format === 'mapped-ram') {
     return [];
   }
   const hasDevice = (part: string): boolean => devices.some(({ name }) => name.includes(part));
   const reasonFor = (block: string): string | undefined => {
-    if (capabilities.includes(Capability.IGNORE_SHARED)) {
-      return 'as x-ignore-shared allows for shared RAM';
-    }
     // The block is called after the device that it belongs to, and the backend: 0000:00:07.0/vmem0.
     if (block.includes('/') && hasDevice(`${block.slice(0, block.lastIndexOf('/'))}/virtio-mem`)) {
       return 'as virtio-mem allows for what is not plugged in';
@@ -183,7 +179,7 @@ const unwrittenPages = ({ format, blocks, capabilities }: MemoryDocument, { devi
     return hasDevice('/virtio-balloon') ? 'as virtio-balloon allows for pages that the guest hints as free' : undefined;
   };
   return blocks
-    .filter(({ absentPages }) => absentPages > 0)
+    .filter(({ absentPages, elsewhere }) => absentPages > 0 && elsewhere === undefined)
     .map(({ name, usedLength, pageSize, absentPages }) => {
       const reason = reasonFor(name);
       const what = `${formatCount(absentPages)} of ${formatCount(usedLength / pageSize)} pages of RAM block "${name}"`;

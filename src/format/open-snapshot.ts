@@ -6,6 +6,7 @@
 // No I/O here: the caller lends a `ReadAt`.
 
 import type { PageIndex } from '../memory/units.js';
+import { elsewhereBlocks, elsewhereText } from './elsewhere.js';
 import { withFile } from './invalid.js';
 import { MappedRamBlockIndex, MappedRamSnapshot } from './mapped-ram/snapshot.js';
 import type { PageCounts, ReadAt, Snapshot } from './snapshot.js';
@@ -186,18 +187,22 @@ class IndexHandler implements StreamHandler {
     if (end < sizeBytes && !isPadded) {
       warnings.push(`${sizeBytes - end} bytes follow the stream, from byte ${end} on.`);
     }
+    const setup = this.#setup!;
+    const elsewhere = elsewhereBlocks(this.#configuration!, setup, this.soFar.counts);
+    warnings.push(...[...elsewhere].map((block) => elsewhereText(setup.blocks[block].name)));
     const summary = { ...this.#summary!, warnings };
     if (this.isMapped) {
-      return new MappedRamSnapshot(this.#readAt, this.#configuration!, this.#setup!, summary, this.#bitmaps);
+      return new MappedRamSnapshot(this.#readAt, this.#configuration!, setup, summary, this.#bitmaps, elsewhere);
     }
     return new StreamSnapshot(
       this.#readAt,
       this.#configuration!,
-      this.#setup!,
+      setup,
       summary,
       this.#records,
       this.#deltas,
       this.#budget.usedBytes,
+      elsewhere,
     );
   }
 }

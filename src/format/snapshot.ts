@@ -35,6 +35,8 @@ export interface Snapshot {
   readonly summary: StreamSummary;
   /** Memory that the index of pages takes. */
   readonly indexBytes: number;
+  /** Positions of the blocks whose content the file leaves out (elsewhere.ts): their pages count as absent, but are not zero. */
+  readonly elsewhere: ReadonlySet<number>;
 
   /** Page counts of a block. */
   counts(block: number): PageCounts;
@@ -62,7 +64,7 @@ export interface Snapshot {
 
   /**
    * Reads `pageCount` consecutive pages of a block into `target`, all of it; absent and zero pages become zero bytes.
-   * @throws RamferryError `usage`, if the pages do not fit the block or the target
+   * @throws RamferryError `usage`, if the pages do not fit the block or the target; MEMORY_ELSEWHERE, if the block is left out
    */
   readPages(block: number, firstPage: PageIndex, pageCount: number, target: Uint8Array): void;
 

@@ -23,6 +23,7 @@ export class CheckedSnapshot implements Snapshot {
   readonly configuration: Snapshot['configuration'];
   readonly setup: Snapshot['setup'];
   readonly summary: Snapshot['summary'];
+  readonly elsewhere: Snapshot['elsewhere'];
   readonly #snapshot: Snapshot;
   readonly #file: string;
   readonly #sidecar: string;
@@ -38,6 +39,7 @@ export class CheckedSnapshot implements Snapshot {
     this.configuration = snapshot.configuration;
     this.setup = snapshot.setup;
     this.summary = snapshot.summary;
+    this.elsewhere = snapshot.elsewhere;
     this.#snapshot = snapshot;
     this.#file = file;
     this.#sidecar = path;

@@ -6,6 +6,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
 import { createBlocks, matchBlocks } from '../destination/ram-geometry.js';
+import { refuseElsewhere } from '../format/elsewhere.js';
 import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
 import type { StreamConfiguration } from '../format/stream/configuration.js';
 import type { RamSetup, StreamSummary } from '../format/stream/stream-handler.js';
@@ -51,6 +52,7 @@ export const loadMappedRam = async (operand: string, options: LoadOptions): Prom
         hint: 'A stream is loaded by a MigrationDestination with a MemoryTarget; convert --to mapped-ram makes one of these.',
       });
     }
+    refuseElsewhere(snapshot, undefined, container.file);
     const { configuration, setup, summary } = snapshot;
     if (setup.targetPageSize !== GUEST_PAGE_SIZE) {
       throw new RamferryError(

@@ -2,6 +2,7 @@
 // window of it at a time, so that sending needs a few MiB however large the guest is.
 
 import { GUEST_PAGE_SIZE } from '../../kernels/kernels.js';
+import { refuseElsewhere } from '../format/elsewhere.js';
 import type { RamDigest } from '../format/ram-digest.js';
 import type { Snapshot } from '../format/snapshot.js';
 import { Capability } from '../format/stream/constants.js';
@@ -71,6 +72,7 @@ export class SnapshotGuest implements SourceGuest {
    */
   constructor(snapshot: Snapshot, file?: string, options: SnapshotGuestOptions = {}) {
     const { digest, devices, held, runState, windows = 1 } = options;
+    refuseElsewhere(snapshot, undefined, file);
     this.#held = held;
     this.#digest = digest;
     this.#windows = Segment.create({ ramBytes: windows * WINDOW_BYTES });

@@ -4,6 +4,7 @@
 import fs from 'node:fs';
 import { channelError } from '../channel/channel-error.js';
 import { writeFully } from '../channel/write-fully-node.js';
+import { refuseElsewhere } from '../format/elsewhere.js';
 import type { Snapshot } from '../format/snapshot.js';
 import { pageIndex } from '../memory/units.js';
 import type { Slices } from './slices-node.js';
@@ -28,6 +29,10 @@ export const copySparsely = async (
   copies: readonly BlockCopy[],
   inSlices: Slices,
 ): Promise<number> => {
+  refuseElsewhere(
+    snapshot,
+    copies.map(({ block }) => block),
+  );
   const { blocks, targetPageSize: pageSize } = snapshot.setup;
   const buffer = Buffer.alloc(READ_BYTES);
   const zeroPage = Buffer.alloc(pageSize);

@@ -2,6 +2,7 @@
 // each GiB of guest memory, and nothing else (MR-30).
 
 import { type FileOffset, fileOffset, type PageIndex } from '../../memory/units.js';
+import { refuseElsewhere } from '../elsewhere.js';
 import { invalid } from '../invalid.js';
 import { checkPageRange, type PageCounts, PageKind, type ReadAt, type Snapshot } from '../snapshot.js';
 import type { StreamConfiguration } from '../stream/configuration.js';
@@ -62,6 +63,7 @@ export class MappedRamSnapshot implements Snapshot {
   readonly configuration: StreamConfiguration;
   readonly setup: RamSetup;
   readonly summary: StreamSummary;
+  readonly elsewhere: ReadonlySet<number>;
   readonly #readAt: ReadAt;
   readonly #indexes: readonly MappedRamBlockIndex[];
   #scratch: Uint8Array = new Uint8Array(0);
@@ -75,12 +77,14 @@ export class MappedRamSnapshot implements Snapshot {
     setup: RamSetup,
     summary: StreamSummary,
     indexes: readonly MappedRamBlockIndex[],
+    elsewhere: ReadonlySet<number>,
   ) {
     this.#readAt = readAt;
     this.configuration = configuration;
     this.setup = setup;
     this.summary = summary;
     this.#indexes = indexes;
+    this.elsewhere = elsewhere;
     this.#refuseMissingBitmaps();
   }
 
@@ -159,6 +163,7 @@ export class MappedRamSnapshot implements Snapshot {
 
   readPages(block: number, firstPage: PageIndex, pageCount: number, target: Uint8Array): void {
     checkPageRange(this.setup, block, firstPage, pageCount, target.length);
+    refuseElsewhere(this, [block]);
     const { targetPageSize: pageSize } = this.setup;
     const end = firstPage + pageCount;
     const part = (first: number, behind: number): Uint8Array =>

@@ -2,6 +2,7 @@
 // held: a 1 GiB guest costs 2 MiB of index.
 
 import type { PageIndex } from '../../memory/units.js';
+import { refuseElsewhere } from '../elsewhere.js';
 import { checkPageRange, type PageCounts, PageKind, type ReadAt, type Snapshot } from '../snapshot.js';
 import type { StreamConfiguration } from './configuration.js';
 import { type DeltaList, kindOfEntry, type RecordIndex } from './record-index.js';
@@ -25,6 +26,7 @@ export class StreamSnapshot implements Snapshot {
   readonly summary: StreamSummary;
   /** Memory the index takes. */
   readonly indexBytes: number;
+  readonly elsewhere: ReadonlySet<number>;
   readonly #readAt: ReadAt;
   readonly #indexes: readonly RecordIndex[];
   readonly #deltas: DeltaList;
@@ -38,6 +40,7 @@ export class StreamSnapshot implements Snapshot {
     indexes: readonly RecordIndex[],
     deltas: DeltaList,
     indexBytes: number,
+    elsewhere: ReadonlySet<number>,
   ) {
     this.#readAt = readAt;
     this.configuration = configuration;
@@ -46,6 +49,7 @@ export class StreamSnapshot implements Snapshot {
     this.#indexes = indexes;
     this.#deltas = deltas;
     this.indexBytes = indexBytes;
+    this.elsewhere = elsewhere;
   }
 
   /** Page counts of a block. */
@@ -86,6 +90,7 @@ export class StreamSnapshot implements Snapshot {
    */
   readPages(block: number, firstPage: PageIndex, pageCount: number, target: Uint8Array): void {
     checkPageRange(this.setup, block, firstPage, pageCount, target.length);
+    refuseElsewhere(this, [block]);
     const { targetPageSize: pageSize } = this.setup;
     const index = this.#indexes[block];
     const slot = (page: number): Uint8Array =>
