@@ -28,9 +28,13 @@ export class StreamBuilder {
   readonly #out = new ByteWriter(64 * 1024);
   #block: string | undefined;
 
-  constructor(ramSectionId = 1, pageSize = 4096) {
+  readonly #hasFooters: boolean;
+
+  /** @param hasFooters false for streams of machine types up to 2.3, whose sections have none */
+  constructor(ramSectionId = 1, pageSize = 4096, hasFooters = true) {
     this.ramSectionId = ramSectionId;
     this.pageSize = pageSize;
+    this.#hasFooters = hasFooters;
   }
 
   /** Bytes so far: the offset of what comes next. */
@@ -56,7 +60,7 @@ export class StreamBuilder {
     for (const { name, usedLength } of blocks) {
       this.memory.set(name, new Uint8Array(usedLength));
     }
-    return this.raw(write.ramStart(this.ramSectionId, blocks, capabilities));
+    return this.#section(write.ramStart(this.ramSectionId, blocks, capabilities));
   }
 
   part(records: readonly TestRecord[]): this {
@@ -73,7 +77,12 @@ export class StreamBuilder {
   }
 
   devices(devices: readonly DeviceState[]): this {
-    return this.tail(buildDeviceTail(devices));
+    return this.tail(buildDeviceTail(devices, [], this.pageSize));
+  }
+
+  /** Appends a section, with its footer or without. */
+  #section(bytes: Uint8Array): this {
+    return this.raw(this.#hasFooters ? bytes : bytes.subarray(0, -5));
   }
 
   #body(type: typeof ElementType.SECTION_PART | typeof ElementType.SECTION_END, records: readonly TestRecord[]): this {
@@ -81,7 +90,7 @@ export class StreamBuilder {
     for (const record of records) {
       this.#record(record);
     }
-    return this.raw(write.ramBodyEnd(this.ramSectionId));
+    return this.#section(write.ramBodyEnd(this.ramSectionId));
   }
 
   #record(record: TestRecord): void {

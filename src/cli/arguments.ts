@@ -1,6 +1,7 @@
 // Parsers for option values; commander reports what they throw as wrong usage.
 
 import { InvalidArgumentError } from 'commander';
+import { isPageSize } from '../format/stream/page-size.js';
 import { byteSize } from '../memory/byte-size.js';
 
 /**
@@ -36,3 +37,12 @@ export const parseInteger =
     }
     return value;
   };
+
+/** Bytes of a target page: a power of two from 256 to 64K. */
+export const parsePageSize = (text: string): number => {
+  const size = byteSize(text.trim()) ?? 0;
+  if (!isPageSize(size)) {
+    throw new InvalidArgumentError('It must be a power of two from 256 to 65536, such as 1K, 4096 or 8K.');
+  }
+  return size;
+};

@@ -9,12 +9,12 @@ import { findSections } from './device-names.js';
 import { bytesText, fieldsText } from './device-text.js';
 import { formatCount } from './format.js';
 import { deviceText } from './inspect-text.js';
-import { INDEX_HELP, readWholeMemoryFile } from './read-memory-file.js';
+import { type FileOptions, INDEX_HELP, pageSizeOption, readWholeMemoryFile } from './read-memory-file.js';
 import { oneLine } from './safe-text.js';
 import { terminalColors, terminalColumns } from './terminal.js';
 import type { Verb, VerbResult } from './verb.js';
 
-interface DeviceOptions {
+interface DeviceOptions extends FileOptions {
   readonly full?: true;
   readonly raw?: true;
 }
@@ -30,6 +30,7 @@ export const device: Verb<DeviceOptions> = {
     command
       .option('--full', 'whole buffers and arrays, which are cut otherwise; JSON always has all of them')
       .option('--raw', 'the bytes of the section as they are, without names')
+      .addOption(pageSizeOption())
       .addHelpText(
         'after',
         '\nNAME is that of a section, with or without the number of an instance ("cpu", "cpu/1"), a pattern with * and ?, or\n' +
@@ -45,7 +46,7 @@ export const device: Verb<DeviceOptions> = {
 
   async run({ operands, options, signal, progress }) {
     const [file, name] = operands as [string, string?];
-    const opened = await readWholeMemoryFile(file, { signal, progress });
+    const opened = await readWholeMemoryFile(file, { signal, progress }, options);
     try {
       const devices = new DescribedDevices(opened.snapshot.summary);
       return name === undefined

@@ -10,7 +10,14 @@ import { pageIndex } from '../memory/units.js';
 import { type DeviceDifference, differingDevices } from './diff-devices.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
 import { plural } from './inspect-text.js';
-import { INDEX_HELP, inSlices, readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
+import {
+  type FileOptions,
+  INDEX_HELP,
+  inSlices,
+  pageSizeOption,
+  readWholeMemoryFile,
+  type Surroundings,
+} from './read-memory-file.js';
 import { oneLine } from './safe-text.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
@@ -37,19 +44,21 @@ export interface BlockDifference {
   readonly rangeCount: number;
 }
 
-export const diff: Verb = {
+export const diff: Verb<FileOptions> = {
   configure: (command) =>
-    command.addHelpText(
-      'after',
-      `\nStatus 0 also means that the two are equal, and 1 that they differ: machine, RAM and device state count.${INDEX_HELP}`,
-    ),
+    command
+      .addOption(pageSizeOption())
+      .addHelpText(
+        'after',
+        `\nStatus 0 also means that the two are equal, and 1 that they differ: machine, RAM and device state count.${INDEX_HELP}`,
+      ),
   examples: [
     ['before.mig after.mig', 'which pages the guest wrote in between'],
     ['guest.mig guest.mapped --quiet', 'are they the same guest? status 0 if so, 1 if not'],
     ['before.mig after.mig --json', 'with up to 1000 ranges of pages for each block'],
   ],
 
-  async run({ operands, signal, progress }) {
+  async run({ operands, options, signal, progress }) {
     const surroundings = { signal, progress };
     const [a, b] = operands as [string, string];
     if (a === '-' && b === '-') {
@@ -57,9 +66,9 @@ export const diff: Verb = {
         hint: 'give the name of a file for the other one',
       });
     }
-    const first = await readWholeMemoryFile(a, surroundings);
+    const first = await readWholeMemoryFile(a, surroundings, options);
     try {
-      const second = await readWholeMemoryFile(b, surroundings);
+      const second = await readWholeMemoryFile(b, surroundings, options);
       try {
         const difference = await compare(first.snapshot, second.snapshot, surroundings);
         return {

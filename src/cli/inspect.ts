@@ -8,12 +8,12 @@ import { pageIndex } from '../memory/units.js';
 import { blockText, deviceText, digestText, diskText, headText } from './inspect-text.js';
 import { diskSnapshotDocument, memoryDocument } from './memory-document.js';
 import { type PageMap, pageMap, pageMapText, withStalePages } from './page-map.js';
-import { INDEX_HELP, inSlices, readMemoryFile } from './read-memory-file.js';
+import { type FileOptions, INDEX_HELP, inSlices, pageSizeOption, readMemoryFile } from './read-memory-file.js';
 import { oneLine } from './safe-text.js';
 import { hasUnicode, terminalColors, terminalColumns } from './terminal.js';
 import type { Invocation, Verb } from './verb.js';
 
-interface InspectOptions {
+interface InspectOptions extends FileOptions {
   readonly digest?: true;
   readonly pages?: true;
 }
@@ -26,6 +26,7 @@ export const inspect: Verb<InspectOptions> = {
     command
       .option('--digest', 'SHA-256 of the content of each RAM block, absent and zero pages as zero bytes')
       .option('--pages', 'a map of where pages are present, zero, absent, and stale')
+      .addOption(pageSizeOption())
       .addHelpText('after', INDEX_HELP),
   examples: [
     ['guest.mig', 'machine, RAM blocks, page counts and device sections'],
@@ -40,7 +41,7 @@ export const inspect: Verb<InspectOptions> = {
     if (disk !== undefined) {
       return disk;
     }
-    const opened = await readMemoryFile(operands[0]!, { signal, progress });
+    const opened = await readMemoryFile(operands[0]!, { signal, progress }, options);
     try {
       const { snapshot, damage } = opened;
       const document = memoryDocument(opened);

@@ -3,6 +3,7 @@
 
 import { totalmem } from 'node:os';
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import { Option } from 'commander';
 import { isUnfinishedOutput } from '../channel/output-file-node.js';
 import { type IndexedSoFar, type Snapshot, SnapshotIndexer } from '../format/index.js';
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
@@ -15,6 +16,7 @@ import {
 } from '../guest/open-snapshot-file-node.js';
 import { SLICE_MS, type Slices } from '../guest/slices-node.js';
 import { RamferryError } from '../memory/errors.js';
+import { parsePageSize } from './arguments.js';
 import type { Invocation } from './verb.js';
 
 /** Work that is over sooner needs no progress line. */
@@ -28,6 +30,17 @@ export const INDEX_HELP =
 
 /** What long work needs of a verb's invocation. */
 export type Surroundings = Pick<Invocation<unknown>, 'signal' | 'progress'>;
+
+/** What a verb is told of the files that it reads. */
+export interface FileOptions {
+  readonly pageSize?: number | undefined;
+}
+
+/** For verbs that read memory files: `command.addOption(pageSizeOption())`, with `FileOptions` among the verb's own. */
+export const pageSizeOption = (): Option =>
+  new Option('--page-size <bytes>', 'page size of a stream that does not tell: alpha and sparc64 have 8K').argParser(
+    parsePageSize,
+  );
 
 /**
  * Calls `step`, which returns how many bytes it did, until `totalBytes` are done or it returns 0.
@@ -92,11 +105,18 @@ export const damageAtOnce = (container: OpenedContainer): RamferryError | undefi
   unfinishedImage(container) ?? unfinishedOutput(container.file);
 
 /** @throws RamferryError if the file cannot be read, or does not even begin as a memory file */
-export const readMemoryFile = async (operand: string, surroundings: Surroundings): Promise<MemoryFile> =>
-  indexMemoryFile(await openMemoryFile(operand, surroundings), surroundings);
+export const readMemoryFile = async (
+  operand: string,
+  surroundings: Surroundings,
+  options: FileOptions = {},
+): Promise<MemoryFile> => indexMemoryFile(await openMemoryFile(operand, surroundings), surroundings, options);
 
 /** Closes the container if it fails. */
-const indexMemoryFile = async (container: OpenedContainer, surroundings: Surroundings): Promise<MemoryFile> => {
+const indexMemoryFile = async (
+  container: OpenedContainer,
+  surroundings: Surroundings,
+  { pageSize }: FileOptions,
+): Promise<MemoryFile> => {
   const { file, fileBytes, libvirt, diskSnapshot, wrappings, readAt, sizeBytes, startOffset, isDevice, close } =
     container;
   try {
@@ -105,6 +125,7 @@ const indexMemoryFile = async (container: OpenedContainer, surroundings: Surroun
       startOffset,
       isPadded: isDevice,
       indexLimitBytes: INDEX_LIMIT_BYTES,
+      ...(pageSize !== undefined && { targetPageSize: pageSize }),
     });
     const streamBytes = sizeBytes - startOffset;
     let snapshot: Snapshot | undefined;
@@ -153,15 +174,19 @@ const unfinishedOutput = (file: string): RamferryError | undefined =>
 export type WholeMemoryFile = MemoryFile & { readonly snapshot: Snapshot };
 
 /** @throws RamferryError as `readMemoryFile`, and if the file is damaged */
-export const readWholeMemoryFile = async (operand: string, surroundings: Surroundings): Promise<WholeMemoryFile> =>
-  indexWholeMemoryFile(await openMemoryFile(operand, surroundings), surroundings);
+export const readWholeMemoryFile = async (
+  operand: string,
+  surroundings: Surroundings,
+  options: FileOptions = {},
+): Promise<WholeMemoryFile> => indexWholeMemoryFile(await openMemoryFile(operand, surroundings), surroundings, options);
 
 /** The same for one that is open; closes it if it is damaged. */
 export const indexWholeMemoryFile = async (
   container: OpenedContainer,
   surroundings: Surroundings,
+  options: FileOptions = {},
 ): Promise<WholeMemoryFile> => {
-  const opened = await indexMemoryFile(container, surroundings);
+  const opened = await indexMemoryFile(container, surroundings, options);
   const { snapshot, damage } = opened;
   if (snapshot === undefined || damage !== undefined) {
     opened.close();

@@ -39,7 +39,7 @@ import { pathsOfUri } from './files-of-run.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
 import { incomingProgress, totalsTable } from './migration-report.js';
 import type { Progress } from './progress.js';
-import { readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
+import { type FileOptions, pageSizeOption, readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
 import { ReceivedOnStdout } from './received-on-stdout.js';
 import { oneLine } from './safe-text.js';
 import { REFUSED_AFTER_SWITCH, sourceFailure } from './source-failure.js';
@@ -51,7 +51,7 @@ const write = promisify(fs.write);
 
 type Format = 'mapped-ram' | 'stream';
 
-interface ReceiveOptions {
+interface ReceiveOptions extends FileOptions {
   readonly to: Format;
   readonly deviceStateLimit: number;
   readonly digest: boolean;
@@ -67,6 +67,7 @@ export const receive: Verb<ReceiveOptions> = {
           .default(DEVICE_TAIL_LIMIT_BYTES, formatBytes(DEVICE_TAIL_LIMIT_BYTES)),
       )
       .option('--no-digest', NO_DIGEST_HELP)
+      .addOption(pageSizeOption())
       .addHelpText(
         'after',
         '\nMemory: below 100 MiB plus three times the device state; the digest takes 2 MiB more for each GiB of guest\n' +
@@ -107,6 +108,7 @@ export const receive: Verb<ReceiveOptions> = {
         isRecording: !isHeard,
         ...(isHeard && { postcopy: 'whole' as const }),
         deviceTailLimit: options.deviceStateLimit,
+        ...(options.pageSize !== undefined && { targetPageSize: options.pageSize }),
         commit: async (state) => {
           received = state;
           progress.update({ phase: 'syncing the file' });

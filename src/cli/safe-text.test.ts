@@ -81,7 +81,7 @@ test('JSON from outside has no halves of surrogate pairs, in values and names; a
   assert.equal(message.description, 'x \ufffdhidden\ufffd \u{1f600} \\udc08 y');
   const description = '{"devices":[{"name":"a\\udc1fb","instance_id":0,"vmsd_name":"c","version":1,"fields":[]}]}';
   assert.deepEqual(
-    [...parseDescription(description, 0).values()].map(({ name }) => name),
+    [...parseDescription(description, 0).devices.values()].map(({ name }) => name),
     ['a\ufffdb'],
   );
   fc.assert(

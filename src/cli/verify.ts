@@ -10,7 +10,15 @@ import { checkSidecar, type DigestCheck } from './digest-sidecar.js';
 import { formatCount, formatTable } from './format.js';
 import { pagesText, plural } from './inspect-text.js';
 import { type MemoryDocument, memoryDocument } from './memory-document.js';
-import { INDEX_HELP, inSlices, type MemoryFile, readMemoryFile, type Surroundings } from './read-memory-file.js';
+import {
+  type FileOptions,
+  INDEX_HELP,
+  inSlices,
+  type MemoryFile,
+  pageSizeOption,
+  readMemoryFile,
+  type Surroundings,
+} from './read-memory-file.js';
 import { oneLine } from './safe-text.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
@@ -26,15 +34,15 @@ export interface Finding {
   readonly offset?: number | undefined;
 }
 
-export const verify: Verb = {
-  configure: (command) => command.addHelpText('after', INDEX_HELP),
+export const verify: Verb<FileOptions> = {
+  configure: (command) => command.addOption(pageSizeOption()).addHelpText('after', INDEX_HELP),
   examples: [
     ['guest.mig', 'is it whole? status 0 if so, 3 if not, 1 if its content is not what guest.mig.digest says'],
     ['guest.mig --json', 'findings with code, offset and severity'],
   ],
 
-  async run({ operands, signal, progress }) {
-    const opened = await readMemoryFile(operands[0]!, { signal, progress });
+  async run({ operands, options, signal, progress }) {
+    const opened = await readMemoryFile(operands[0]!, { signal, progress }, options);
     let digest: DigestCheck | undefined;
     try {
       const { snapshot, damage } = opened;

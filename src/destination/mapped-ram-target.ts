@@ -20,7 +20,7 @@ import type { StreamConfiguration } from '../format/stream/configuration.js';
 import { Capability, ElementType } from '../format/stream/constants.js';
 import type { DeviceTail } from '../format/stream/device-tail.js';
 import type { RamSetup, ReadRamBlock } from '../format/stream/stream-handler.js';
-import { ramBodyEnd, ramPart, streamEnd, streamHeader } from '../format/stream/write.js';
+import { oldFraming, ramBodyEnd, ramPart, streamEnd, streamHeader } from '../format/stream/write.js';
 import { decodeXbzrle } from '../format/stream/xbzrle.js';
 import { RamferryError } from '../memory/errors.js';
 import { FileBitmap } from '../memory/file-bitmap.js';
@@ -130,6 +130,9 @@ export class MappedRamTarget implements DigestingTarget {
         { value: Capability.IGNORE_SHARED, hint: 'Receive it as a stream.' },
       );
     }
+    if (configuration.isMissing) {
+      throw oldFraming('A mapped-ram file');
+    }
     const capabilities = [...configuration.capabilities, Capability.MAPPED_RAM];
     this.#append(streamHeader({ ...configuration, capabilities }));
   }
@@ -203,7 +206,10 @@ export class MappedRamTarget implements DigestingTarget {
 
   /** Writes the bitmaps, which complete the pages (MR-13), and then everything that follows RAM. */
   writeDevices(tail: DeviceTail): void {
-    const { early, sections, description } = tail;
+    const { early, iterable, sections, description, lacksFooters } = tail;
+    if (lacksFooters) {
+      throw oldFraming('A mapped-ram file');
+    }
     for (const { bitmapOffset, file } of this.#placed) {
       this.#file.writeOnce(file.bytes, bitmapOffset);
     }
@@ -213,6 +219,9 @@ export class MappedRamTarget implements DigestingTarget {
       this.#fingerprint = writeFingerprint(this.#placed[0], fingerprint, write) ? fingerprint : undefined;
     }
     this.#append(early);
+    if (iterable !== undefined) {
+      this.#append(iterable);
+    }
     this.#append(ramPart(ElementType.SECTION_END, this.#ramSectionId));
     this.#append(ramBodyEnd(this.#ramSectionId));
     this.#append(sections);

@@ -7,7 +7,7 @@
 
 import type { PageIndex } from '../memory/units.js';
 import { elsewhereBlocks, elsewhereText } from './elsewhere.js';
-import { withFile } from './invalid.js';
+import { invalid, withFile } from './invalid.js';
 import { MappedRamBlockIndex, MappedRamSnapshot } from './mapped-ram/snapshot.js';
 import type { PageCounts, ReadAt, Snapshot } from './snapshot.js';
 import type { StreamConfiguration } from './stream/configuration.js';
@@ -23,7 +23,7 @@ export interface SnapshotOptions {
   readonly file?: string;
   /** File position of the stream's first byte, in a container or with `offset=`; default 0. */
   readonly startOffset?: number;
-  /** Page size of streams that do not carry it; default 4096. */
+  /** Page size of streams that do not carry it; by default it is found. */
   readonly targetPageSize?: number;
   /** It is on a device, where something else may stand behind the stream; anywhere else that is a warning. */
   readonly isPadded?: boolean;
@@ -181,6 +181,18 @@ class IndexHandler implements StreamHandler {
     this.#summary = summary;
   }
 
+  /** Of pages that are larger than assumed only zero marks read as smaller ones: every second page would be missing. */
+  #checkPageSize(): void {
+    const { blocks, targetPageSize } = this.#setup!;
+    const isRead = this.#records.some((index) => index.counts.zeroPages + index.counts.presentPages > 0);
+    const isHalf = this.#records.every((index) => index.hasEvenPagesOnly);
+    if (isRead && isHalf && blocks.some(({ usedLength }) => usedLength > targetPageSize)) {
+      const statement = `No page of an odd number was written: pages do not have ${targetPageSize} bytes`;
+      const hint = `Try --page-size ${2 * targetPageSize}.`;
+      throw invalid('PAGE_SIZE', statement, blocks[0]!.lengthOffset, { value: targetPageSize, hint });
+    }
+  }
+
   /** @param end file position behind the stream */
   snapshot(end: number, sizeBytes: number, isPadded: boolean): Snapshot {
     const warnings = [...this.#summary!.warnings];
@@ -191,6 +203,9 @@ class IndexHandler implements StreamHandler {
     const elsewhere = elsewhereBlocks(this.#configuration!, setup, this.soFar.counts);
     warnings.push(...[...elsewhere].map((block) => elsewhereText(setup.blocks[block].name)));
     const summary = { ...this.#summary!, warnings };
+    if (summary.isPageSizeAssumed) {
+      this.#checkPageSize();
+    }
     if (this.isMapped) {
       return new MappedRamSnapshot(this.#readAt, this.#configuration!, setup, summary, this.#bitmaps, elsewhere);
     }

@@ -56,8 +56,10 @@ export const headOf = (
   return sha256(JSON.stringify([machine, uuid ?? '', geometry]));
 };
 
-export const devicesOf = ({ early, sections, description }: DeviceTail): string =>
-  sha256(JSON.stringify([early.length, sections.length]), early, sections, description);
+export const devicesOf = ({ early, iterable, sections, description }: DeviceTail): string =>
+  iterable === undefined
+    ? sha256(JSON.stringify([early.length, sections.length]), early, sections, description)
+    : sha256(JSON.stringify([early.length, iterable.length, sections.length]), early, iterable, sections, description);
 
 /** A file that may have a sidecar. */
 export interface SidecarOwner {

@@ -6,8 +6,9 @@ import { refuseElsewhere } from '../format/elsewhere.js';
 import type { RamDigest } from '../format/ram-digest.js';
 import type { Snapshot } from '../format/snapshot.js';
 import { Capability } from '../format/stream/constants.js';
-import { type DeviceTail, pickRamSectionId } from '../format/stream/device-tail.js';
+import { type DeviceTail, inFrontOfPages, pickRamSectionId } from '../format/stream/device-tail.js';
 import { withRunState } from '../format/stream/global-state.js';
+import { oldFraming } from '../format/stream/write.js';
 import { RamferryError } from '../memory/errors.js';
 import type { Extent, RamBlock } from '../memory/ram-block.js';
 import { RamBlockList } from '../memory/ram-block-list.js';
@@ -90,6 +91,9 @@ export class SnapshotGuest implements SourceGuest {
         setup.targetPageSize,
       );
     }
+    if (configuration.isMissing || summary.tail.lacksFooters) {
+      throw oldFraming('Another stream').with(file === undefined ? {} : { file });
+    }
     // Which capabilities the receiver has is its own matter, and mapped-ram is about the file (1.10 item 1).
     const needed = configuration.capabilities.filter((capability) => capability !== Capability.MAPPED_RAM);
     if (needed.length > 0) {
@@ -108,7 +112,7 @@ export class SnapshotGuest implements SourceGuest {
     this.targetPageBits = configuration.targetPageBits;
     this.#snapshot = snapshot;
     this.#devices = devices ?? (runState === undefined ? summary.tail : withRunState(summary, runState));
-    this.earlySections = summary.tail.early;
+    this.earlySections = inFrontOfPages(summary.tail);
     this.ramSectionId = pickRamSectionId(summary.tail);
     this.blocks = RamBlockList.create();
     for (const { index, name, usedLength } of setup.blocks) {

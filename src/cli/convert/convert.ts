@@ -17,7 +17,13 @@ import { RamferryError } from '../../memory/errors.js';
 import { NO_DIGEST_HELP, outputsWithSidecar, refuseForeignSidecar } from '../digest-sidecar.js';
 import { formatBytes, formatDuration, formatRate, formatTable } from '../format.js';
 import { plural } from '../inspect-text.js';
-import { INDEX_HELP, indexWholeMemoryFile, openMemoryFile } from '../read-memory-file.js';
+import {
+  type FileOptions,
+  INDEX_HELP,
+  indexWholeMemoryFile,
+  openMemoryFile,
+  pageSizeOption,
+} from '../read-memory-file.js';
 import { oneLine } from '../safe-text.js';
 import { refuseUnorderedStdout } from '../stdout-output.js';
 import { terminalColors } from '../terminal.js';
@@ -28,7 +34,7 @@ import type { Conversion, Converted, Written } from './conversion.js';
 const FORMATS = ['stream', 'mapped-ram', 'raw', 'elf'] as const;
 type Format = (typeof FORMATS)[number];
 
-interface ConvertOptions {
+interface ConvertOptions extends FileOptions {
   readonly to: Format;
   readonly block?: string;
   readonly at: BlockPlaces;
@@ -57,6 +63,7 @@ export const convert: Verb<ConvertOptions> = {
           .default(new Map(), 'none'),
       )
       .option('--no-digest', NO_DIGEST_HELP)
+      .addOption(pageSizeOption())
       .addHelpText('after', `${FORMAT_HELP}${INDEX_HELP}\nFrom a stream to mapped-ram: two bits for each page.`);
   },
   examples: [
@@ -72,7 +79,8 @@ export const convert: Verb<ConvertOptions> = {
     writes: outputsWithSidecar(out!, digest && isLoadable(to)),
   }),
 
-  async run({ operands, options: { to, block, at: places, digest }, signal, progress }) {
+  async run({ operands, options, signal, progress }) {
+    const { to, block, at: places, digest } = options;
     const [input, out] = operands as [string, string];
     if (block !== undefined && isLoadable(to)) {
       throw new RamferryError('usage', 'BLOCK_OPTION', `A file in format ${to} has all RAM blocks.`, {
@@ -99,12 +107,12 @@ export const convert: Verb<ConvertOptions> = {
     if (to === 'mapped-ram' && holdsStream(container)) {
       const { placePages } = await import('./place-pages.js');
       try {
-        converted = await placePages(container, out, digest, surroundings);
+        converted = await placePages(container, out, options, surroundings);
       } finally {
         container.close();
       }
     } else {
-      const { snapshot, close } = await indexWholeMemoryFile(container, surroundings);
+      const { snapshot, close } = await indexWholeMemoryFile(container, surroundings, options);
       try {
         const written = await write(to, { snapshot, file, out, block, places, digests: digest, surroundings });
         converted = { configuration: snapshot.configuration, setup: snapshot.setup, written };

@@ -7,7 +7,7 @@ import type { StreamConfiguration } from '../../format/stream/configuration.js';
 import { StreamFileReader } from '../../format/stream/stream-file-reader.js';
 import type { RamSetup, StreamHandler, StreamSummary } from '../../format/stream/stream-handler.js';
 import type { OpenedContainer } from '../../guest/open-snapshot-file-node.js';
-import { damageAtOnce, inSlices, type Surroundings } from '../read-memory-file.js';
+import { damageAtOnce, type FileOptions, inSlices, type Surroundings } from '../read-memory-file.js';
 import { type Converted, nameAndLength, sidecarOf } from './conversion.js';
 
 /** Keeps what a stream holds besides pages. */
@@ -34,7 +34,7 @@ class StreamTarget extends MappedRamTarget implements StreamHandler {
 export const placePages = async (
   container: OpenedContainer,
   out: string,
-  digests: boolean,
+  { digest, pageSize }: FileOptions & { readonly digest: boolean },
   surroundings: Surroundings,
 ): Promise<Converted> => {
   const { readAt, sizeBytes, file, startOffset } = container;
@@ -44,8 +44,12 @@ export const placePages = async (
   }
   const output = await openPositionedFile(out, { channels: 1 });
   try {
-    const target = new StreamTarget(output, { digests });
-    const reader = new StreamFileReader(target, readAt, sizeBytes, { file, startOffset });
+    const target = new StreamTarget(output, { digests: digest });
+    const reader = new StreamFileReader(target, readAt, sizeBytes, {
+      file,
+      startOffset,
+      ...(pageSize !== undefined && { targetPageSize: pageSize }),
+    });
     await inSlices(surroundings, 'converting', sizeBytes - startOffset, () => reader.advance());
     reader.finish();
     await target.finish();

@@ -10,6 +10,7 @@
 import { fileOffset } from '../../memory/units.js';
 import { hex } from '../invalid.js';
 import type { Cursor } from '../stream/cursor.js';
+import { isPageSize } from '../stream/page-size.js';
 import {
   bitmapBytesOf,
   layoutBlock,
@@ -29,6 +30,12 @@ export interface MappedRamBlock {
   /** Blocks may be left out, with offsets 0: `x-ignore-shared` since QEMU 11.0 (spec/algorithms.md 5(e)). */
   readonly mayBeIgnored: boolean;
 }
+
+/** The page size that the header `ahead` of the cursor gives; undefined if there is no such page size. */
+export const mappedPageSize = (cursor: Cursor, ahead: number): number | undefined => {
+  const { pageSize } = readMappedRamHeader(cursor.bytes, cursor.at + ahead);
+  return isPageSize(Number(pageSize)) ? Number(pageSize) : undefined;
+};
 
 /** Layout of the block whose header stands `ahead` of the cursor, all of it in the buffer. */
 export const readLayout = (cursor: Cursor, ahead: number, block: MappedRamBlock): MappedRamLayout => {

@@ -13,6 +13,10 @@ const MACHINE_NAME_LIMIT = 255;
 /** Most capabilities accepted; QEMU has 25 and writes at most two. */
 const CAPABILITY_LIMIT = 64;
 
+/** What stands behind the header of a stream without configuration. */
+const startsElement = (type: number): boolean =>
+  type === ElementType.SECTION_START || type === ElementType.SECTION_FULL || type === ElementType.COMMAND;
+
 export class ConfigurationReader {
   readonly warnings: string[] = [];
   #machine: string | undefined;
@@ -23,6 +27,12 @@ export class ConfigurationReader {
 
   /** The configuration, once it is there; undefined while more bytes are needed. */
   read(cursor: Cursor): StreamConfiguration | undefined {
+    if (this.#machine === undefined && cursor.has(1) && startsElement(cursor.peek())) {
+      this.warnings.push(
+        'The stream has no configuration, as with machine types up to 2.3: it does not name its machine.',
+      );
+      return { machine: '', isMissing: true, targetPageBits: undefined, capabilities: [], uuid: undefined };
+    }
     if (this.#machine === undefined && !this.#readMachine(cursor)) {
       return undefined;
     }

@@ -5,8 +5,10 @@ import type { ByteWriter } from '../byte-writer.js';
 import { ElementType } from './constants.js';
 
 export interface StreamConfiguration {
-  /** Machine type name, e.g. `pc-i440fx-10.0`. */
+  /** Machine type name, e.g. `pc-i440fx-10.0`; empty where the configuration is missing. */
   readonly machine: string;
+  /** The stream has none, as with machine types up to 2.3: no reader with another machine type takes it. */
+  readonly isMissing?: true;
   /** log2 of the target page size; undefined where the stream leaves it to the architecture (always on x86). */
   readonly targetPageBits: number | undefined;
   /** Capabilities that change the grammar and are on: `x-ignore-shared`, `mapped-ram`. */

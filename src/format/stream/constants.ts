@@ -1,6 +1,6 @@
 // The numbers of QEMU's migration stream, with the grammar they belong to (spec/qemu-wire-format.md 1, 2, 5).
 //
-//   stream        := "QEVM" be32(3) configuration element* EOF [description]
+//   stream        := "QEVM" be32(3) [configuration] element* EOF [description]
 //   configuration := 07 be32(n) machine[n] subsection*
 //   subsection    := 05 str8(name) be32(version) body
 //   element       := START be32(id) str8("ram") be32(instance) be32(4) ram-setup footer       once
@@ -8,7 +8,9 @@
 //                  | END   be32(id) ram-body footer                                           once
 //                  | FULL  be32(id) str8(name) be32(instance) be32(version) body footer       devices
 //                  | COMMAND be16(command) be16(n) payload[n]
-//   footer        := 7e be32(id)
+//   footer        := [7e be32(id)]
+//   Machine types up to 2.3 have no configuration and no footers.
+//
 //   description   := 06 be32(n) json[n]
 //
 //   ram-setup     := be64(total|MEM_SIZE) { str8(block) be64(length) [be64(address)] }* ram-body
@@ -19,7 +21,7 @@
 //
 //   63                                12 11            0
 //   +-----------------------------------+---------------+
-//   |  byte offset in the block         |     flags     |   a page has at least 1 KiB, so flags end at bit 9
+//   |  byte offset in the block         |     flags     |   flags end at bit 9, on AVR's pages of 256 bytes at bit 7
 //   +-----------------------------------+---------------+
 
 /** "QEVM". */
@@ -92,5 +94,5 @@ export const Capability = {
 /** Target page size of x86, and of every machine that does not say otherwise and that we have met. */
 export const DEFAULT_TARGET_PAGE_SIZE = 4096;
 
-/** Smallest and largest target page any QEMU target has: 1 KiB (old Arm) to 64 KiB. */
-export const TARGET_PAGE_BITS = { smallest: 10, largest: 16 } as const;
+/** Smallest and largest target page any QEMU target has: 256 bytes (AVR), 1 KiB (old Arm) to 64 KiB. */
+export const TARGET_PAGE_BITS = { smallest: 8, largest: 16 } as const;

@@ -8,7 +8,7 @@ import { bodyPositions } from './device-tail.js';
 import { FieldDecoder } from './field-decoder.js';
 import type { FieldGroup } from './field-group.js';
 import type { StreamSummary } from './stream-handler.js';
-import { asObject, type DescribedDevice, deviceKey, parseDescription } from './vm-description.js';
+import { asObject, type DescribedDevice, deviceKeys, parseDescription } from './vm-description.js';
 
 /** One device section with its fields. */
 export interface DeviceFields {
@@ -33,14 +33,18 @@ export class DescribedDevices {
   readonly #summary: StreamSummary;
   /** Where the body of each section stands in the tail. */
   readonly #positions: ReadonlyMap<DeviceSection, number>;
+  /** How the description is asked for each section. */
+  readonly #keys: ReadonlyMap<DeviceSection, string>;
   #described: ReadonlyMap<string, DescribedDevice> | undefined;
 
   /** @param summary that of an opened file: `snapshot.summary` */
   constructor(summary: StreamSummary) {
     this.#summary = summary;
     this.sections = summary.devices;
-    const positions = bodyPositions(summary.devices);
+    const positions = bodyPositions(summary.devices, summary.tail);
     this.#positions = new Map(summary.devices.map((section, index) => [section, positions[index]!]));
+    const keyOf = deviceKeys();
+    this.#keys = new Map(summary.devices.map((section) => [section, keyOf(section.name, section.instance)]));
   }
 
   /** Whether the file says what its sections consist of. Without a VM description only their bytes are known. */
@@ -75,14 +79,15 @@ export class DescribedDevices {
     return { section, vmsd: typeof vmsd === 'string' ? vmsd : '', body, fields, count: decoder.count };
   }
 
-  #descriptionOf({ name, instance, offset }: DeviceSection): ReturnType<typeof asObject> {
+  #descriptionOf(section: DeviceSection): ReturnType<typeof asObject> {
     const { description } = this.#summary.tail;
     if (description === '') {
       throw noDescription();
     }
-    this.#described ??= parseDescription(description, 0);
-    const described = this.#described.get(deviceKey(name, instance));
+    this.#described ??= parseDescription(description, 0).devices;
+    const described = this.#described.get(this.#keys.get(section)!);
     if (described === undefined) {
+      const { name, instance, offset } = section;
       throw new RamferryError(
         'invalid',
         'DEVICE_NOT_DESCRIBED',

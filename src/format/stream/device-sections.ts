@@ -1,5 +1,6 @@
 // Where device sections end. A FULL section has no length in front of its body, so its end is known only from the VM
-// description, and checked against the footer that must stand there (spec/qemu-wire-format.md 1.5, 1.9).
+// description, and checked against the footer that must stand there (spec/qemu-wire-format.md 1.5, 1.9). Machine types up to
+// 2.3 write no footers: there the next header, or EOF, is all that can be checked.
 //
 //   04 id name instance version | body ................ | 7e id | 04 id name … | body … | 7e id | 00 (EOF)
 //   '------- header ----------'   described length        footer
@@ -7,7 +8,7 @@
 import { be32, isPrintable, latin1 } from '../bytes.js';
 import { hex, invalid } from '../invalid.js';
 import { ElementType } from './constants.js';
-import { DEVICE_LIMIT, type DescribedDevice, deviceKey } from './vm-description.js';
+import { DEVICE_LIMIT, type DescribedDevice, deviceKey, deviceKeys } from './vm-description.js';
 
 /** One device section of a stream; the names are those of `inspect`'s JSON. */
 export interface DeviceSection {
@@ -69,30 +70,35 @@ export interface SectionWalk {
   readonly devices: DeviceSection[];
   /** Index of the EOF element in the bytes that were walked. */
   readonly end: number;
-  /** Sections whose end is the footer that looked right, not a described length. */
+  /** Sections whose end is the footer (or next header) that looked right, not a described length. */
   readonly guessed: DeviceSection[];
+}
+
+/** What is known of the bytes to be cut. */
+export interface SectionWalkOptions {
+  readonly description?: ReadonlyMap<string, DescribedDevice> | undefined;
+  /** Index of the EOF element, where the caller knows it. */
+  readonly knownEnd?: number | undefined;
+  /** Whether sections end with footers; default true. */
+  readonly hasFooters?: boolean | undefined;
 }
 
 /**
  * Cuts the FULL sections that start at the beginning of `bytes`, up to the EOF element.
  *
- * With `description`, every section must be described and is cut at its described length; where no footer stands
- * there (an array described once whose elements differ in size, 1.9.1), and for every section without a description,
- * the next footer with the section's id that something plausible follows is taken (1.9.2).
+ * A section that is described is cut at its described length; where no footer stands there (an array described once whose
+ * elements differ in size, 1.9.1), and for a section without a description, the next footer with the section's id that
+ * something plausible follows is taken (1.9.2). QEMU's loader looks at no description, so nothing is refused for what that
+ * says or leaves out.
  *
  * @param offset stream offset of `bytes[0]`.
- * @param knownEnd index of the EOF element, where the caller knows it.
  */
-export const walkSections = (
-  bytes: Uint8Array,
-  offset: number,
-  description: ReadonlyMap<string, DescribedDevice> | undefined,
-  knownEnd?: number,
-): SectionWalk => {
+export const walkSections = (bytes: Uint8Array, offset: number, options: SectionWalkOptions = {}): SectionWalk => {
+  const { description, knownEnd, hasFooters = true } = options;
   const devices: DeviceSection[] = [];
   const guessed: DeviceSection[] = [];
-  const ids = new Set<number>();
-  const keys = new Set<string>();
+  const tail = new TailBytes(bytes, options);
+  const keyOf = deviceKeys();
   let at = 0;
   while (at < bytes.length && bytes[at] === ElementType.SECTION_FULL) {
     const header = readSectionHeader(bytes, at, bytes.length, offset + at);
@@ -100,24 +106,14 @@ export const walkSections = (
       throw invalid('STREAM_INCOMPLETE', 'The stream ends in the header of a device section', offset + bytes.length);
     }
     const { section, name, instance, version } = header;
-    const key = deviceKey(name, instance);
-    const described = description?.get(key);
-    if (keys.has(key) || (description !== undefined && described === undefined)) {
-      const what = keys.has(key) ? 'appears twice' : 'is not described';
-      const statement = `Device section "${name}" (instance ${instance}, id ${section}) ${what}`;
-      throw invalid('DEVICE_SECTION', statement, offset + at, { value: section });
-    }
-    ids.add(section);
-    keys.add(key);
-    if (keys.size > DEVICE_LIMIT) {
+    tail.ids.add(section);
+    if (devices.length >= DEVICE_LIMIT) {
       throw invalid('TOO_MANY_DEVICES', `The stream has more than ${DEVICE_LIMIT} device sections`, offset + at);
     }
-
+    const described = description?.get(keyOf(name, instance));
     const body = at + header.bytes;
-    const exact = described !== undefined && isFooter(bytes, body + described.bytes, bytes.length, section);
-    const bodyEnd = exact
-      ? body + described.bytes
-      : findFooter(bytes, body, section, (next) => endsSection(bytes, next, ids, description, knownEnd));
+    const exact = described !== undefined && tail.hasEndAt(body + described.bytes, section);
+    const bodyEnd = exact ? body + described.bytes : tail.findEnd(body, section);
     if (bodyEnd === undefined && knownEnd === undefined) {
       throw invalid(
         'STREAM_INCOMPLETE',
@@ -136,7 +132,7 @@ export const walkSections = (
     if (!exact) {
       guessed.push(device);
     }
-    at = bodyEnd + FOOTER_BYTES;
+    at = bodyEnd + (hasFooters ? FOOTER_BYTES : 0);
   }
   if (at >= bytes.length) {
     throw invalid('STREAM_INCOMPLETE', 'The stream ends without an EOF element', offset + at);
@@ -154,44 +150,82 @@ export const walkSections = (
   return { devices, end: at, guessed };
 };
 
-const findFooter = (
+/** Looks for the ends of sections in the bytes of a tail. */
+class TailBytes {
+  /** Sections so far: none of them comes again. */
+  readonly ids = new Set<number>();
+  readonly #bytes: Uint8Array;
+  readonly #knownEnd: number | undefined;
+  readonly #hasFooters: boolean;
+  /** Name and instance of every described device. */
+  readonly #names: ReadonlySet<string> | undefined;
+
+  constructor(bytes: Uint8Array, { description, knownEnd, hasFooters = true }: SectionWalkOptions) {
+    this.#bytes = bytes;
+    this.#knownEnd = knownEnd;
+    this.#hasFooters = hasFooters;
+    this.#names =
+      description && new Set(Array.from(description.values(), ({ name, instance }) => deviceKey(name, instance)));
+  }
+
+  /** Whether the body of section `id` ends at `at`, as its description says. */
+  hasEndAt(at: number, id: number): boolean {
+    return this.#hasFooters ? isFooter(this.#bytes, at, this.#bytes.length, id) : this.#endsSection(at, this.#names);
+  }
+
+  /** Where a body ends that starts at `from`. Without footers nothing but the next header tells. */
+  findEnd(from: number, id: number): number | undefined {
+    const bytes = this.#bytes;
+    if (this.#hasFooters) {
+      const find = (names: ReadonlySet<string> | undefined): number | undefined =>
+        findByte(
+          bytes,
+          ElementType.SECTION_FOOTER,
+          from,
+          (at) => isFooter(bytes, at, bytes.length, id) && this.#endsSection(at + FOOTER_BYTES, names),
+        );
+      // A section that the description leaves out may follow.
+      return find(this.#names) ?? (this.#names && find(undefined));
+    }
+    const next = findByte(bytes, ElementType.SECTION_FULL, from, (at) => this.#endsSection(at, this.#names));
+    if (next !== undefined || this.#knownEnd !== undefined) {
+      return next ?? this.#knownEnd;
+    }
+    // No footer, no description: the last byte is EOF.
+    const last = bytes.length - 1;
+    return last >= from && bytes[last] === ElementType.EOF ? last : undefined;
+  }
+
+  /** Whether what stands at `at` can follow a device section of the tail: the next one, or the end. */
+  #endsSection(at: number, names: ReadonlySet<string> | undefined): boolean {
+    const bytes = this.#bytes;
+    if (bytes[at] === ElementType.EOF) {
+      if (this.#knownEnd !== undefined) {
+        return at === this.#knownEnd;
+      }
+      return at + 1 === bytes.length || isDescription(bytes, at + 1);
+    }
+    const header = plausibleHeader(bytes, at);
+    return (
+      header !== undefined &&
+      !this.ids.has(header.section) &&
+      (names?.has(deviceKey(header.name, header.instance)) ?? isPlausibleInstance(header.instance))
+    );
+  }
+}
+
+const findByte = (
   bytes: Uint8Array,
+  byte: number,
   from: number,
-  section: number,
-  isEnd: (next: number) => boolean,
+  isFound: (at: number) => boolean,
 ): number | undefined => {
-  for (
-    let at = bytes.indexOf(ElementType.SECTION_FOOTER, from);
-    at >= 0;
-    at = bytes.indexOf(ElementType.SECTION_FOOTER, at + 1)
-  ) {
-    if (isFooter(bytes, at, bytes.length, section) && isEnd(at + FOOTER_BYTES)) {
+  for (let at = bytes.indexOf(byte, from); at >= 0; at = bytes.indexOf(byte, at + 1)) {
+    if (isFound(at)) {
       return at;
     }
   }
   return undefined;
-};
-
-/** Whether what stands at `at` can follow the footer of a device section of the tail: the next one, or the end. */
-const endsSection = (
-  bytes: Uint8Array,
-  at: number,
-  ids: ReadonlySet<number>,
-  description: ReadonlyMap<string, DescribedDevice> | undefined,
-  knownEnd: number | undefined,
-): boolean => {
-  if (bytes[at] === ElementType.EOF) {
-    if (knownEnd !== undefined) {
-      return at === knownEnd;
-    }
-    return at + 1 === bytes.length || isDescription(bytes, at + 1);
-  }
-  const header = plausibleHeader(bytes, at);
-  return (
-    header !== undefined &&
-    !ids.has(header.section) &&
-    (description === undefined || description.has(deviceKey(header.name, header.instance)))
-  );
 };
 
 /** A description, complete or cut: it never ends before the stream does. */
@@ -200,8 +234,13 @@ const isDescription = (bytes: Uint8Array, at: number): boolean =>
   (at + 5 > bytes.length || at + 5 + be32(bytes, at + 1) >= bytes.length) &&
   (at + 5 >= bytes.length || bytes[at + 5] === 0x7b);
 
-/** Instance and version numbers are small in every QEMU; in random bytes they are not. */
+/** Ids, versions and most instances are small in every QEMU; in random bytes they are not. */
 const PLAUSIBLE_NUMBER = 0x1_0000;
+
+/** Instances of pSeries are bus numbers, which begin here; where a description names them, they are any number. */
+const BUS_NUMBER = 0x8000_0000;
+
+const isPlausibleInstance = (instance: number): boolean => instance % BUS_NUMBER < PLAUSIBLE_NUMBER;
 
 const plausibleHeader = (
   bytes: Uint8Array,
@@ -216,12 +255,12 @@ const plausibleHeader = (
     return undefined;
   }
   const header = readSectionHeader(bytes, at, bytes.length, 0);
-  return header !== undefined && header.instance < PLAUSIBLE_NUMBER && header.version < PLAUSIBLE_NUMBER
+  return header !== undefined && header.section < PLAUSIBLE_NUMBER && header.version < PLAUSIBLE_NUMBER
     ? header
     : undefined;
 };
 
-/** Answer of `endsEarlySection`. */
+/** Answer of `endsSection`. */
 export const EarlyEnd = { no: 0, yes: 1, needMore: 2 } as const;
 
 type EarlyEndAnswer = (typeof EarlyEnd)[keyof typeof EarlyEnd];
@@ -231,21 +270,21 @@ const startsSection = (bytes: Uint8Array, at: number, left: number, type: number
   if (left < SECTION_HEADER_LIMIT && left < (left < 6 ? SECTION_HEADER_LIMIT : 14 + bytes[at + 5])) {
     return EarlyEnd.needMore;
   }
-  return plausibleHeader(bytes, at, type) === undefined ? EarlyEnd.no : EarlyEnd.yes;
+  const header = plausibleHeader(bytes, at, type);
+  return header !== undefined && isPlausibleInstance(header.instance) ? EarlyEnd.yes : EarlyEnd.no;
 };
 
 /**
- * Whether the footer of early section `id` stands at `at`, and what follows is an element that can follow it while
- * the stream still arrives: the START of RAM where that has not come (`ramSectionId` undefined), else a PART or END of it; a
- * command, another FULL section. `needMore` if `end` is too near to tell; at most FOOTER_BYTES + SECTION_HEADER_LIMIT bytes
- * are looked at.
+ * Whether the footer of section `id` stands at `at`, and what follows is an element that can follow it while the stream
+ * still arrives: the START of a section, a PART or END of one that has started (`isOpen`), a command, a FULL section, EOF with a
+ * description. `needMore` if `end` is too near to tell; at most FOOTER_BYTES + SECTION_HEADER_LIMIT bytes are looked at.
  */
-export const endsEarlySection = (
+export const endsSection = (
   bytes: Uint8Array,
   at: number,
   end: number,
   id: number,
-  ramSectionId: number | undefined,
+  isOpen: (id: number) => boolean,
 ): EarlyEndAnswer => {
   if (end - at < FOOTER_BYTES) {
     return EarlyEnd.needMore;
@@ -260,14 +299,15 @@ export const endsEarlySection = (
       return EarlyEnd.needMore;
     case ElementType.SECTION_PART:
     case ElementType.SECTION_END:
-      return left < 5 ? EarlyEnd.needMore : be32(bytes, next + 1) === ramSectionId ? EarlyEnd.yes : EarlyEnd.no;
+      return left < 5 ? EarlyEnd.needMore : isOpen(be32(bytes, next + 1)) ? EarlyEnd.yes : EarlyEnd.no;
     case ElementType.COMMAND:
       // Command number and length are 16 bits each and small.
       return left < 5 ? EarlyEnd.needMore : bytes[next + 1] === 0 && bytes[next + 3] === 0 ? EarlyEnd.yes : EarlyEnd.no;
     case ElementType.SECTION_START:
-      return ramSectionId === undefined ? startsSection(bytes, next, left, ElementType.SECTION_START) : EarlyEnd.no;
     case ElementType.SECTION_FULL:
-      return startsSection(bytes, next, left, ElementType.SECTION_FULL);
+      return startsSection(bytes, next, left, bytes[next]);
+    case ElementType.EOF:
+      return left < 6 ? EarlyEnd.needMore : bytes[next + 1] === ElementType.VMDESCRIPTION ? EarlyEnd.yes : EarlyEnd.no;
     default:
       return EarlyEnd.no;
   }

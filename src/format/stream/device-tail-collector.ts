@@ -13,7 +13,7 @@ import { be32, isPrintable, latin1 } from '../bytes.js';
 import { invalid } from '../invalid.js';
 import { ElementType } from './constants.js';
 import { type SectionWalk, walkSections } from './device-sections.js';
-import { DESCRIPTION_LIMIT_BYTES, type DescribedDevice, parseDescription } from './vm-description.js';
+import { DESCRIPTION_LIMIT_BYTES, parseDescription, type VmDescription } from './vm-description.js';
 
 /** Most device state accepted. A QEMU guest has some 20 KB, one with several virtio-gpu tens of MiB. */
 export const DEVICE_TAIL_LIMIT_BYTES = 256 * 1024 * 1024;
@@ -41,12 +41,13 @@ export interface CollectedTail extends SectionWalk {
   readonly sections: Uint8Array;
   readonly description: string;
   readonly descriptionState: DescriptionState;
-  readonly described: ReadonlyMap<string, DescribedDevice> | undefined;
+  readonly described: VmDescription | undefined;
 }
 
 export class DeviceTailCollector {
   readonly #offset: number;
   readonly #limit: number;
+  readonly #hasFooters: boolean;
   readonly #collected = new ByteWriter(64 * 1024);
   /** Where the next description may start: nothing before it does. */
   #scanned = 0;
@@ -57,9 +58,10 @@ export class DeviceTailCollector {
   #end = -1;
 
   /** @param offset stream offset of the first byte that will be appended: the first device section, or EOF. */
-  constructor(offset: number, limit = DEVICE_TAIL_LIMIT_BYTES) {
+  constructor(offset: number, limit = DEVICE_TAIL_LIMIT_BYTES, hasFooters = true) {
     this.#offset = offset;
     this.#limit = limit;
+    this.#hasFooters = hasFooters;
   }
 
   /** Whether the end of the stream was recognised. */
@@ -95,7 +97,7 @@ export class DeviceTailCollector {
       return this.#cut(bytes, start, bytes.length > start + 1 ? this.#text(bytes, start) : undefined);
     }
     // The peer ended without a description that could be recognised: look for EOF by the footers alone.
-    const walk = walkSections(bytes, this.#offset, undefined);
+    const walk = walkSections(bytes, this.#offset, { hasFooters: this.#hasFooters });
     return this.#cut(bytes, walk.end, bytes.length > walk.end + 1 ? this.#text(bytes, walk.end) : undefined, walk);
   }
 
@@ -194,7 +196,11 @@ export class DeviceTailCollector {
     const walk =
       described === undefined && walked !== undefined
         ? walked
-        : walkSections(bytes.subarray(0, eof + 1), this.#offset, described, eof);
+        : walkSections(bytes.subarray(0, eof + 1), this.#offset, {
+            description: described?.devices,
+            knownEnd: eof,
+            hasFooters: this.#hasFooters,
+          });
     const behindEof = bytes.length > eof + 1 ? 'cut' : 'absent';
     return {
       ...walk,

@@ -10,6 +10,13 @@ import { footer, sectionHeader } from './write.js';
 export interface DeviceTail {
   /** FULL sections that go between RAM START and the first PART (virtio-mem's early section), footers included; often empty. */
   readonly early: Uint8Array;
+  /**
+   * START, PART and END sections of other devices than RAM, footers included, in the order of the stream: they go behind
+   * RAM START. Undefined where there are none.
+   */
+  readonly iterable?: Uint8Array | undefined;
+  /** Its sections do not end with footers: those of machine types up to 2.3, which no other machine type loads. */
+  readonly lacksFooters?: true | undefined;
   /** FULL sections after RAM END, footers included, without the EOF element. */
   readonly sections: Uint8Array;
   /** The VM description: the JSON text that follows EOF; empty if the stream had none. */
@@ -32,7 +39,11 @@ const FIRST_SECTION_ID = 2;
  * Makes the tail of a guest of our own; `early` goes before RAM. Each device is described as one opaque buffer, so that any
  * reader can cut it.
  */
-export const buildDeviceTail = (devices: readonly DeviceState[], early: readonly DeviceState[] = []): DeviceTail => {
+export const buildDeviceTail = (
+  devices: readonly DeviceState[],
+  early: readonly DeviceState[] = [],
+  pageSize: number = DEFAULT_TARGET_PAGE_SIZE,
+): DeviceTail => {
   const sections = new ByteWriter(4096);
   const earlySections = new ByteWriter();
   const described: string[] = [];
@@ -49,7 +60,7 @@ export const buildDeviceTail = (devices: readonly DeviceState[], early: readonly
   return {
     early: earlySections.copy(),
     sections: sections.copy(),
-    description: `{"page_size": ${DEFAULT_TARGET_PAGE_SIZE}, "devices": [${described.join(', ')}]}`,
+    description: `{"page_size": ${pageSize}, "devices": [${described.join(', ')}]}`,
   };
 };
 
@@ -59,7 +70,7 @@ export const buildDeviceTail = (devices: readonly DeviceState[], early: readonly
  */
 export const deviceStates = (tail: DeviceTail, devices: readonly DeviceSection[]): DeviceState[] => {
   const bytes = new ByteWriter(tail.early.length + tail.sections.length).bytes(tail.early).bytes(tail.sections).copy();
-  const positions = bodyPositions(devices);
+  const positions = bodyPositions(devices, tail);
   return devices.map(({ name, instance, version, bytes: length }, index) => {
     const body = positions[index]!;
     return { name, instance, version, body: bytes.slice(body, body + length) };
@@ -67,11 +78,15 @@ export const deviceStates = (tail: DeviceTail, devices: readonly DeviceSection[]
 };
 
 /** Where each section's body stands in the tail's bytes: the early ones, and behind them the others. */
-export const bodyPositions = (devices: readonly DeviceSection[]): number[] => {
+export const bodyPositions = (
+  devices: readonly DeviceSection[],
+  { lacksFooters }: Pick<DeviceTail, 'lacksFooters'>,
+): number[] => {
+  const footerBytes = lacksFooters ? 0 : FOOTER_BYTES;
   let at = 0;
   return devices.map(({ name, bytes: length }) => {
     const body = at + 1 + 4 + 1 + name.length + 4 + 4;
-    at = body + length + FOOTER_BYTES;
+    at = body + length + footerBytes;
     return body;
   });
 };
@@ -80,26 +95,29 @@ export const bodyPositions = (devices: readonly DeviceSection[]): number[] => {
  * A section id for RAM that no section of the tail uses. Never 0: a QEMU destination would take a PART of section 0
  * for one of a device it has not loaded yet (1.5).
  *
- * Needs no knowledge of where sections end: a FULL section with id S holds the bytes `04 be32(S)`, so an id that never
- * follows a byte 04 is free. Device data that looks like a section header only costs an id.
+ * Needs no knowledge of where sections end: a FULL section with id S holds the bytes `04 be32(S)`, and one that iterates
+ * `01 be32(S)`, so an id that never follows such a byte is free. Device data that looks like a section header only costs an id.
  */
 export const pickRamSectionId = (tail: DeviceTail): number => {
   const taken = new Set<number>();
-  for (const bytes of [tail.early, tail.sections]) {
-    for (
-      let at = bytes.indexOf(ElementType.SECTION_FULL);
-      at >= 0;
-      at = bytes.indexOf(ElementType.SECTION_FULL, at + 1)
-    ) {
+  const take = (bytes: Uint8Array, type: number): void => {
+    for (let at = bytes.indexOf(type); at >= 0; at = bytes.indexOf(type, at + 1)) {
       // Ids count up from 0 in registration order; those beyond 16 bits are data, and so is a header cut by the end.
       if (bytes[at + 1] === 0 && bytes[at + 2] === 0 && at + 4 < bytes.length) {
         taken.add(bytes[at + 3] * 0x100 + bytes[at + 4]);
       }
     }
-  }
+  };
+  take(tail.early, ElementType.SECTION_FULL);
+  take(tail.sections, ElementType.SECTION_FULL);
+  take(tail.iterable ?? new Uint8Array(), ElementType.SECTION_START);
   let id = 1;
   while (taken.has(id)) {
     id += 1;
   }
   return id;
 };
+
+/** What goes behind RAM START: early sections, and those that iterate as RAM does. */
+export const inFrontOfPages = ({ early, iterable }: DeviceTail): Uint8Array =>
+  iterable === undefined ? early : new ByteWriter(early.length + iterable.length).bytes(early).bytes(iterable).copy();

@@ -9,7 +9,7 @@ import type { Cursor } from './cursor.js';
 import {
   type DeviceSection,
   EarlyEnd,
-  endsEarlySection,
+  endsSection,
   FOOTER_BYTES,
   isFooter,
   readSectionHeader,
@@ -22,7 +22,7 @@ const VIRTIO_MEM_FIXED_BYTES = 36;
 
 export class EarlySectionReader {
   readonly devices: DeviceSection[] = [];
-  #ramSectionId: number | undefined;
+  readonly #isOpen: (id: number) => boolean;
   readonly #limit: number;
   readonly #collected = new ByteWriter(0);
   /** Where the body of each of `devices` starts in `bytes`. */
@@ -32,19 +32,18 @@ export class EarlySectionReader {
   #bodyStart = 0;
   #bodyOffset = 0;
 
-  /** @param limit most bytes of early sections. */
-  constructor(limit: number) {
+  /**
+   * @param limit most bytes of early sections
+   * @param isOpen whether a section of that id has started, so that its parts may follow an early one
+   */
+  constructor(limit: number, isOpen: (id: number) => boolean) {
     this.#limit = limit;
+    this.#isOpen = isOpen;
   }
 
   /** All early sections so far, headers and footers included. */
   get bytes(): Uint8Array {
     return this.#collected.view;
-  }
-
-  /** RAM has started: from here on, its parts may follow a section, and its start may not. */
-  ramStarted(section: number): void {
-    this.#ramSectionId = section;
   }
 
   /** Body of the section at that index of `devices`. */
@@ -128,7 +127,7 @@ export class EarlySectionReader {
       const found = cursor.bytes.subarray(0, cursor.limit).indexOf(ElementType.SECTION_FOOTER, cursor.at);
       this.#collect(cursor, found < 0 ? cursor.limit : found);
       const { bytes, at, limit } = cursor;
-      switch (found < 0 ? EarlyEnd.needMore : endsEarlySection(bytes, at, limit, header.section, this.#ramSectionId)) {
+      switch (found < 0 ? EarlyEnd.needMore : endsSection(bytes, at, limit, header.section, this.#isOpen)) {
         case EarlyEnd.yes:
           return true;
         case EarlyEnd.needMore:

@@ -20,7 +20,7 @@ const vapic = (state: number): DeviceState => ({
 
 const sectionsOf = (sections: Uint8Array, description: string): DeviceSection[] => {
   const ended = new ByteWriter(sections.length + 1).bytes(sections).u8(0).copy();
-  return walkSections(ended, 0, parseDescription(description, 0)).devices;
+  return walkSections(ended, 0, { description: parseDescription(description, 0).devices }).devices;
 };
 
 test('the section comes out whole, the others stay in their order', () => {

@@ -24,7 +24,7 @@ const VAPIC_STATE_FROM_END = 20;
 
 /** Takes out of device state the section that can hold the guest; undefined if none is known to. */
 export const splitGate = ({ tail, devices }: Pick<StreamSummary, 'tail' | 'devices'>): GatedSections | undefined => {
-  const positions = bodyPositions(devices);
+  const positions = bodyPositions(devices, tail);
   const endOf = (index: number): number => positions[index]! + devices[index]!.bytes - tail.early.length;
   const index = devices.findIndex(
     (device, index) =>

@@ -70,7 +70,7 @@ export const withRunState = (
     return tail;
   }
   const index = devices.findIndex((device) => device.name === GLOBAL_STATE_SECTION);
-  const at = bodyPositions(devices)[index]! - tail.early.length;
+  const at = bodyPositions(devices, tail)[index]! - tail.early.length;
   const sections = tail.sections.slice();
   sections.fill(0, at + NAME_AT, at + NAME_AT + NAME_BYTES);
   sections.set(new TextEncoder().encode(name), at + NAME_AT);

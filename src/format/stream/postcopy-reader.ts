@@ -182,7 +182,7 @@ export class PostcopyReader {
     const sections = new Uint8Array(length + 1);
     sections.set(bytes.subarray(COMMAND_HEAD_BYTES, COMMAND_HEAD_BYTES + length));
     sections[length] = ElementType.EOF;
-    const { devices } = walkSections(sections, offset + COMMAND_HEAD_BYTES, undefined, length);
+    const { devices } = walkSections(sections, offset + COMMAND_HEAD_BYTES, { knownEnd: length });
     this.#state = 'running';
     return { sections: sections.subarray(0, length), devices, pings };
   }

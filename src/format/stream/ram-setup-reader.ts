@@ -1,20 +1,28 @@
 // Reads the setup record of RAM START: which blocks there are, and how long (spec/qemu-wire-format.md 2.3). In a mapped-ram
 // file also where their pages are; the stream then goes on behind those (3.2).
 
-import { be32, be64 } from '../bytes.js';
+import { be64 } from '../bytes.js';
 import { hex } from '../invalid.js';
 import { MAPPED_RAM_HEADER_BYTES } from '../mapped-ram/layout.js';
-import { readLayout } from '../mapped-ram/read-layout.js';
-import { RecordFlag } from './constants.js';
+import { mappedPageSize, readLayout } from '../mapped-ram/read-layout.js';
+import { RecordFlag, TARGET_PAGE_BITS } from './constants.js';
 import type { Cursor } from './cursor.js';
 import type { RamSetup, ReadRamBlock } from './stream-handler.js';
 
 /** Most RAM blocks accepted; the largest QEMU guests, with a ROM for each of many PCI functions, have hundreds. */
 const BLOCK_LIMIT = 4096;
 
+const SMALLEST_PAGE_BYTES = 2 ** TARGET_PAGE_BITS.smallest;
+
+/** What the setup record lists. */
+export interface ListedRam extends Omit<RamSetup, 'targetPageSize'> {
+  /** Undefined while it is to be found out. */
+  readonly targetPageSize: number | undefined;
+}
+
 export class RamSetupReader {
   readonly #sectionId: number;
-  readonly #pageSize: number;
+  #pageSize: number | undefined;
   /** The blocks carry addresses (capability `x-ignore-shared`). */
   readonly #withAddresses: boolean;
   /** Size of the mapped-ram file that this is; undefined for a stream with page records. */
@@ -24,7 +32,8 @@ export class RamSetupReader {
   #total: number | undefined;
   #left = 0;
 
-  constructor(sectionId: number, pageSize: number, withAddresses: boolean, mappedFileBytes?: number) {
+  /** @param pageSize undefined if it has to be found */
+  constructor(sectionId: number, pageSize: number | undefined, withAddresses: boolean, mappedFileBytes?: number) {
     this.#mappedFileBytes = mappedFileBytes;
     this.#sectionId = sectionId;
     this.#pageSize = pageSize;
@@ -32,7 +41,7 @@ export class RamSetupReader {
   }
 
   /** The setup, once all of its blocks are there; undefined while more bytes are needed. */
-  read(cursor: Cursor): RamSetup | undefined {
+  read(cursor: Cursor): ListedRam | undefined {
     if (this.#total === undefined) {
       if (!cursor.has(8)) {
         return undefined;
@@ -53,7 +62,7 @@ export class RamSetupReader {
   }
 
   #readTotal(cursor: Cursor): void {
-    const flags = be32(cursor.bytes, cursor.at + 4) % this.#pageSize;
+    const flags = cursor.peek(7);
     if (flags !== RecordFlag.MEM_SIZE) {
       throw cursor.invalid('RAM_SETUP', `RAM starts with flags ${hex(flags)} instead of its setup record`, 0, flags);
     }
@@ -85,9 +94,13 @@ export class RamSetupReader {
     if (Number.isNaN(usedLength)) {
       throw cursor.tooLarge(`The length of RAM block "${name}"`, lengthAhead);
     }
+    if (this.#mappedFileBytes !== undefined) {
+      this.#pageSize ??= mappedPageSize(cursor, mappedAhead);
+    }
     // QEMU's loop would take a block of length 0 anywhere but at the end, and no QEMU has one.
-    if (usedLength === 0 || usedLength % this.#pageSize !== 0) {
-      const statement = `RAM block "${name}" has ${usedLength} bytes, which are not whole pages of ${this.#pageSize}`;
+    const pageSize = this.#pageSize ?? SMALLEST_PAGE_BYTES;
+    if (usedLength === 0 || usedLength % pageSize !== 0) {
+      const statement = `RAM block "${name}" has ${usedLength} bytes, which are not whole pages of ${pageSize}`;
       throw cursor.invalid('RAM_BLOCK_LENGTH', statement, lengthAhead, usedLength);
     }
     if (usedLength > this.#left) {
@@ -108,7 +121,7 @@ export class RamSetupReader {
         : readLayout(cursor, mappedAhead, {
             name,
             usedLength,
-            pageSize: this.#pageSize,
+            pageSize,
             fileBytes: this.#mappedFileBytes,
             mayBeIgnored: this.#withAddresses,
           });

@@ -1,9 +1,10 @@
 // The reader's side of the stream: a parser that bytes are pushed into, resumable at any byte, that holds nothing but the
 // device state however long the stream is (spec/qemu-wire-format.md 1, 2, 6).
 //
-//   header ▶ configuration ▶ element ◀──────────────────────────────────────────────┐
+//   header ▶ [configuration] ▶ element ◀────────────────────────────────────────────┐
 //                              ├─ START ▶ setup (ram-setup-reader) ▶ records ▶ footer ─┤
 //                              ├─ PART, END ▶ records (page-record-reader) ▶ footer ───┤
+//                              ├─ the same of other devices (iterable-sections) ───────┤
 //                              ├─ FULL before the first PART (early-section-reader) ───┤
 //                              ├─ COMMAND (command-reader), with PACKAGED ▶ package ────┘
 //                              └─ FULL after RAM, or EOF ▶ device tail (device-tail-collector) ▶ done
@@ -13,7 +14,7 @@
 // the order of sections.
 
 import { ByteWriter } from '../byte-writer.js';
-import { be32 } from '../bytes.js';
+import { be32, be64 } from '../bytes.js';
 import { hex, invalid, withFile } from '../invalid.js';
 import { CommandReader } from './command-reader.js';
 import { ConfigurationReader } from './configuration-reader.js';
@@ -27,20 +28,29 @@ import {
   STREAM_VERSION,
 } from './constants.js';
 import { Cursor } from './cursor.js';
-import { type DeviceSection, FOOTER_BYTES, isFooter, readSectionHeader } from './device-sections.js';
+import {
+  type DeviceSection,
+  FOOTER_BYTES,
+  isFooter,
+  readSectionHeader,
+  type SectionHeader,
+} from './device-sections.js';
+import type { DeviceTail } from './device-tail.js';
 import { type CollectedTail, DEVICE_TAIL_LIMIT_BYTES, DeviceTailCollector } from './device-tail-collector.js';
 import { EarlySectionReader } from './early-section-reader.js';
+import { IterableSectionReader } from './iterable-sections.js';
 import { PageRecordReader } from './page-record-reader.js';
+import { PageSize } from './page-size.js';
 import { PostcopyReader } from './postcopy-reader.js';
-import { RamSetupReader } from './ram-setup-reader.js';
+import { type ListedRam, RamSetupReader } from './ram-setup-reader.js';
 import type { StreamHandler, StreamSummary } from './stream-handler.js';
 import { deviceKey } from './vm-description.js';
 
 /**
- * The most bytes a step can wait for: a record with block id and a 64 KiB page (8 + 256 + 65536), and a command with
- * the longest payload, are both shorter. With a receive buffer of this size the reader always makes progress.
+ * The most bytes a step can wait for: a record with block id and a 64 KiB page (8 + 256 + 65536) with the head of the next, and a
+ * command with the longest payload, are both shorter. With a receive buffer of this size the reader always makes progress.
  */
-export const LONGEST_UNIT_BYTES = 66_000;
+export const LONGEST_UNIT_BYTES = 66_500;
 
 /** All there is in a section of dirty bitmaps without any. */
 const BITMAPS_END = 1;
@@ -48,7 +58,7 @@ const BITMAPS_END = 1;
 export interface StreamReaderOptions {
   /** File or peer, for errors. */
   readonly file?: string;
-  /** Page size of streams that do not carry it; default 4096, which is right for x86. */
+  /** Page size of streams that do not carry it; by default it is found by the machine type, or by the first records. */
   readonly targetPageSize?: number;
   /** Most bytes of device state; default 256 MiB. The reader needs up to three times that while its buffer grows. */
   readonly deviceTailLimit?: number;
@@ -78,15 +88,20 @@ export class StreamReader {
 
   readonly #configuration = new ConfigurationReader();
   readonly #commands: CommandReader;
-  #pageSize: number;
+  readonly #pageSize: PageSize;
   #withAddresses = false;
   #mapped = false;
   #ram: 'before' | 'started' | 'iterating' | 'ended' = 'before';
   #ramSectionId = 0;
   #ramSectionType: number = ElementType.SECTION_START;
   #setup: RamSetupReader | undefined;
+  /** RAM whose page size is to be found by its first records: nobody has been told of it. */
+  #listed: ListedRam | undefined;
+  /** Whether sections end with footers; undefined until the first one ends. */
+  #hasFooters: boolean | undefined;
   #pages: PageRecordReader | undefined;
   readonly #early: EarlySectionReader;
+  readonly #iterable: IterableSectionReader;
   /** Early sections that the handler has been told of. */
   #earlyTold = 0;
   #tail: DeviceTailCollector | undefined;
@@ -104,10 +119,13 @@ export class StreamReader {
     this.#cursor = new Cursor(this.#startOffset);
     this.#fileBytes = options.fileBytes;
     this.#tailLimit = options.deviceTailLimit ?? DEVICE_TAIL_LIMIT_BYTES;
-    this.#early = new EarlySectionReader(this.#tailLimit);
+    const isOpen = (id: number): boolean =>
+      (this.#ram !== 'before' && id === this.#ramSectionId) || this.#iterable.has(id);
+    this.#early = new EarlySectionReader(this.#tailLimit, isOpen);
+    this.#iterable = new IterableSectionReader(this.#tailLimit, isOpen);
     this.#postcopy = handler.postcopy && new PostcopyReader(handler.postcopy, this.#tailLimit);
     this.#commands = new CommandReader(handler, this.#postcopy);
-    this.#pageSize = options.targetPageSize ?? DEFAULT_TARGET_PAGE_SIZE;
+    this.#pageSize = new PageSize(options.targetPageSize);
   }
 
   /** Stream offset of the next byte to push. */
@@ -122,7 +140,7 @@ export class StreamReader {
 
   /** Bytes of device state held at this moment; whatever else the reader holds is bounded by 2 MiB (block names). */
   get heldBytes(): number {
-    return this.#early.bytes.length + (this.#tail?.length ?? 0) + this.#package.length;
+    return this.#early.bytes.length + this.#iterable.bytes.length + (this.#tail?.length ?? 0) + this.#package.length;
   }
 
   /**
@@ -175,7 +193,7 @@ export class StreamReader {
     try {
       body();
     } catch (error) {
-      this.#error = withFile(error, this.#file);
+      this.#error = withFile(this.#pageSize.explain(error), this.#file);
       throw this.#error;
     }
   }
@@ -215,8 +233,8 @@ export class StreamReader {
     if (configuration === undefined) {
       return false;
     }
-    const { capabilities, targetPageBits } = configuration;
-    this.#pageSize = targetPageBits === undefined ? this.#pageSize : 2 ** targetPageBits;
+    const { capabilities } = configuration;
+    this.#pageSize.configured(configuration, this.#cursor);
     this.#withAddresses = capabilities.includes(Capability.IGNORE_SHARED);
     this.#mapped = capabilities.includes(Capability.MAPPED_RAM);
     this.#handler.configuration?.(configuration);
@@ -239,10 +257,10 @@ export class StreamReader {
     const type = this.#cursor.peek();
     switch (type) {
       case ElementType.SECTION_START:
-        return this.#ramStart();
+        return this.#sectionStart();
       case ElementType.SECTION_PART:
       case ElementType.SECTION_END:
-        return this.#ramPart(type);
+        return this.#sectionPart(type);
       case ElementType.EOF:
         return this.#switched === undefined ? this.#tailStart() : this.#postcopyEnd(this.#switched);
       case ElementType.SECTION_FULL:
@@ -254,7 +272,9 @@ export class StreamReader {
           ? this.#next(this.#earlySection, 'early device section')
           : this.#tailStart();
       case ElementType.COMMAND:
-        return this.#commands.read(this.#cursor, this.#pageSize) && this.#afterCommand();
+        return (
+          this.#commands.read(this.#cursor, this.#pageSize.bytes ?? DEFAULT_TARGET_PAGE_SIZE) && this.#afterCommand()
+        );
       default:
         throw this.#cursor.invalid(
           'UNKNOWN_ELEMENT',
@@ -265,21 +285,21 @@ export class StreamReader {
     }
   }
 
-  #ramStart(): boolean {
+  #sectionStart(): boolean {
     const cursor = this.#cursor;
     const header = readSectionHeader(cursor.bytes, cursor.at, cursor.limit, cursor.position);
     if (header === undefined) {
       return false;
     }
-    const { name, instance, version, section, bytes } = header;
+    const { name, instance, section, bytes } = header;
     if (name === 'dirty-bitmap') {
-      return this.#noBitmaps(section, bytes);
+      return this.#bitmaps(section, bytes);
     }
-    if (name !== 'ram' || instance !== 0) {
-      const statement = `The stream has an iterable section "${name}" (instance ${instance}), which only its device understands`;
-      const hint = 'Migrate without that device, or without the capability that adds the section.';
-      throw cursor.invalid('UNKNOWN_ITERABLE', statement, 5, name, hint);
-    }
+    return name === 'ram' && instance === 0 ? this.#ramStart(header) : this.#iterablePart();
+  }
+
+  #ramStart({ version, section, bytes }: SectionHeader): boolean {
+    const cursor = this.#cursor;
     if (version !== RAM_SECTION_VERSION) {
       const statement = `The RAM section has version ${version}, not ${RAM_SECTION_VERSION}`;
       throw cursor.invalid('RAM_VERSION', statement, bytes - 4, version);
@@ -291,11 +311,10 @@ export class StreamReader {
     this.#ramSectionId = section;
     this.#setup = new RamSetupReader(
       section,
-      this.#pageSize,
+      this.#pageSize.bytes,
       this.#withAddresses,
       this.#mapped ? this.#fileBytes : undefined,
     );
-    this.#early.ramStarted(section);
     cursor.at += bytes;
     return this.#next(this.#ramSetup, 'RAM setup');
   }
@@ -304,10 +323,13 @@ export class StreamReader {
    * A source with the capability dirty-bitmaps sends this section whether its disks have bitmaps or not; without any it is empty, and
    * does not go on (5.10).
    */
-  #noBitmaps(section: number, headerBytes: number): boolean {
+  #bitmaps(section: number, headerBytes: number): boolean {
     const cursor = this.#cursor;
     if (!cursor.has(headerBytes + 1)) {
       return false;
+    }
+    if (cursor.peek(headerBytes) !== BITMAPS_END && this.#fileBytes !== undefined) {
+      return this.#iterablePart();
     }
     if (cursor.peek(headerBytes) !== BITMAPS_END) {
       const statement = 'The source sends the dirty bitmaps of its disks, which only QEMU understands';
@@ -331,19 +353,42 @@ export class StreamReader {
     if (setup === undefined) {
       return false;
     }
+    this.#listed = setup;
+    if (setup.targetPageSize !== undefined) {
+      if (this.#mapped) {
+        this.#pageSize.mapped(setup.targetPageSize);
+      }
+      this.#startRam(setup.targetPageSize);
+    }
+    return this.#next(this.#records, 'RAM setup');
+  }
+
+  /** RAM is known, its page size too. */
+  #startRam(targetPageSize: number): void {
+    const { sectionId, totalBytes, blocks } = this.#listed!;
+    for (const { name, usedLength, lengthOffset } of blocks) {
+      if (usedLength % targetPageSize !== 0) {
+        const statement = `RAM block "${name}" has ${usedLength} bytes, which are not whole pages of ${targetPageSize}`;
+        throw invalid('RAM_BLOCK_LENGTH', statement, lengthOffset, { value: usedLength });
+      }
+    }
+    const setup = { sectionId, targetPageSize, totalBytes, blocks };
+    this.#listed = undefined;
     this.#pages = new PageRecordReader(setup, this.#handler);
     this.#postcopy?.ramSetup(setup);
     this.#handler.ramSetup(setup);
     this.#tellEarly();
-    return this.#next(this.#records, 'RAM setup');
   }
 
-  #ramPart(type: number): boolean {
+  #sectionPart(type: number): boolean {
     const cursor = this.#cursor;
     if (!cursor.has(5)) {
       return false;
     }
     const id = be32(cursor.bytes, cursor.at + 1);
+    if (this.#iterable.has(id)) {
+      return this.#iterablePart();
+    }
     if (this.#ram === 'before' || id !== this.#ramSectionId) {
       throw cursor.invalid('UNKNOWN_SECTION', `Section ${id} goes on, but never started`, 1, id);
     }
@@ -360,6 +405,20 @@ export class StreamReader {
     if (this.#mapped) {
       this.#refuseRecords();
     }
+    if (this.#listed !== undefined) {
+      const cursor = this.#cursor;
+      if (!cursor.has(8)) {
+        return false;
+      }
+      if (be64(cursor.bytes, cursor.at) === RecordFlag.EOS) {
+        cursor.at += 8;
+        return this.#next(this.#ramFooter, 'RAM section');
+      }
+      if (!this.#pageSize.probe(cursor, this.#listed.blocks)) {
+        return false;
+      }
+      this.#startRam(this.#pageSize.bytes!);
+    }
     return this.#pages!.read(this.#cursor) && this.#next(this.#ramFooter, 'RAM section');
   }
 
@@ -369,7 +428,7 @@ export class StreamReader {
     if (!cursor.has(8)) {
       return;
     }
-    const flags = be32(cursor.bytes, cursor.at + 4) % this.#pageSize;
+    const flags = be32(cursor.bytes, cursor.at + 4) % this.#pageSize.assume();
     if (flags !== RecordFlag.EOS) {
       const statement = `A RAM section of a mapped-ram file has a record with flags ${hex(flags)}`;
       throw cursor.invalid('MAPPED_RAM_RECORD', statement, 0, flags);
@@ -377,6 +436,24 @@ export class StreamReader {
   }
 
   #ramFooter(): boolean {
+    const hasFooters = this.#findFooters();
+    if (hasFooters === false || (hasFooters === true && this.#footer())) {
+      this.#handler.ramSectionEnd?.(this.#ramSectionType);
+      return this.#nextElement();
+    }
+    return false;
+  }
+
+  /** Whether sections end with footers, by what stands behind the first one; undefined while that is not there. */
+  #findFooters(): boolean | undefined {
+    if (this.#hasFooters === undefined && this.#cursor.has(1)) {
+      const type = this.#cursor.peek();
+      this.#hasFooters = !(type <= ElementType.SECTION_FULL || type === ElementType.COMMAND);
+    }
+    return this.#hasFooters;
+  }
+
+  #footer(): boolean {
     const cursor = this.#cursor;
     if (!cursor.has(FOOTER_BYTES)) {
       return false;
@@ -386,8 +463,20 @@ export class StreamReader {
       throw cursor.invalid('SECTION_FOOTER', `The RAM section ends with ${found} instead of its footer`, 0, found);
     }
     cursor.at += FOOTER_BYTES;
-    this.#handler.ramSectionEnd?.(this.#ramSectionType);
-    return this.#nextElement();
+    return true;
+  }
+
+  // Sections of other devices that iterate.
+
+  #iterablePart(): boolean {
+    // Where one comes in front of RAM, nothing has told yet whether there are footers: only old machine types lack them.
+    return (
+      this.#iterable.begin(this.#cursor, this.#hasFooters ?? true) && this.#next(this.#iterableBody, 'iterable section')
+    );
+  }
+
+  #iterableBody(): boolean {
+    return this.#iterable.read(this.#cursor, this.#hasFooters ?? true) && this.#nextElement();
   }
 
   // Postcopy (5.2 to 5.8).
@@ -419,11 +508,11 @@ export class StreamReader {
     this.#checkIds(devices);
     this.#switched = {
       bytes: cursor.position - this.#startOffset,
-      tail: { early: early.bytes.slice(), sections: content.sections, description: '' },
+      tail: { ...this.#tailInFront(), sections: content.sections, description: '' },
       devices,
       backgroundSnapshot: false,
       complete: true,
-      warnings: this.#configuration.warnings,
+      warnings: [...this.#configuration.warnings, ...this.#iterable.warnings],
     };
     this.#handler.postcopy!.run(this.#switched, content.pings);
     return this.#nextElement();
@@ -446,7 +535,7 @@ export class StreamReader {
     if (!this.#early.read(this.#cursor)) {
       return false;
     }
-    if (this.#ram !== 'before') {
+    if (this.#pages !== undefined) {
       this.#tellEarly();
     }
     return this.#nextElement();
@@ -467,7 +556,10 @@ export class StreamReader {
       const statement = 'The source has discarded pages for a switch to postcopy, and does not switch';
       throw this.#cursor.invalid('POSTCOPY_ORDER', statement, 0, this.#cursor.peek());
     }
-    this.#tail = new DeviceTailCollector(this.#cursor.position, this.#tailLimit);
+    if (this.#listed !== undefined) {
+      this.#startRam(this.#pageSize.assume());
+    }
+    this.#tail = new DeviceTailCollector(this.#cursor.position, this.#tailLimit, this.#hasFooters);
     return this.#next(this.#tailBytes, 'device state');
   }
 
@@ -480,8 +572,18 @@ export class StreamReader {
     return false;
   }
 
+  /** What stands in front of RAM's pages, or between them. */
+  #tailInFront(): Omit<DeviceTail, 'sections' | 'description'> {
+    const iterable = this.#iterable.bytes;
+    return {
+      early: this.#early.bytes.slice(),
+      ...(iterable.length > 0 && { iterable: iterable.slice() }),
+      ...(this.#hasFooters === false && { lacksFooters: true }),
+    };
+  }
+
   #checkIds(devices: readonly DeviceSection[]): void {
-    const ids = new Set<number>([this.#ramSectionId]);
+    const ids = new Set<number>([this.#ramSectionId, ...this.#iterable.ids]);
     for (const { section, name, offset } of devices) {
       if (ids.has(section)) {
         const statement = `The id ${section} of device section "${name}" is that of another section`;
@@ -496,41 +598,65 @@ export class StreamReader {
     const devices = [...early.devices, ...tail.devices];
     this.#checkIds(devices);
     for (const { name, instance, bytes, offset } of early.devices) {
-      const described = tail.described?.get(deviceKey(name, instance))?.bytes;
+      const described = tail.described?.devices.get(deviceKey(name, instance))?.bytes;
       if (tail.described !== undefined && described !== bytes) {
         const statement = `Early device section "${name}" has ${bytes} bytes, but ${described ?? 'none'} are described`;
         throw invalid('DEVICE_SECTION', statement, offset, { value: bytes });
       }
     }
+    const describedPageSize = tail.described?.pageSize;
+    const contradiction = this.#pageSize.contradiction(describedPageSize);
+    if (contradiction !== undefined) {
+      const { statement, hint } = contradiction;
+      const offset = this.position - tail.description.length;
+      throw invalid('PAGE_SIZE', statement, offset, { value: describedPageSize!, hint });
+    }
     this.#done = true;
     this.#tail = undefined;
     this.#handler.end({
       bytes: this.position - this.#startOffset,
-      tail: { early: early.bytes.slice(), sections: tail.sections, description: tail.description },
+      tail: { ...this.#tailInFront(), sections: tail.sections, description: tail.description },
       devices,
       backgroundSnapshot: this.#ram !== 'ended',
       complete: tail.descriptionState !== 'cut',
-      warnings: [...this.#configuration.warnings, ...this.#warnings(tail, devices.length)],
+      warnings: [...this.#configuration.warnings, ...this.#iterable.warnings, ...this.#warnings(tail, devices)],
+      isPageSizeAssumed: this.#pageSize.isAssumed && describedPageSize === undefined,
     });
   }
 
-  #warnings({ described, descriptionState, guessed }: CollectedTail, deviceCount: number): string[] {
+  #warnings({ described, descriptionState, guessed }: CollectedTail, devices: readonly DeviceSection[]): string[] {
+    const deviceCount = devices.length;
     const warnings: string[] = [];
     if (this.#ram !== 'ended') {
       warnings.push('RAM has no END section, as in a background snapshot.');
     }
     if (descriptionState !== 'present') {
       const state = descriptionState === 'absent' ? 'missing' : descriptionState;
-      warnings.push(
-        `The VM description is ${state}: ends of device sections were found by their footers, a heuristic.`,
-      );
+      const by = this.#hasFooters === false ? 'what follows them' : 'their footers';
+      warnings.push(`The VM description is ${state}: ends of device sections were found by ${by}, a heuristic.`);
     } else if (guessed.length > 0) {
       const names = guessed.slice(0, 10).map((device) => `"${device.name}"`);
       warnings.push(`${guessed.length} sections do not have the described length: ${names.join(', ')}.`);
     }
-    if (described !== undefined && described.size > deviceCount) {
-      warnings.push(`The VM description names ${described.size - deviceCount} devices that have no section.`);
+    if (described !== undefined && described.devices.size > deviceCount) {
+      warnings.push(`The VM description names ${described.devices.size - deviceCount} devices that have no section.`);
     }
+    warnings.push(...repeatedDevices(devices));
     return warnings;
   }
 }
+
+/** QEMU gives the first section to the first device of that name, the second to the second. */
+const repeatedDevices = (devices: readonly DeviceSection[]): string[] => {
+  const seen = new Set<string>();
+  const repeated = new Set<string>();
+  for (const { name, instance } of devices) {
+    const key = deviceKey(name, instance);
+    if (seen.has(key)) {
+      repeated.add(`"${name}" (instance ${instance})`);
+    }
+    seen.add(key);
+  }
+  const names = [...repeated].slice(0, 10);
+  return names.length === 0 ? [] : [`More than one device section has the same name: ${names.join(', ')}.`];
+};

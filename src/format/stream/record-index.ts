@@ -173,6 +173,16 @@ export class RecordIndex {
     return this.#leaf[page % LEAF_PAGES];
   }
 
+  /** Whether no page with an odd number has a record. */
+  get hasEvenPagesOnly(): boolean {
+    for (let page = 1; page < this.#pageCount; page += 2) {
+      if (kindOfEntry(this.entry(page)) !== PageKind.absent) {
+        return false;
+      }
+    }
+    return true;
+  }
+
   /** First present page in [from, end); `end` if there is none. Steps over what has no records. */
   nextPresent(from: number, end = this.#pageCount): number {
     this.#sorted ??= Float64Array.from(this.#leaves.keys()).sort();

@@ -42,6 +42,8 @@ export interface StreamSummary {
   readonly complete: boolean;
   /** Sentences. */
   readonly warnings: readonly string[];
+  /** Nothing in the stream gives its page size: it is what the caller said, or 4096. */
+  readonly isPageSizeAssumed?: boolean;
 }
 
 /** What the destination of a postcopy is told besides (postcopy-reader.ts). */

@@ -34,13 +34,41 @@ export const DESCRIPTION_DEPTH_LIMIT = 32;
 export const deviceKey = (name: string, instance: number): string => `${instance} ${name}`;
 
 /**
- * Reads a VM description. Errors carry `offset`, the stream offset of the text.
- * @returns the described devices by `deviceKey`, in the order of the text.
+ * Tells apart devices of the same name and instance: an ISA-only PC has two of some, and QEMU loads them in their order.
+ * Called with each device in turn, it gives the key of that device.
  */
-export const parseDescription = (text: string, offset: number): Map<string, DescribedDevice> => {
+export const deviceKeys = (): ((name: string, instance: number) => string) => {
+  const counts = new Map<string, number>();
+  return (name, instance) => {
+    const key = deviceKey(name, instance);
+    const count = counts.get(key) ?? 0;
+    counts.set(key, count + 1);
+    return count === 0 ? key : `${key}\n${count}`;
+  };
+};
+
+/** What a VM description says. */
+export interface VmDescription {
+  /** Bytes of a target page; undefined where the text does not say. */
+  readonly pageSize: number | undefined;
+  /** By the keys of `deviceKeys`, in the order of the text. */
+  readonly devices: ReadonlyMap<string, DescribedDevice>;
+}
+
+/** Reads a VM description. Errors carry `offset`, the stream offset of the text. */
+export const parseDescription = (text: string, offset: number): VmDescription => {
   const devices = new Map<string, DescribedDevice>();
+  let pageSize: number | undefined;
+  const keyOf = deviceKeys();
   const scanner = new JsonScanner(text, offset);
   scanner.forEachMember((key) => {
+    if (key === 'page_size') {
+      const start = scanner.at;
+      scanner.skipValue();
+      const value = scanner.at - start < 20 ? scanner.parse(start) : undefined;
+      pageSize = isCount(value) ? value : undefined;
+      return;
+    }
     if (key !== 'devices') {
       scanner.skipValue();
       return;
@@ -56,16 +84,10 @@ export const parseDescription = (text: string, offset: number): Map<string, Desc
         );
       }
       const device = describedDevice(scanner.parse(start), offset + start, [start, scanner.at]);
-      const deviceId = deviceKey(device.name, device.instance);
-      if (devices.has(deviceId)) {
-        throw invalid('DESCRIPTION_DUPLICATE', `The VM description has device "${device.name}" twice`, offset + start, {
-          value: device.name,
-        });
-      }
-      devices.set(deviceId, device);
+      devices.set(keyOf(device.name, device.instance), device);
     });
   });
-  return devices;
+  return { pageSize, devices };
 };
 
 const describedDevice = (value: unknown, offset: number, text: readonly [number, number]): DescribedDevice => {

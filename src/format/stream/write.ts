@@ -26,6 +26,15 @@ export interface StreamRamBlock {
   readonly hostPageSize?: number | undefined;
 }
 
+/** The error about a guest of a machine type up to 2.3, whose QEMU takes neither a configuration nor footers. */
+export const oldFraming = (what: string): RamferryError =>
+  new RamferryError(
+    'invalid',
+    'OLD_FRAMING',
+    `${what} cannot be made of this guest: its stream has no configuration or no footers, as with machine types up to 2.3.`,
+    { hint: 'QEMU loads the file as it is. Its memory can be had with convert --to raw, or --to elf.' },
+  );
+
 /** Page size of every host that runs the targets we know; blocks on larger pages say so (2.3). */
 const HOST_PAGE_SIZE = 4096;
 
