@@ -1,7 +1,7 @@
 // What a saved PC says about its memory, for guests that tests invent: the clock with its CMOS memory, and the ACPI tables.
 
 import { ByteWriter } from '../src/format/byte-writer.js';
-import { normalRecord, ramBodyEnd, ramPart, ramStart } from '../src/format/stream/write.js';
+import { footer, normalRecord, ramBodyEnd, ramPart, ramStart, sectionHeader } from '../src/format/stream/write.js';
 import { type DescribedTestDevice, describedTail } from './described-stream.js';
 import { StreamBuilder } from './streams.js';
 
@@ -69,13 +69,24 @@ export interface TestPc {
   readonly capabilities?: readonly string[];
   /** The block `/rom@etc/acpi/tables`, one page long. */
   readonly tables?: Uint8Array;
+  /** Sections before the first page. */
+  readonly early?: readonly DescribedTestDevice[];
   /** In place of the description of the devices. */
   readonly description?: string;
 }
 
+/** Sections with numbers of their own. */
+const earlySections = (devices: readonly DescribedTestDevice[]): Uint8Array => {
+  const out = new ByteWriter();
+  devices.forEach(({ name, instance = 0, version = 1, body }, index) => {
+    footer(sectionHeader(out, 4, 1000 + index, name, instance, version).bytes(body), 1000 + index);
+  });
+  return out.copy();
+};
+
 /** The stream of a PC of any size: no page of it is stored but that of its ACPI tables. */
 export const pcStream = (pc: TestPc): Uint8Array => {
-  const { machine = 'pc-q35-10.0', devices, capabilities = [], tables, description } = pc;
+  const { machine = 'pc-q35-10.0', devices, capabilities = [], tables, early = [], description } = pc;
   const name = '/rom@etc/acpi/tables';
   const blocks = tables === undefined ? pc.blocks : [...pc.blocks, { name, usedLength: tables.length }];
   const records = new ByteWriter();
@@ -85,8 +96,9 @@ export const pcStream = (pc: TestPc): Uint8Array => {
   return new StreamBuilder()
     .header({ machine, capabilities: [...capabilities] })
     .raw(ramStart(1, blocks, capabilities))
+    .raw(earlySections(early))
     .raw(ramPart(3, 1))
     .raw(records.copy())
     .raw(ramBodyEnd(1))
-    .tail(describedTail(devices, description)).bytes;
+    .tail(describedTail(devices, description ?? describedTail([...early, ...devices]).description)).bytes;
 };

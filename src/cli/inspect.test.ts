@@ -6,7 +6,6 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
-import { gzipSync } from 'node:zlib';
 import { type CommandResult, RunningCommand, runCommand } from '../../test/command.js';
 import { libvirtHead } from '../../test/libvirt-images.js';
 import { richMappedRamFile } from '../../test/mapped-ram-builder.js';
@@ -154,7 +153,7 @@ test('a file without its VM description is complete; one that is cut in it is no
 
 for (const [name, bytes, status, code] of [
   ['empty', new Uint8Array(), 3, 'EMPTY_FILE'],
-  ['compressed', gzipSync(richStream().bytes), 3, 'COMPRESSED_FILE'],
+  ['compressed', Buffer.from('425a6839314159265359', 'hex'), 3, 'COMPRESSED_FILE'],
   ['noise', patternPage(1), 3, 'NOT_A_STREAM'],
   ['magic only', richStream().bytes.subarray(0, 6), 3, 'STREAM_INCOMPLETE'],
   ['mapped-ram', streamHeader(testConfiguration({ capabilities: ['mapped-ram'] })), 3, 'STREAM_INCOMPLETE'],

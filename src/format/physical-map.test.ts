@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { acpiTables, clockDevice, pcStream, type TestAffinity, type TestPc } from '../../test/pc-memory.js';
+import { virtioMemEarlyBody } from '../../test/streams.js';
 import { openSnapshot } from './open-snapshot.js';
 import { type BlockPlaces, type PhysicalMap, physicalMap } from './physical-map.js';
 
@@ -239,6 +240,23 @@ test('an NVDIMM lies where the tables say', () => {
   });
   assert.deepEqual(rangesOf(map).at(-1), [5 * GIB, 0, 0, 128 * MIB]);
   map.requireMemory();
+});
+
+test('the region of a memory device lies where its section says', () => {
+  const body = virtioMemEarlyBody(64);
+  const description = { fields: [{ name: 'data', type: 'buffer', size: body.length }] };
+  const early = [{ name: '0000:00:03.0/virtio-mem-device-early', body, description }];
+  const pc = { devices: [clockDevice(64 * MIB)], early };
+  const blocks = [ram('0000:00:03.0/vm0', 128 * MIB), ram('0000:00:04.0/vm0', 128 * MIB), ram('pc.ram', 64 * MIB)];
+  const map = mapOf({ ...pc, blocks });
+  assert.deepEqual(rangesOf(map), [
+    [0, 2, 0, 64 * MIB],
+    [4 * GIB, 0, 0, 128 * MIB],
+  ]);
+  assert.deepEqual(
+    map.unplaced.map(({ block, kind }) => [block, kind]),
+    [[1, 'device']],
+  );
 });
 
 test('firmware lies below 4 GiB, and its end in the first MiB as well, where RAM is read; memory of devices is left out', () => {
