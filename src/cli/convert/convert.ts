@@ -1,6 +1,7 @@
 // `ramferry convert IN OUT --to FORMAT`: a memory file in another form.
 //
 //   any memory file ──▶ Snapshot ──┬─▶ guest ─▶ MigrationSource ─┬─▶ StreamSink      stream        migrate-to-file.ts
+//                                  │                             │   behind a head   libvirt       libvirt-head.ts
 //                                  │                             └─▶ MappedRamSink   mapped-ram
 //                                  └─▶ copySparsely ─┬─▶ a file for each RAM block   raw           plain-memory.ts
 //                                                    └─▶ one ELF core                elf
@@ -10,9 +11,11 @@
 
 import { type Command, Option } from 'commander';
 import { SnapshotIndexer } from '../../format/index.js';
+import type { LibvirtImage } from '../../format/libvirt/save-image.js';
 import type { BlockPlaces } from '../../format/physical-map.js';
 import { Capability } from '../../format/stream/constants.js';
 import { memoryFile, type OpenedContainer } from '../../guest/open-snapshot-file-node.js';
+import { decideRun } from '../../guest/run-decision.js';
 import { RamferryError } from '../../memory/errors.js';
 import { NO_DIGEST_HELP, outputsWithSidecar, refuseForeignSidecar } from '../digest-sidecar.js';
 import { formatBytes, formatDuration, formatRate, formatTable } from '../format.js';
@@ -31,19 +34,22 @@ import type { Verb } from '../verb.js';
 import { addPlace } from './block-places.js';
 import type { Conversion, Converted, Written } from './conversion.js';
 
-const FORMATS = ['stream', 'mapped-ram', 'raw', 'elf'] as const;
+const FORMATS = ['stream', 'mapped-ram', 'libvirt', 'raw', 'elf'] as const;
 type Format = (typeof FORMATS)[number];
 
 interface ConvertOptions extends FileOptions {
   readonly to: Format;
   readonly block?: string;
   readonly at: BlockPlaces;
+  readonly like?: string;
   readonly digest: boolean;
 }
 
 const FORMAT_HELP = `
 Formats:
   stream, mapped-ram  what QEMU loads: machine, RAM and device state, the latter byte for byte
+  libvirt             what virsh restore loads: a save image, not packed. The domain is not in any other file: its XML
+                      is taken from the image that --like names, or from the input where that is one.
   raw                 guest memory as it is: a folder with a file for each RAM block, or with --block one file
   elf                 an ELF core for gdb and the like, for pc, q35, isapc and microvm: every RAM block at its
                       guest-physical address, or the one that --block names. RAM lies where the saved clock and the
@@ -62,6 +68,7 @@ export const convert: Verb<ConvertOptions> = {
           .argParser(addPlace)
           .default(new Map(), 'none'),
       )
+      .option('--like <image>', 'the libvirt save image whose domain the output is of; for libvirt')
       .option('--no-digest', NO_DIGEST_HELP)
       .addOption(pageSizeOption())
       .addHelpText('after', `${FORMAT_HELP}${INDEX_HELP}\nFrom a stream to mapped-ram: two bits for each page.`);
@@ -69,20 +76,28 @@ export const convert: Verb<ConvertOptions> = {
   examples: [
     ['guest.save guest.mig --to stream', 'a libvirt save image as what qemu -incoming loads'],
     ['guest.mig guest.mapped --to mapped-ram', 'each page once, and at its place'],
+    ['guest.mig guest.save --to libvirt --like old.save', 'then: virsh restore guest.save'],
     ['guest.mig pc.ram --to raw --block pc.ram', "the guest's memory, and nothing else"],
     ['guest.mig guest.core --to elf', 'then: gdb vmlinux guest.core'],
     ['guest.mig guest.core --to elf --at dimm0=0x100000000', 'of a guest with a DIMM at 4 GiB'],
   ],
 
-  files: ([input, out], { to, digest }) => ({
-    reads: [memoryFile(input!).path],
-    writes: outputsWithSidecar(out!, digest && isLoadable(to)),
+  files: ([input, out], { to, like, digest }) => ({
+    reads: [memoryFile(input!).path, ...(like === undefined ? [] : [like])],
+    writes: outputsWithSidecar(out!, digest && isQemus(to)),
   }),
 
   async run({ operands, options, signal, progress }) {
-    const { to, block, at: places, digest } = options;
+    const { to, block, like, at: places } = options;
     const [input, out] = operands as [string, string];
-    if (block !== undefined && isLoadable(to)) {
+    const digest = options.digest && isQemus(to);
+    if (like !== undefined && to !== 'libvirt') {
+      throw new RamferryError('usage', 'LIKE_OPTION', `A file in format ${to} has no domain of libvirt.`, {
+        value: like,
+        hint: '--like is for libvirt',
+      });
+    }
+    if (block !== undefined && to !== 'raw' && to !== 'elf') {
       throw new RamferryError('usage', 'BLOCK_OPTION', `A file in format ${to} has all RAM blocks.`, {
         value: block,
         hint: '--block is for raw and elf',
@@ -96,13 +111,20 @@ export const convert: Verb<ConvertOptions> = {
     if (to === 'mapped-ram') {
       refuseUnorderedStdout(out, to, 'name a file');
     }
-    if (digest && isLoadable(to)) {
+    if (digest) {
       refuseForeignSidecar(out);
     }
     const start = performance.now();
     const surroundings = { signal, progress };
     const container = await openMemoryFile(input, surroundings);
     const { file } = container;
+    if (to === 'libvirt' && like === undefined && container.wrappings[0] !== 'libvirt') {
+      container.close();
+      throw new RamferryError('usage', 'LIKE_OPTION', `The domain of ${file} is not in it, and libvirt needs it.`, {
+        file,
+        hint: 'name an image of the same domain with --like; virsh save or managedsave makes one',
+      });
+    }
     let converted: Converted;
     if (to === 'mapped-ram' && holdsStream(container)) {
       const { placePages } = await import('./place-pages.js');
@@ -112,9 +134,10 @@ export const convert: Verb<ConvertOptions> = {
         container.close();
       }
     } else {
-      const { snapshot, close } = await indexWholeMemoryFile(container, surroundings, options);
+      const { snapshot, libvirt, close } = await indexWholeMemoryFile(container, surroundings, options);
       try {
-        const written = await write(to, { snapshot, file, out, block, places, digests: digest, surroundings });
+        const conversion = { snapshot, libvirt, file, out, block, places, digests: digest, surroundings };
+        const written = await (to === 'libvirt' ? writeImage(conversion, like ?? file) : write(to, conversion));
         converted = { configuration: snapshot.configuration, setup: snapshot.setup, written };
       } finally {
         close();
@@ -129,8 +152,20 @@ export const convert: Verb<ConvertOptions> = {
   },
 };
 
-/** Whether it is a format that QEMU loads. */
-const isLoadable = (format: Format): boolean => format === 'stream' || format === 'mapped-ram';
+/** Whether it is a format of QEMU's own. */
+const isQemus = (format: Format): boolean => format === 'stream' || format === 'mapped-ram';
+
+/** A libvirt save image of the guest, with the domain of the image `like`. */
+const writeImage = async (
+  conversion: Conversion & { readonly libvirt: LibvirtImage | undefined },
+  like: string,
+): Promise<Written> => {
+  const { snapshot, libvirt, file } = conversion;
+  const { headLike } = await import('./libvirt-head.js');
+  const { writeStream } = await import('./migrate-to-file.js');
+  const wasRunning = libvirt?.wasRunning ?? decideRun(snapshot.summary, undefined, false).runs;
+  return writeStream(conversion, headLike({ like, wasRunning }, file, snapshot.configuration.machine));
+};
 
 /** Whether pages follow each other in it as records. */
 const holdsStream = ({ readAt, sizeBytes, file, startOffset }: OpenedContainer): boolean => {
@@ -143,7 +178,7 @@ const holdsStream = ({ readAt, sizeBytes, file, startOffset }: OpenedContainer):
   return indexer.soFar.configuration?.capabilities.includes(Capability.MAPPED_RAM) === false;
 };
 
-const write = async (format: Format, conversion: Conversion): Promise<Written> => {
+const write = async (format: Exclude<Format, 'libvirt'>, conversion: Conversion): Promise<Written> => {
   if (format === 'raw' || format === 'elf') {
     const { writeElf, writeRaw } = await import('./plain-memory.js');
     return format === 'elf' ? writeElf(conversion) : writeRaw(conversion);

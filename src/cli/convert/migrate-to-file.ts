@@ -1,5 +1,6 @@
 // Any memory file to one that QEMU loads: through the engine, as any other guest.
 
+import type { ByteChannel } from '../../channel/channel.js';
 import { openFile } from '../../channel/descriptor-channel-node.js';
 import { OutputFile } from '../../channel/output-file-node.js';
 import { openPositionedFile } from '../../channel/positioned-file-node.js';
@@ -40,17 +41,26 @@ const migrate = async (
   return { blocks: snapshot.setup.blocks.map(nameAndLength), fileBytes: sink.transferred };
 };
 
-export const writeStream = async (conversion: Conversion): Promise<Written> => {
+/** @param head what stands in front of the stream, in the file of another program */
+export const writeStream = async (conversion: Conversion, head: Uint8Array = new Uint8Array()): Promise<Written> => {
+  const migrateBehindHead = async (channel: ByteChannel, digest?: RamDigest): Promise<Written> => {
+    if (head.length > 0) {
+      await new Promise<void>((resolve, reject) => {
+        channel.write(head, (error) => (error === undefined ? resolve() : reject(error)));
+      });
+    }
+    const sink = new StreamSink(channel, { returnPath: false, isSaved: true });
+    const written = await migrate(conversion, sink, { digest });
+    return { ...written, fileBytes: head.length + written.fileBytes };
+  };
   if (isStdout(conversion.out)) {
-    return migrate(conversion, new StreamSink(openStdout(), { returnPath: false, isSaved: true }));
+    return migrateBehindHead(openStdout());
   }
   const output = OutputFile.open(conversion.out);
   try {
     const channel = await openFile(conversion.out, output.currentPath, 'write', 0);
     const digest = conversion.digests ? new RamDigest(conversion.snapshot.setup.blocks) : undefined;
-    const written = await migrate(conversion, new StreamSink(channel, { returnPath: false, isSaved: true }), {
-      digest,
-    });
+    const written = await migrateBehindHead(channel, digest);
     conversion.surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
     return { ...written, ...(await sidecarOf(conversion.out, savedState(conversion), { digest })) };

@@ -14,6 +14,7 @@ test('a header, in either byte order', () => {
       wasRunning: true,
       format: 'zstd',
       xmlBytes: 6789,
+      cookieOffset: 0,
       dataOffset: 92 + 6789,
     });
   }

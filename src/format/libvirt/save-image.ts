@@ -36,6 +36,8 @@ export interface LibvirtImage {
   readonly format: LibvirtFormat;
   /** Bytes of domain XML and cookie, which follow the header. */
   readonly xmlBytes: number;
+  /** Where the cookie begins, as the header has it; 0 without one. */
+  readonly cookieOffset: number;
   /** Where the data begin. */
   readonly dataOffset: number;
 }
@@ -78,6 +80,27 @@ export const readLibvirtImage = (head: Uint8Array): LibvirtImage => {
     wasRunning: wasRunning !== 0,
     format,
     xmlBytes,
+    cookieOffset: number(4),
     dataOffset: LIBVIRT_HEADER_BYTES + xmlBytes,
   };
+};
+
+/** The version that libvirt has written since 2010. */
+const WRITTEN_VERSION = 2;
+
+/** Header, XML and cookie of an image with a stream behind it that is not packed. */
+export const libvirtImageHead = (
+  { cookieOffset }: Pick<LibvirtImage, 'cookieOffset'>,
+  xml: Uint8Array,
+  wasRunning: boolean,
+): Uint8Array => {
+  const head = new Uint8Array(LIBVIRT_HEADER_BYTES + xml.length);
+  head.set(new TextEncoder().encode(COMPLETE));
+  const view = new DataView(head.buffer);
+  const raw = formats.indexOf('raw');
+  for (const [index, value] of [WRITTEN_VERSION, xml.length, Number(wasRunning), raw, cookieOffset].entries()) {
+    view.setUint32(MAGIC_BYTES + 4 * index, value, true);
+  }
+  head.set(xml, LIBVIRT_HEADER_BYTES);
+  return head;
 };
