@@ -69,6 +69,7 @@ for (const [name, bytes, wrappings, operand] of [
     Buffer.concat([gzipSync(stream.bytes.subarray(0, 999)), gzipSync(stream.bytes.subarray(999))]),
     ['gzip'],
   ],
+  ['zeros behind it, as on a device.gz', Buffer.concat([gzipSync(stream.bytes), Buffer.alloc(2 ** 23)]), ['gzip']],
   ['guest.zst', zstd(stream.bytes), ['zstd']],
   ['two frames.zst', Buffer.concat([zstd(stream.bytes.subarray(0, 999)), zstd(stream.bytes.subarray(999))]), ['zstd']],
   ['at an offset.gz', Buffer.concat([Buffer.alloc(77), gzipSync(stream.bytes)]), ['gzip'], 'file:FILE,offset=77'],

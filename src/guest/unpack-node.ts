@@ -16,6 +16,19 @@ const READ_BYTES = 1024 * 1024;
 /** zstd came into node:zlib with Node 22.15 and 23.8. */
 const { createZstdDecompress } = zlib as unknown as { readonly createZstdDecompress?: typeof zlib.createGunzip };
 
+/** Ends with the last member, whatever follows it, as on a device: in a pipeline that would be an error. */
+const unpackGzip: CopyStep = async function* (pieces) {
+  const source = Readable.from(pieces, { objectMode: false });
+  const gunzip = zlib.createGunzip({ chunkSize: READ_BYTES });
+  source.on('error', (error) => gunzip.destroy(error));
+  try {
+    yield* source.pipe(gunzip);
+  } finally {
+    source.destroy();
+    gunzip.destroy();
+  }
+};
+
 /** Unpacks zstd where Node does not. */
 const unpackZstd = (endsAnywhere: boolean): CopyStep =>
   async function* (pieces) {
@@ -33,7 +46,7 @@ const unpackZstd = (endsAnywhere: boolean): CopyStep =>
 const createUnpacker = (format: string, isDevice: boolean): CopyStep | undefined => {
   switch (format) {
     case 'gzip':
-      return zlib.createGunzip({ chunkSize: READ_BYTES });
+      return unpackGzip;
     case 'zstd':
       return createZstdDecompress === undefined || isDevice
         ? unpackZstd(isDevice)
