@@ -8,7 +8,9 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { runCommand } from '../../test/command.js';
-import { patternPage, StreamBuilder, testDevice } from '../../test/streams.js';
+import { describedTail } from '../../test/described-stream.js';
+import { clockDevice } from '../../test/pc-memory.js';
+import { patternPage, StreamBuilder } from '../../test/streams.js';
 
 const base = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-full-'));
 const disk = path.join(base, 'disk');
@@ -30,7 +32,7 @@ before(() => {
     .ramStart([{ name: 'pc.ram', usedLength: PAGES * 4096 }])
     .part(pages)
     .end([])
-    .devices([testDevice('cpu', 5000)]);
+    .tail(describedTail([clockDevice(PAGES * 4096)]));
   fs.writeFileSync(input, bytes);
   try {
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', disk], { stdio: 'ignore' });

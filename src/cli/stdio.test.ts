@@ -7,7 +7,9 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
 import { bin, RunningCommand } from '../../test/command.js';
-import { patternPage, StreamBuilder, testDevice } from '../../test/streams.js';
+import { describedTail } from '../../test/described-stream.js';
+import { clockDevice } from '../../test/pc-memory.js';
+import { patternPage, StreamBuilder } from '../../test/streams.js';
 import { until } from '../../test/until.js';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-stdio-'));
@@ -23,7 +25,7 @@ const { bytes } = new StreamBuilder()
     { block: 'pc.ram', page: 555, kind: 'normal', content: patternPage(555) },
   ])
   .end()
-  .devices([testDevice('cpu', 40)]);
+  .tail(describedTail([clockDevice(600 * PAGE)]));
 const file = at('guest.mig');
 fs.writeFileSync(file, bytes);
 

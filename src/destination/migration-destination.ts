@@ -83,7 +83,7 @@ export interface MigrationDestinationOptions {
   readonly isRecording?: boolean;
   /** How long the source may take to close once it was told that all is well; default 1 s. Only `sourceLeft` waits for it. */
   readonly lingerMs?: number;
-  /** Page size of streams that do not carry it; default 4096. */
+  /** Page size of streams that do not carry it; by default it is found by the machine type, or by the first records. */
   readonly targetPageSize?: number;
   /** Most bytes of device state; default 256 MiB. */
   readonly deviceTailLimit?: number;
@@ -191,6 +191,7 @@ export class MigrationDestination {
     this.#reader = new StreamReader(this.#handler(), {
       file: channel.peer,
       ...(targetPageSize !== undefined && { targetPageSize }),
+      ...(target.pageSize !== undefined && { expectedPageSize: target.pageSize }),
       ...(deviceTailLimit !== undefined && { deviceTailLimit }),
     });
     this.#returnPath = this.#openReturnPath(channel);

@@ -28,6 +28,8 @@ export interface ReceiveArea {
  */
 export interface MigrationTarget extends Omit<StreamHandler, 'end' | 'ramSectionEnd' | 'earlySection' | 'postcopy'> {
   readonly pages: Readonly<PageCounts>;
+  /** The size of the pages of the memory that the stream goes to; undefined where pages of any size are taken. */
+  readonly pageSize?: number;
   /** Sentences about what was accepted although it is odd. */
   readonly warnings: readonly string[];
 

@@ -7,12 +7,12 @@ import { patternPage, StreamBuilder, type TestRecord, testDevice } from '../../.
 import { ByteWriter } from '../byte-writer.js';
 import { openSnapshot, type SnapshotOptions } from '../open-snapshot.js';
 import type { Snapshot } from '../snapshot.js';
-import { ElementType } from './constants.js';
+import { Command, ElementType } from './constants.js';
 import { DescribedDevices } from './device-fields.js';
 import { buildDeviceTail, deviceStates, inFrontOfPages, pickRamSectionId } from './device-tail.js';
 import { StreamReader } from './read.js';
 import type { StreamHandler, StreamSummary } from './stream-handler.js';
-import { footer, sectionHeader, streamEnd, streamMagic } from './write.js';
+import { command, footer, sectionHeader, streamEnd, streamMagic } from './write.js';
 
 const open = (bytes: Uint8Array, options: SnapshotOptions = {}): Snapshot =>
   openSnapshot(
@@ -280,6 +280,36 @@ suite('page size', () => {
     ['zero', 'normal', 'normal', 'zero'],
     ['normal'],
   ] as const;
+
+  test('zero pages that a source leaves out do not make pages seem larger', () => {
+    const withZeroPages = (pages: readonly number[]): Uint8Array =>
+      new StreamBuilder()
+        .header({ machine: 'virt' })
+        .ramStart([{ name: 'ram', usedLength: 16 * 4096 }])
+        .part(pages.map((page) => ({ block: 'ram', page, kind: 'zero' })))
+        .part([{ block: 'ram', page: 9, kind: 'normal', content: patternPage(9) }])
+        .end()
+        .devices([testDevice('cpu', 40)]).bytes;
+    assert.equal(open(withZeroPages([0, 2, 4, 6, 7])).setup.targetPageSize, 4096);
+    // Where no two are neighbours the next page tells: what was taken for larger pages is never valid.
+    assert.throws(() => open(withZeroPages([0, 2, 4, 6])), { kind: 'invalid', code: 'RECORD_FLAGS' });
+  });
+
+  // spec/qemu-wire-format.md 5.4: a source may switch before it has sent a page.
+  test('a command that comes before the first record finds RAM known', () => {
+    const events: string[] = [];
+    const handler: Partial<StreamHandler> = {
+      ramSetup: ({ targetPageSize }) => void events.push(`pages of ${targetPageSize}`),
+      command: (number) => void events.push(`command ${number}`),
+    };
+    const reader = new StreamReader(handler as StreamHandler);
+    const { bytes } = new StreamBuilder()
+      .header({ machine: 'virt' })
+      .ramStart([{ name: 'ram', usedLength: 16 * 4096 }])
+      .raw(command(Command.SWITCHOVER_START));
+    reader.push(bytes, 0, bytes.length);
+    assert.deepEqual(events, ['pages of 4096', 'command 11']);
+  });
 
   for (const pageSize of SIZES) {
     test(`of ${pageSize} bytes is found by the first records`, () => {

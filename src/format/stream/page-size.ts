@@ -47,14 +47,19 @@ export class PageSize {
   #bytes: number | undefined;
   #origin: Origin = 'assumed';
   readonly #asked: number | undefined;
+  readonly #expected: number | undefined;
 
-  /** @param asked what the caller says, for streams that do not */
-  constructor(asked: number | undefined) {
+  /**
+   * @param asked what the caller says, for streams that do not
+   * @param expected what is assumed without a look at the records, where neither the stream nor its machine type tells
+   */
+  constructor(asked: number | undefined, expected?: number) {
     if (asked !== undefined && !isPageSize(asked)) {
       const statement = `${asked} is not a page size: that is a power of two from ${FLAGS} to ${2 ** TARGET_PAGE_BITS.largest}.`;
       throw new RamferryError('usage', 'USAGE_PAGE_SIZE', statement, { value: asked });
     }
     this.#asked = asked;
+    this.#expected = expected;
   }
 
   /** Undefined as long as it is not known. */
@@ -77,6 +82,7 @@ export class PageSize {
     this.#set(carried, 'carried');
     this.#set(this.#asked, 'asked');
     this.#set(pageSizeOfMachine(machine), 'machine');
+    this.#set(this.#expected, 'assumed');
   }
 
   /** A mapped-ram file gives it in each of its blocks. */
@@ -139,40 +145,42 @@ export class PageSize {
   }
 }
 
-/** Zero pages to look through until two records show the distance of two pages. */
+/** Zero pages to look through until the content of one shows its size. */
 const PROBED_RECORDS = 64;
 
 /**
- * The page size that the records from the cursor on have. A source goes through a block from its first page to its last: the
- * record that continues the block lies one page further. Behind a page's content it also stands one page further in the stream.
+ * The page size that the records from the cursor on have. Behind a page's content the next record stands one page further in
+ * the stream. Zero pages have none; but a source goes through a block from its first page to its last, and though it leaves out
+ * pages that are free or discarded, the smallest distance of many is that of neighbours.
  * @returns undefined if they do not tell
  */
 const probePageSize = (cursor: Cursor, names: ReadonlySet<string>): number | 'more' | undefined => {
   const { bytes, limit } = cursor;
   let at = cursor.at;
   let last: number | undefined;
+  let distance: number | undefined;
   for (let count = 0; count < PROBED_RECORDS; count += 1) {
     if (limit - at < 9) {
       return 'more';
     }
     const flags = bytes[at + 7];
     const kind = flags & ~RecordFlag.CONTINUE;
+    if (kind !== RecordFlag.ZERO && kind !== RecordFlag.PAGE) {
+      break;
+    }
     const offset = be64(bytes, at) - flags;
     const isContinued = (flags & RecordFlag.CONTINUE) !== 0;
     const payload = at + (isContinued ? 8 : 9 + bytes[at + 8]);
-    if (kind !== RecordFlag.ZERO && kind !== RecordFlag.PAGE) {
-      return undefined;
-    }
-    if (isContinued && last !== undefined && isPageSize(offset - last)) {
-      return offset - last;
-    }
     if (kind === RecordFlag.PAGE) {
       return sizeOfPage(bytes, payload, limit, offset, names);
+    }
+    if (isContinued && last !== undefined && isPageSize(offset - last)) {
+      distance = Math.min(offset - last, distance ?? Number.POSITIVE_INFINITY);
     }
     last = offset;
     at = payload + 1;
   }
-  return undefined;
+  return distance;
 };
 
 /** The size of the page that starts at `start`, by the record behind it. */

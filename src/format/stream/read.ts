@@ -60,6 +60,8 @@ export interface StreamReaderOptions {
   readonly file?: string;
   /** Page size of streams that do not carry it; by default it is found by the machine type, or by the first records. */
   readonly targetPageSize?: number;
+  /** The page size of memory that the stream goes to: assumed without a look at the records, where nothing says it. */
+  readonly expectedPageSize?: number;
   /** Most bytes of device state; default 256 MiB. The reader needs up to three times that while its buffer grows. */
   readonly deviceTailLimit?: number;
   /** File position of the stream's first byte; default 0. All offsets count from the start of the file. */
@@ -125,7 +127,7 @@ export class StreamReader {
     this.#iterable = new IterableSectionReader(this.#tailLimit, isOpen);
     this.#postcopy = handler.postcopy && new PostcopyReader(handler.postcopy, this.#tailLimit);
     this.#commands = new CommandReader(handler, this.#postcopy);
-    this.#pageSize = new PageSize(options.targetPageSize);
+    this.#pageSize = new PageSize(options.targetPageSize, options.expectedPageSize);
   }
 
   /** Stream offset of the next byte to push. */
@@ -272,6 +274,10 @@ export class StreamReader {
           ? this.#next(this.#earlySection, 'early device section')
           : this.#tailStart();
       case ElementType.COMMAND:
+        // A switch to postcopy may come before the first record, and is about pages.
+        if (this.#listed !== undefined) {
+          this.#startRam(this.#pageSize.assume());
+        }
         return (
           this.#commands.read(this.#cursor, this.#pageSize.bytes ?? DEFAULT_TARGET_PAGE_SIZE) && this.#afterCommand()
         );
