@@ -2,7 +2,6 @@
 // Ctrl-C, and so that of a damaged file there is something to tell as well.
 
 import { totalmem } from 'node:os';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Option } from 'commander';
 import { isUnfinishedOutput } from '../channel/output-file-node.js';
 import { type IndexedSoFar, type Snapshot, SnapshotIndexer } from '../format/index.js';
@@ -14,7 +13,7 @@ import {
   unfinishedImage,
   type Wrapping,
 } from '../guest/open-snapshot-file-node.js';
-import { SLICE_MS, type Slices } from '../guest/slices-node.js';
+import { inTurns, type Slices } from '../guest/slices-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { parsePageSize } from './arguments.js';
 import type { Invocation } from './verb.js';
@@ -42,33 +41,23 @@ export const pageSizeOption = (): Option =>
     parsePageSize,
   );
 
-/**
- * Calls `step`, which returns how many bytes it did, until `totalBytes` are done or it returns 0.
- * Rejects with the reason of the signal.
- */
-export const inSlices = async (
+/** Slices with progress, once they take long. Reject with the reason of the signal. */
+export const inSlices = (
   { signal, progress }: Surroundings,
   ...[phase, totalBytes, step]: Parameters<Slices>
 ): Promise<void> => {
   const start = performance.now();
-  let sliceEnd = start + SLICE_MS;
-  for (let done = 0; done < totalBytes; ) {
-    const bytes = step();
-    if (bytes === 0) {
-      return;
+  return inTurns(signal, (_phase, _totalBytes, doneBytes) => {
+    const ms = performance.now() - start;
+    if (ms > SILENT_MS) {
+      progress.update({
+        phase,
+        totalBytes,
+        remainingBytes: totalBytes - doneBytes,
+        bytesPerSecond: (doneBytes * 1000) / ms,
+      });
     }
-    done += bytes;
-    const now = performance.now();
-    if (now >= sliceEnd) {
-      if (now - start > SILENT_MS) {
-        const bytesPerSecond = (done * 1000) / (now - start);
-        progress.update({ phase, totalBytes, remainingBytes: totalBytes - done, bytesPerSecond });
-      }
-      await nextTurn();
-      signal.throwIfAborted();
-      sliceEnd = performance.now() + SLICE_MS;
-    }
-  }
+  })(phase, totalBytes, step);
 };
 
 export interface MemoryFile {

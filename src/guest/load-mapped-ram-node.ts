@@ -16,9 +16,7 @@ import type { RamBlockList } from '../memory/ram-block-list.js';
 import { EXTENT_ALIGN_BYTES } from '../memory/segment.js';
 import { ChunkLoader } from './chunk-loader.js';
 import { openSnapshotFile } from './open-snapshot-file-node.js';
-
-/** Longest time in which nobody else in this thread gets a turn. */
-const SLICE_MS = 30;
+import { SLICE_MS } from './slices-node.js';
 
 export interface LoadOptions {
   /** The memory of a guest that does not run, which the file must match: it is replaced. Or empty, with a memory limit. */

@@ -8,10 +8,13 @@ export const SLICE_MS = 30;
 /** Calls `step`, which returns how many bytes it did, until `totalBytes` are done or it returns 0. */
 export type Slices = (phase: string, totalBytes: number, step: () => number) => Promise<void>;
 
-/** Slices without a progress line. Reject with the reason of the signal. */
+/**
+ * Slices with a turn for everybody else between them. Reject with the reason of the signal.
+ * @param onTurn is told how many bytes are done, at the end of each slice
+ */
 export const inTurns =
-  (signal: AbortSignal | undefined): Slices =>
-  async (_phase, totalBytes, step) => {
+  (signal: AbortSignal | undefined, onTurn?: (phase: string, totalBytes: number, doneBytes: number) => void): Slices =>
+  async (phase, totalBytes, step) => {
     let sliceEnd = performance.now() + SLICE_MS;
     for (let done = 0; done < totalBytes; ) {
       const bytes = step();
@@ -20,6 +23,7 @@ export const inTurns =
       }
       done += bytes;
       if (performance.now() >= sliceEnd) {
+        onTurn?.(phase, totalBytes, done);
         await nextTurn();
         signal?.throwIfAborted();
         sliceEnd = performance.now() + SLICE_MS;
