@@ -72,6 +72,13 @@ export class StreamBuilder {
   }
 
   /** Device sections, EOF and description. */
+  /** The whole state of a device that iterates: one byte. */
+  iterable(name: string): this {
+    return this.#section(
+      write.footer(write.sectionHeader(new ByteWriter(), ElementType.SECTION_START, 9, name, 0, 1).u8(1), 9).copy(),
+    );
+  }
+
   tail(tail: DeviceTail): this {
     return this.raw(tail.sections).raw(write.streamEnd(tail.description));
   }

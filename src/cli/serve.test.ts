@@ -13,14 +13,18 @@ import { refusePinningCommand } from '../monitor/postcopy-obstacles.js';
 const base = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-serve-'));
 after(() => fs.rmSync(base, { recursive: true }));
 
-const savedGuest = (...devices: readonly string[]): string => {
-  const { bytes } = new StreamBuilder()
-    .header()
-    .ramStart([{ name: 'pc.ram', usedLength: 16 * 4096 }])
+const savedGuest = (...devices: readonly string[]): string => savedWith(devices);
+
+const savedWith = (devices: readonly string[], iterable: readonly string[] = []): string => {
+  const builder = new StreamBuilder().header().ramStart([{ name: 'pc.ram', usedLength: 16 * 4096 }]);
+  for (const name of iterable) {
+    builder.iterable(name);
+  }
+  const { bytes } = builder
     .part([{ block: 'pc.ram', page: 3, kind: 'normal', content: patternPage(3) }])
     .end()
     .devices(devices.map((name) => testDevice(name, 20)));
-  const file = path.join(base, devices.join().replaceAll('/', '-'));
+  const file = path.join(base, [...devices, ...iterable].join().replaceAll('/', '-'));
   fs.writeFileSync(file, bytes);
   return file;
 };
@@ -41,6 +45,8 @@ test('a guest with a VFIO device is not served, unless it runs there already', a
   assert.match(refused['hint']!, /ramferry send/);
   assert.equal((await errorOf('serve', file, nowhere, '--recover'))['code'], 'NOT_FOUND');
   assert.equal((await errorOf('serve', savedGuest('timer', 'vfio-less'), nowhere))['code'], 'NOT_FOUND');
+  const iterating = await errorOf('serve', savedWith(['timer'], ['0000:00:05.0/vfio']), nowhere);
+  assert.deepEqual([iterating['status'], iterating['code']], ['3', 'POSTCOPY_OBSTACLE']);
 });
 
 test('serve goes where somebody can ask, and nowhere else', async () => {

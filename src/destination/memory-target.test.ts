@@ -67,6 +67,27 @@ const refusal = (code: string): ((error: unknown) => true) => {
   };
 };
 
+test('state of a device that iterates, which no guest here is loaded from, is refused and not left out', async () => {
+  const { bytes } = new StreamBuilder()
+    .header()
+    .ramStart([{ name: 'pc.ram', usedLength: PAGE }])
+    .iterable('x/vfio')
+    .part([{ block: 'pc.ram', page: 0, kind: 'zero' }])
+    .end()
+    .devices([testDevice('cpu', 40)]);
+  let isCommitted = false;
+  const destination = new MigrationDestination({
+    channel: new ScriptedChannel().sendAndEnd(inPieces(bytes, 2 ** 20)),
+    target: new MemoryTarget({ blocks: smallSegments(), memoryLimit: LIMIT }),
+    commit: async () => {
+      isCommitted = true;
+    },
+  });
+  assert.equal((await destination.run()).status, 'failed');
+  assert.ok(refusal('UNKNOWN_ITERABLE')(destination.error));
+  assert.equal(isCommitted, false);
+});
+
 for (const [name, sizes] of [
   ['whole', []],
   ['one byte at a time', [1]],

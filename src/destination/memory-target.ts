@@ -43,6 +43,7 @@ export interface MemoryTargetOptions {
 export class MemoryTarget implements MigrationTarget {
   readonly pages: PageCounts = { normal: 0, zero: 0, xbzrle: 0 };
   readonly pageSize = GUEST_PAGE_SIZE;
+  readonly refusesIterable = true;
   readonly warnings: string[] = [];
   readonly ready = true;
   readonly #blocks: RamBlockList;

@@ -401,7 +401,8 @@ for (const [kind, target] of [
         return;
       }
       await ended;
-      assert.equal(codeOf(destination), 'code' in source.outcome ? source.outcome.code : undefined);
+      const { code, intoMemory = code } = 'code' in source.outcome ? source.outcome : {};
+      assert.equal(codeOf(destination), kind === 'memory' ? intoMemory : code);
     });
   }
 }

@@ -192,6 +192,7 @@ export class MigrationDestination {
       file: channel.peer,
       ...(targetPageSize !== undefined && { targetPageSize }),
       ...(target.pageSize !== undefined && { expectedPageSize: target.pageSize }),
+      ...(target.refusesIterable !== undefined && { refusesIterable: target.refusesIterable }),
       ...(deviceTailLimit !== undefined && { deviceTailLimit }),
     });
     this.#returnPath = this.#openReturnPath(channel);

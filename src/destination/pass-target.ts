@@ -13,14 +13,16 @@ import type { MigrationTarget, PageCounts, ReceiveArea } from './target.js';
 export class PassTarget implements MigrationTarget {
   machine = '';
   passes = 0;
+  readonly refusesIterable: boolean;
   readonly #target: MigrationTarget;
   /** Of each block, in the memory of all of them. */
   #offsets: number[] = [];
   #targetPageSize = 0;
   #position = 0;
 
-  constructor(target: MigrationTarget) {
+  constructor(target: MigrationTarget, { refusesIterable = false }: Pick<MigrationTarget, 'refusesIterable'> = {}) {
     this.#target = target;
+    this.refusesIterable = refusesIterable;
   }
 
   /** Bytes of guest memory that the pass has left behind. */

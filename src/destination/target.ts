@@ -30,6 +30,11 @@ export interface MigrationTarget extends Omit<StreamHandler, 'end' | 'ramSection
   readonly pages: Readonly<PageCounts>;
   /** The size of the pages of the memory that the stream goes to; undefined where pages of any size are taken. */
   readonly pageSize?: number;
+  /**
+   * Refuse devices whose state iterates as RAM does: a guest that is loaded here would be without that state, and one that goes on
+   * from here by postcopy may have a device that holds on to its old memory. Default: their bytes are kept.
+   */
+  readonly refusesIterable?: boolean;
   /** Sentences about what was accepted although it is odd. */
   readonly warnings: readonly string[];
 

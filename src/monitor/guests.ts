@@ -58,7 +58,7 @@ export async function attachGuest(
       const { summary } = opened.snapshot;
       const decision = decideRun(summary, opened.container.libvirt, run);
       if (postcopy && decision.runs) {
-        refusePinnedDevices(summary.devices, file);
+        refusePinnedDevices(summary, file);
       }
       const { snapshot, checked, notChecked } = checksDigest
         ? withDigest(opened.snapshot, opened.container)

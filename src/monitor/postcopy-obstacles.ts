@@ -2,7 +2,7 @@
 // has pinned when QEMU starts. The announcement of postcopy discards all guest memory; a device that holds on to the
 // old pages goes on writing there, and its guest never sees it. In a guest whose file says so, or whose command line.
 
-import type { DeviceSection } from '../format/stream/device-sections.js';
+import type { StreamSummary } from '../format/stream/stream-handler.js';
 import { WORKLOAD_MACHINE } from '../guest/workload/machine.js';
 import { RamferryError } from '../memory/errors.js';
 import { canReleaseMemory } from '../memory/release-memory-node.js';
@@ -10,8 +10,12 @@ import { optionArguments } from '../qemu/command-line.js';
 import type { SourceGuest } from '../source/guest.js';
 
 /** @throws RamferryError `POSTCOPY_OBSTACLE` if the saved guest has a device whose memory is pinned */
-export const refusePinnedDevices = (devices: readonly DeviceSection[], file: string): void => {
-  const device = devices.find(({ name }) => name === 'vfio' || name.endsWith('/vfio'));
+export const refusePinnedDevices = (
+  { devices, iterable = [] }: Pick<StreamSummary, 'devices' | 'iterable'>,
+  file: string,
+): void => {
+  // The state of such a device iterates where it is more than a few registers.
+  const device = [...devices, ...iterable].find(({ name }) => name === 'vfio' || name.endsWith('/vfio'));
   if (device !== undefined) {
     throw new RamferryError(
       'invalid',

@@ -5,14 +5,18 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
+import { inPieces, ScriptedChannel } from '../../test/scripted-channel.js';
 import { MemoryChannel } from '../../test/source-kit.js';
+import { StreamBuilder, testDevice } from '../../test/streams.js';
 import type { WriteDone } from '../channel/channel.js';
 import { listen } from '../channel/listen-node.js';
 import { openChannel } from '../channel/open-channel-node.js';
+import { Command } from '../format/stream/constants.js';
 import { PostcopyPing } from '../format/stream/postcopy-commands.js';
 import { pong, shut } from '../format/stream/return-path.js';
-import { ping } from '../format/stream/write.js';
+import { command, ping } from '../format/stream/write.js';
 import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
+import type { RamferryError } from '../memory/errors.js';
 import { MigrationSource } from '../source/migration-source.js';
 import { defaultParameters } from '../source/parameters.js';
 import { StreamSink } from '../source/stream-sink.js';
@@ -39,6 +43,28 @@ class Destination extends MemoryChannel {
     });
   }
 }
+
+test('a guest with a device whose state iterates stays at its origin: postcopy may be nothing for it', async () => {
+  const { bytes } = new StreamBuilder()
+    .header()
+    .raw(command(Command.OPEN_RETURN_PATH))
+    .ramStart([{ name: 'pc.ram', usedLength: 4096 }])
+    .iterable('0000:00:05.0/vfio')
+    .part([{ block: 'pc.ram', page: 0, kind: 'zero' }])
+    .end()
+    .devices([testDevice('cpu', 40)]);
+  const channel = new Destination();
+  const relay = new Relay({
+    spool: join(folder, 'spool-vfio'),
+    destinations: [channel],
+    signal: new AbortController().signal,
+    prefetchPages: 0,
+    maxBandwidth: 0,
+  });
+  const end = await relay.run(new ScriptedChannel().sendAndEnd(inPieces(bytes, bytes.length)));
+  assert.deepEqual([end.guest, (end.error as RamferryError).code], ['origin', 'UNKNOWN_ITERABLE']);
+  assert.equal(channel.hasConfirmed, false);
+});
 
 test('a relay that is cancelled while its origin lets go hands the guest over: it would be nowhere else', async () => {
   const guest = WorkloadGuest.create({ memoryBytes: 4 * 2 ** 20, writers: 1, segmentBytes: 2 ** 25 });

@@ -128,7 +128,7 @@ export class Relay {
 
   async run(origin: ByteChannel): Promise<RelayEnd> {
     const { signal, deviceTailLimit, onIncoming, onHandedOver, onSendsOn } = this.#options;
-    const target = new PassTarget(this.#target);
+    const target = new PassTarget(this.#target, { refusesIterable: true });
     const leave = (): void => {
       // The origin may have let go already: without the destinations the guest would be nowhere but in the spool.
       if (!destination.mayBeTold || this.#isReleased) {

@@ -76,7 +76,7 @@ export class ServeRestore implements GuestSource {
     let opened: OpenedSnapshotFile | undefined;
     try {
       opened = await openSnapshotFile(operand);
-      refusePinnedDevices(opened.snapshot.summary.devices, operand);
+      refusePinnedDevices(opened.snapshot.summary, operand);
       const decision = decideRun(opened.snapshot.summary, opened.container.libvirt, run);
       let warnings: readonly string[] = [];
       if (checksDigest) {

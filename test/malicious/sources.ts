@@ -10,8 +10,8 @@ import { patternPage, richStream, testConfiguration, virtioMemEarlyBody } from '
 export type Outcome =
   /** A correct stream after all. */
   | { readonly loads: true }
-  /** Refused with this error code. */
-  | { readonly code: string }
+  /** Refused with this error code; with the other one where it goes into guest memory. */
+  | { readonly code: string; readonly intoMemory?: string }
   /** Never ends and breaks no rule: the destination goes on, in bounded memory, until it is told to stop. */
   | { readonly endless: true }
   /** Says nothing more and stays connected. */
@@ -332,14 +332,18 @@ export const maliciousSources: readonly MaliciousSource[] = [
   refused('unknown element', 'UNKNOWN_ELEMENT', header(), Uint8Array.of(0x55)),
   refused('RAM version 3', 'RAM_VERSION', header(), startHeader(3)),
   refused('iterable other than RAM', 'UNKNOWN_ITERABLE', header(), startHeader(1, 'dirty-bitmap'), Uint8Array.of(8)),
-  refused(
-    'iterable other than RAM that starts twice',
-    'SECTION_ORDER',
-    header(),
-    startHeader(1, 'spapr/htab'),
-    bytes((out) => write.footer(out.be32(8), RAM_ID)),
-    startHeader(1, 'x/vfio'),
-  ),
+  {
+    ...refused(
+      'iterable other than RAM that starts twice',
+      'SECTION_ORDER',
+      header(),
+      startHeader(1, 'spapr/htab'),
+      bytes((out) => write.footer(out.be32(8), RAM_ID)),
+      startHeader(1, 'x/vfio'),
+    ),
+    // A guest that is loaded from the other sections has no use for the first of them.
+    outcome: { code: 'SECTION_ORDER', intoMemory: 'UNKNOWN_ITERABLE' },
+  },
   refused(
     'unknown iterable where sections have no footers',
     'UNKNOWN_ITERABLE',

@@ -10,6 +10,7 @@ import { be16, be32, be64 } from '../bytes.js';
 import { ElementType } from './constants.js';
 import type { Cursor } from './cursor.js';
 import { EarlyEnd, endsSection, FOOTER_BYTES, isFooter, readSectionHeader } from './device-sections.js';
+import type { IterableSection } from './stream-handler.js';
 
 /** One step through a body: so many bytes, after which it is over or not. Undefined while more bytes are needed. */
 type Unit = { readonly bytes: number; readonly isLast: boolean } | undefined;
@@ -66,8 +67,7 @@ const GRAMMARS: ReadonlyMap<string, { readonly version: number; readonly grammar
 ]);
 
 /** What is known of one of them. */
-interface IterableSection {
-  readonly name: string;
+interface OpenSection extends IterableSection {
   readonly grammar: Grammar | undefined;
   /** Bytes of its bodies so far. */
   bytes: number;
@@ -78,9 +78,9 @@ interface IterableSection {
 export class IterableSectionReader {
   readonly #limit: number;
   readonly #isOpen: (id: number) => boolean;
-  readonly #sections = new Map<number, IterableSection>();
+  readonly #sections = new Map<number, OpenSection>();
   readonly #collected = new ByteWriter(0);
-  #current: IterableSection | undefined;
+  #current: OpenSection | undefined;
   #currentId = 0;
   #isFirst = true;
   #isOver = false;
@@ -110,6 +110,10 @@ export class IterableSectionReader {
     return this.#sections.keys();
   }
 
+  get started(): readonly IterableSection[] {
+    return Array.from(this.#sections.values(), ({ section, name, offset }) => ({ section, name, offset }));
+  }
+
   /** What to say of them. */
   get warnings(): string[] {
     return Array.from(this.#sections.values(), ({ name, bytes, isGuessed }) => {
@@ -137,7 +141,8 @@ export class IterableSectionReader {
       if (this.#isOpen(section)) {
         throw cursor.invalid('SECTION_ORDER', `Section ${section} ("${name}") starts a second time`, 1, section);
       }
-      this.#sections.set(section, { name, grammar, bytes: 0, isGuessed: false });
+      const offset = cursor.position + header.bytes;
+      this.#sections.set(section, { section, name, offset, grammar, bytes: 0, isGuessed: false });
       bytes = header.bytes;
     } else if (!cursor.has(5)) {
       return false;

@@ -62,6 +62,8 @@ export interface StreamReaderOptions {
   readonly targetPageSize?: number;
   /** The page size of memory that the stream goes to: assumed without a look at the records, where nothing says it. */
   readonly expectedPageSize?: number;
+  /** Refuse sections that iterate besides RAM. */
+  readonly refusesIterable?: boolean;
   /** Most bytes of device state; default 256 MiB. The reader needs up to three times that while its buffer grows. */
   readonly deviceTailLimit?: number;
   /** File position of the stream's first byte; default 0. All offsets count from the start of the file. */
@@ -104,6 +106,7 @@ export class StreamReader {
   #pages: PageRecordReader | undefined;
   readonly #early: EarlySectionReader;
   readonly #iterable: IterableSectionReader;
+  readonly #refusesIterable: boolean;
   /** Early sections that the handler has been told of. */
   #earlyTold = 0;
   #tail: DeviceTailCollector | undefined;
@@ -121,6 +124,7 @@ export class StreamReader {
     this.#cursor = new Cursor(this.#startOffset);
     this.#fileBytes = options.fileBytes;
     this.#tailLimit = options.deviceTailLimit ?? DEVICE_TAIL_LIMIT_BYTES;
+    this.#refusesIterable = options.refusesIterable === true;
     const isOpen = (id: number): boolean =>
       (this.#ram !== 'before' && id === this.#ramSectionId) || this.#iterable.has(id);
     this.#early = new EarlySectionReader(this.#tailLimit, isOpen);
@@ -301,7 +305,15 @@ export class StreamReader {
     if (name === 'dirty-bitmap') {
       return this.#bitmaps(section, bytes);
     }
-    return name === 'ram' && instance === 0 ? this.#ramStart(header) : this.#iterablePart();
+    if (name === 'ram' && instance === 0) {
+      return this.#ramStart(header);
+    }
+    if (this.#refusesIterable) {
+      const statement = `The stream has an iterable section "${name}" (instance ${instance}), which only its device understands`;
+      const hint = 'Migrate without that device, or without the capability that adds the section.';
+      throw cursor.invalid('UNKNOWN_ITERABLE', statement, 5, name, hint);
+    }
+    return this.#iterablePart();
   }
 
   #ramStart({ version, section, bytes }: SectionHeader): boolean {
@@ -516,6 +528,7 @@ export class StreamReader {
       bytes: cursor.position - this.#startOffset,
       tail: { ...this.#tailInFront(), sections: content.sections, description: '' },
       devices,
+      iterable: this.#iterable.started,
       backgroundSnapshot: false,
       complete: true,
       warnings: [...this.#configuration.warnings, ...this.#iterable.warnings],
@@ -623,6 +636,7 @@ export class StreamReader {
       bytes: this.position - this.#startOffset,
       tail: { ...this.#tailInFront(), sections: tail.sections, description: tail.description },
       devices,
+      iterable: this.#iterable.started,
       backgroundSnapshot: this.#ram !== 'ended',
       complete: tail.descriptionState !== 'cut',
       warnings: [...this.#configuration.warnings, ...this.#iterable.warnings, ...this.#warnings(tail, devices)],

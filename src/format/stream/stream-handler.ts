@@ -30,12 +30,23 @@ export interface RamSetup {
 }
 
 /** What is known at the end of the stream. */
+/** A section that iterates as RAM does, whose content only its device understands. */
+export interface IterableSection {
+  /** Section id. */
+  readonly section: number;
+  readonly name: string;
+  /** Where its first body starts, from the start of the stream. */
+  readonly offset: number;
+}
+
 export interface StreamSummary {
   /** Bytes of the stream, from its header on. */
   readonly bytes: number;
   readonly tail: DeviceTail;
   /** Every device section, early ones first. */
   readonly devices: readonly DeviceSection[];
+  /** The sections besides RAM that iterate, of which `tail` has the bytes; none if it is not there. */
+  readonly iterable?: readonly IterableSection[];
   /** RAM had no END section, as in a background snapshot (1.10 item 7). */
   readonly backgroundSnapshot: boolean;
   /** False if the VM description that ends the stream is cut. All state is there nevertheless. */
