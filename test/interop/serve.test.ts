@@ -387,7 +387,11 @@ const serveInVain = async (lab: Lab, destination: LabGuest, ...more: readonly st
   return JSON.parse(stdout) as FailedDocument;
 };
 
-// QEMU from 11.1 on says nothing until it is left, and then hardly why.
+// QEMU from 11.1 on says nothing until it is left, and then hardly why; unless its main thread has failed before the thread that
+// listens reads for the first time, which happens on an idle machine: then it answers SHUT(1) as those before it do.
+const SAYS_SO = 'DESTINATION_FAILED';
+const REPORTED = /reports that loading failed \(SHUT 1\)\./;
+
 interopTest(
   'serve --qmp: a QEMU that cannot load the devices is asked, and named at once with its own words',
   async (lab) => {
@@ -397,11 +401,14 @@ interopTest(
       extraArguments: [...extraArguments, '-qmp', `${monitor},server=on,wait=off`],
     });
     const { error, 'total-time': totalMs } = await serveInVain(lab, destination, '--qmp', monitor);
-    const ofOld = ['DESTINATION_FAILED', /reports that loading failed \(SHUT 1\)\. QEMU says: ./] as const;
-    const ofNew = ['DEVICES_NOT_LOADED', /cannot load the devices.*postcopy-device.* QEMU says: .*load/s] as const;
-    const [code, sentence] = lab.release === '10' ? ofOld : ofNew;
-    assert.equal(error.code, code);
-    assert.match(error.message, sentence);
+    if (lab.release === '10' || error.code === SAYS_SO) {
+      assert.equal(error.code, SAYS_SO);
+      assert.match(error.message, REPORTED);
+      assert.match(error.message, / QEMU says: ./);
+    } else {
+      assert.equal(error.code, 'DEVICES_NOT_LOADED');
+      assert.match(error.message, /cannot load the devices.*postcopy-device.* QEMU says: .*load/s);
+    }
     // The limit of who has no monitor to ask is 5 s.
     assert.ok(totalMs < 4500, `${totalMs} ms`);
   },
@@ -412,9 +419,13 @@ interopTest(
   async (lab) => {
     const destination = await corpusDestination(lab, 'tiny', lab.release, withoutClock);
     const { error, 'total-time': totalMs } = await serveInVain(lab, destination);
-    assert.equal(error.code, 'PEER_STALLED');
-    assert.match(error.message, /neither said nor read anything for 5 s/);
-    assert.match(error.hint!, /cannot load the devices/);
+    if (error.code === SAYS_SO) {
+      assert.match(error.message, REPORTED);
+    } else {
+      assert.equal(error.code, 'PEER_STALLED');
+      assert.match(error.message, /neither said nor read anything for 5 s/);
+      assert.match(error.hint!, /cannot load the devices/);
+    }
     assert.ok(totalMs < 15_000, `${totalMs} ms`);
   },
   ['11'],
