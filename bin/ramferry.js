@@ -1,2 +1,5 @@
 #!/usr/bin/env node
-import '../dist/src/cli/main.js';
+import './node-floor.js';
+
+// Not a static import: an older Node refuses that before any module runs.
+await import('../dist/src/cli/main.js');
