@@ -69,6 +69,8 @@ export interface TestPc {
   readonly capabilities?: readonly string[];
   /** The block `/rom@etc/acpi/tables`, one page long. */
   readonly tables?: Uint8Array;
+  /** What is stored besides, at these offsets. */
+  readonly pages?: readonly { readonly block: string; readonly offset: number; readonly content: Uint8Array }[];
   /** Sections before the first page. */
   readonly early?: readonly DescribedTestDevice[];
   /** In place of the description of the devices. */
@@ -84,7 +86,7 @@ const earlySections = (devices: readonly DescribedTestDevice[]): Uint8Array => {
   return out.copy();
 };
 
-/** The stream of a PC of any size: no page of it is stored but that of its ACPI tables. */
+/** The stream of a PC of any size: no page of it is stored but those that are given. */
 export const pcStream = (pc: TestPc): Uint8Array => {
   const { machine = 'pc-q35-10.0', devices, capabilities = [], tables, early = [], description } = pc;
   const name = '/rom@etc/acpi/tables';
@@ -92,6 +94,9 @@ export const pcStream = (pc: TestPc): Uint8Array => {
   const records = new ByteWriter();
   if (tables !== undefined) {
     normalRecord(records, 0, tables, name);
+  }
+  for (const { block, offset, content } of pc.pages ?? []) {
+    normalRecord(records, offset, content, block);
   }
   return new StreamBuilder()
     .header({ machine, capabilities: [...capabilities] })

@@ -14,6 +14,8 @@
 //
 // Which blocks are in the file, and where each lies, is in physical-map.ts.
 
+import { LittleEndianWriter } from './little-endian-writer.js';
+
 /** Bytes [offset, offset + bytes) of what follows the head lie at this guest-physical address. */
 export interface ElfSegment {
   readonly address: number;
@@ -85,44 +87,3 @@ const noteBytes = (machine: string): Uint8Array => {
   out.bytes(text).skip(padded(text.length) - text.length);
   return out.written;
 };
-
-/** Streams are big-endian and have their own writer; only this is not. */
-class LittleEndianWriter {
-  readonly #bytes: Uint8Array;
-  readonly #view: DataView;
-  #length = 0;
-
-  constructor(capacity: number) {
-    this.#bytes = new Uint8Array(capacity);
-    this.#view = new DataView(this.#bytes.buffer);
-  }
-
-  get written(): Uint8Array {
-    return this.#bytes.subarray(0, this.#length);
-  }
-
-  u16(value: number): this {
-    this.#view.setUint16(this.#length, value, true);
-    return this.skip(2);
-  }
-
-  u32(value: number): this {
-    this.#view.setUint32(this.#length, value, true);
-    return this.skip(4);
-  }
-
-  u64(value: number): this {
-    this.#view.setBigUint64(this.#length, BigInt(value), true);
-    return this.skip(8);
-  }
-
-  bytes(source: ArrayLike<number>): this {
-    this.#bytes.set(source, this.#length);
-    return this.skip(source.length);
-  }
-
-  skip(count: number): this {
-    this.#length += count;
-    return this;
-  }
-}

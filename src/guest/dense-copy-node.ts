@@ -1,4 +1,4 @@
-// A block's memory in order, zeros included: for what is no file that reads as zero where nothing was written.
+// Guest memory in order, zeros included: for what is no file that reads as zero where nothing was written.
 
 import type { Snapshot } from '../format/snapshot.js';
 import { pageIndex } from '../memory/units.js';
@@ -11,19 +11,26 @@ export interface DenseCopyOptions {
   readonly onProgress?: (doneBytes: number) => void;
 }
 
-/** Gives all of a block to `write`, piece by piece; the piece is used again when `write` has resolved. */
+/** Whole pages [offset, offset + bytes) of a block. */
+export interface DenseCopy {
+  /** Position in `setup.blocks`. */
+  readonly block: number;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** Gives memory to `write`, piece by piece; the piece is used again when `write` has resolved. */
 export const copyDensely = async (
   snapshot: Snapshot,
-  block: number,
+  { block, offset, bytes }: DenseCopy,
   write: (bytes: Uint8Array) => Promise<void>,
   { signal, onProgress }: DenseCopyOptions = {},
 ): Promise<void> => {
-  const { blocks, targetPageSize: pageSize } = snapshot.setup;
-  const { usedLength } = blocks[block]!;
-  const buffer = new Uint8Array(Math.min(PIECE_BYTES, usedLength));
-  for (let at = 0; at < usedLength; at += buffer.length) {
-    const piece = buffer.subarray(0, Math.min(buffer.length, usedLength - at));
-    snapshot.readPages(block, pageIndex(at / pageSize), piece.length / pageSize, piece);
+  const { targetPageSize: pageSize } = snapshot.setup;
+  const buffer = new Uint8Array(Math.min(PIECE_BYTES, bytes));
+  for (let at = 0; at < bytes; at += buffer.length) {
+    const piece = buffer.subarray(0, Math.min(buffer.length, bytes - at));
+    snapshot.readPages(block, pageIndex((offset + at) / pageSize), piece.length / pageSize, piece);
     await write(piece);
     signal?.throwIfAborted();
     onProgress?.(at + piece.length);

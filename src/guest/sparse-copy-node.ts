@@ -12,35 +12,37 @@ import type { Slices } from './slices-node.js';
 /** Bytes read at a time; with pages of up to 64 KiB, whole pages. */
 const READ_BYTES = 1024 * 1024;
 
-/** A block's memory, and where it goes. */
-export interface BlockCopy {
+/** Whole pages [offset, offset + bytes) of a block, and where they go. */
+export interface SparseCopy {
   /** Position in `setup.blocks`. */
   readonly block: number;
+  readonly offset: number;
+  readonly bytes: number;
   readonly descriptor: number;
   /** Its name in errors. */
   readonly file: string;
-  /** File offset of the block's first byte. */
+  /** File offset of the first byte. */
   readonly position: number;
 }
 
-/** Writes all blocks, each up to its used length; resolves with how many bytes were not zero. */
+/** Writes all copies, each to its end; resolves with how many bytes were not zero. */
 export const copySparsely = async (
   snapshot: Snapshot,
-  copies: readonly BlockCopy[],
+  copies: readonly SparseCopy[],
   inSlices: Slices,
 ): Promise<number> => {
   refuseElsewhere(
     snapshot,
     copies.map(({ block }) => block),
   );
-  const { blocks, targetPageSize: pageSize } = snapshot.setup;
+  const { targetPageSize: pageSize } = snapshot.setup;
   const buffer = Buffer.alloc(READ_BYTES);
   const zeroPage = Buffer.alloc(pageSize);
-  const totalBytes = copies.reduce((sum, { block }) => sum + blocks[block]!.usedLength, 0);
+  const totalBytes = copies.reduce((sum, { bytes }) => sum + bytes, 0);
   let written = 0;
 
   /** Writes the runs of pages that are not zero. */
-  const writeRuns = (bytes: Buffer, { descriptor, file }: BlockCopy, position: number): void => {
+  const writeRuns = (bytes: Buffer, { descriptor, file }: SparseCopy, position: number): void => {
     const isZero = (at: number): boolean => bytes.compare(zeroPage, 0, pageSize, at, at + pageSize) === 0;
     for (let at = 0; at < bytes.length; ) {
       const start = at;
@@ -58,33 +60,34 @@ export const copySparsely = async (
   };
 
   let index = 0;
-  let page = 0;
+  let done = 0;
   await inSlices('writing', totalBytes, () => {
     const copy = copies[index]!;
-    const { usedLength } = blocks[copy.block]!;
-    const pageCount = usedLength / pageSize;
-    const from = page;
-    page = snapshot.nextPresent(copy.block, pageIndex(from));
-    if (page < pageCount) {
-      const pages = Math.min(READ_BYTES / pageSize, pageCount - page);
+    const from = copy.offset / pageSize;
+    const end = from + copy.bytes / pageSize;
+    const before = done;
+    const page = snapshot.nextPresent(copy.block, pageIndex(from + done / pageSize), pageIndex(end));
+    done = (page - from) * pageSize;
+    if (page < end) {
+      const pages = Math.min(READ_BYTES / pageSize, end - page);
       const piece = buffer.subarray(0, pages * pageSize);
-      snapshot.readPages(copy.block, pageIndex(page), pages, piece);
-      writeRuns(piece, copy, copy.position + page * pageSize);
-      page += pages;
+      snapshot.readPages(copy.block, page, pages, piece);
+      writeRuns(piece, copy, copy.position + done);
+      done += piece.length;
     }
-    const bytes = (page - from) * pageSize;
-    if (page === pageCount) {
+    const stepBytes = done - before;
+    if (done === copy.bytes) {
       // Also where the last page is a hole.
       guarded(copy.file, () => {
-        const end = copy.position + usedLength;
-        if (fs.fstatSync(copy.descriptor).size < end) {
-          fs.ftruncateSync(copy.descriptor, end);
+        const fileEnd = copy.position + copy.bytes;
+        if (fs.fstatSync(copy.descriptor).size < fileEnd) {
+          fs.ftruncateSync(copy.descriptor, fileEnd);
         }
       });
       index += 1;
-      page = 0;
+      done = 0;
     }
-    return bytes;
+    return stepBytes;
   });
   return written;
 };

@@ -153,6 +153,8 @@ export class MapRestore implements GuestSource {
         descriptors.push(...ram.map(({ descriptor }) => descriptor));
         const copies = ram.map(({ block, descriptor }) => ({
           block: block.index,
+          offset: 0,
+          bytes: block.usedLength,
           descriptor,
           file: name,
           position: 0,

@@ -22,8 +22,10 @@ export interface Conversion {
   readonly file: string;
   readonly out: string;
   readonly block: string | undefined;
-  /** Addresses of blocks that the file does not say, for an ELF core. */
+  /** Addresses of blocks that the file does not say, for formats with addresses. */
   readonly places: BlockPlaces;
+  /** Whether raw memory is one file by guest-physical address. */
+  readonly byAddress: boolean;
   /** Whether formats that QEMU loads get a sidecar. */
   readonly digests: boolean;
   readonly surroundings: Surroundings;
@@ -40,9 +42,9 @@ export interface WrittenRange {
 /** What was written. */
 export interface Written {
   readonly blocks: readonly { readonly name: string; readonly usedLength: number; readonly file?: string }[];
-  /** Of an ELF core: which bytes of which block are at which guest-physical address. */
+  /** Of a format with addresses: which bytes of which block are at which guest-physical address. */
   readonly ranges?: readonly WrittenRange[];
-  /** Blocks that are not in an ELF core of all memory, and why. */
+  /** Blocks that are not in a file of all memory by address, and why. */
   readonly leftOut?: readonly { readonly block: string; readonly reason: string }[];
   readonly fileBytes: number;
   /** The sidecar. */

@@ -13,7 +13,7 @@ import { ByteWriter } from '../../format/byte-writer.js';
 import { ElementType } from '../../format/stream/constants.js';
 import { StreamReader } from '../../format/stream/read.js';
 import { normalRecord, ramBodyEnd, ramPart, ramStart, zeroRecord } from '../../format/stream/write.js';
-import { rawFileName } from './plain-memory.js';
+import { rawFileName } from './raw.js';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-convert-'));
 after(() => fs.rmSync(folder, { recursive: true }));
@@ -283,6 +283,9 @@ test('wrong usage: status 2, nothing written, and what was there stays', async (
     [[withDimm(), old, '--to', 'elf', '--at', 'dimm1=0x140000000'], 'BLOCK_PLACE'],
     [[withDimm(), old, '--to', 'elf', '--at', 'dimm0=0x140000001'], 'INVALID_VALUE'],
     [[withDimm(), old, '--to', 'raw', '--at', 'dimm0=0x140000000'], 'AT_OPTION'],
+    [[withDimm(), old, '--to', 'elf', '--by-address'], 'BY_ADDRESS_OPTION'],
+    [[withDimm(), old, '--to', 'raw', '--by-address'], 'BLOCK_ADDRESS'],
+    [[withDimm(), old, '--to', 'lime'], 'BLOCK_ADDRESS'],
     [[rich, old, '--to', 'raw', '--block', 'pc.rom'], 'NO_SUCH_BLOCK'],
     [[rich, old, '--to', 'stream', '--block', 'pc.ram'], 'BLOCK_OPTION'],
     [[rich, old, '--to', 'raw'], 'OUTPUT_EXISTS'],
@@ -301,7 +304,7 @@ test('wrong usage: status 2, nothing written, and what was there stays', async (
   );
 });
 
-for (const to of ['stream', 'mapped-ram', 'raw', 'elf']) {
+for (const to of ['stream', 'mapped-ram', 'raw', 'elf', 'lime']) {
   test(`--to ${to}: a damaged input, a full disk, a cancellation leave nothing`, async () => {
     const here = fs.mkdtempSync(path.join(folder, 'x'));
     const out = path.join(here, 'out');

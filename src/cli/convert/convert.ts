@@ -3,8 +3,10 @@
 //   any memory file ──▶ Snapshot ──┬─▶ guest ─▶ MigrationSource ─┬─▶ StreamSink      stream        migrate-to-file.ts
 //                                  │                             │   behind a head   libvirt       libvirt-head.ts
 //                                  │                             └─▶ MappedRamSink   mapped-ram
-//                                  └─▶ copySparsely ─┬─▶ a file for each RAM block   raw           plain-memory.ts
-//                                                    └─▶ one ELF core                elf
+//                                  └─▶ copySparsely ─┬─▶ a file for each RAM block   raw           raw.ts
+//                                                    └─▶ one file ─┬─ by address     raw
+//                                                                  ├─ ELF core       elf           elf.ts
+//                                                                  └─ LiME dump      lime          lime.ts
 //   stream ──▶ MappedRamTarget                                                       mapped-ram    place-pages.ts
 //
 // Each way is loaded when it is gone: a gigabyte takes half a second, and loading them all a tenth of that.
@@ -34,13 +36,17 @@ import type { Verb } from '../verb.js';
 import { addPlace } from './block-places.js';
 import type { Conversion, Converted, Written } from './conversion.js';
 
-const FORMATS = ['stream', 'mapped-ram', 'libvirt', 'raw', 'elf'] as const;
+const FORMATS = ['stream', 'mapped-ram', 'libvirt', 'raw', 'elf', 'lime'] as const;
 type Format = (typeof FORMATS)[number];
+
+/** Formats of guest memory alone, of all RAM blocks or one. */
+const MEMORY_FORMATS: readonly Format[] = ['raw', 'elf', 'lime'];
 
 interface ConvertOptions extends FileOptions {
   readonly to: Format;
   readonly block?: string;
   readonly at: BlockPlaces;
+  readonly byAddress: boolean;
   readonly like?: string;
   readonly digest: boolean;
 }
@@ -51,23 +57,29 @@ Formats:
   libvirt             what virsh restore loads: a save image, not packed. The domain is not in any other file: its XML
                       is taken from the image that --like names, or from the input where that is one.
   raw                 guest memory as it is: a folder with a file for each RAM block, or with --block one file
-  elf                 an ELF core for gdb and the like, for pc, q35, isapc and microvm: every RAM block at its
-                      guest-physical address, or the one that --block names. RAM lies where the saved clock and the
-                      ACPI tables say; the address of a DIMM is not in the file, and has to be given with --at. Memory
-                      of PCI devices is left out. No registers.
-Files in the formats raw and elf are sparse: zero pages take no space.
+  raw --by-address    one file, in which the offset of a byte is its guest-physical address; holes are zero
+  elf                 an ELF core for gdb and the like. No registers.
+  lime                a LiME dump, for Volatility and the like
+By address, which is raw --by-address, elf and lime, for pc, q35, isapc and microvm: every RAM block at its guest-physical
+address, or the one that --block names. RAM lies where the saved clock and the ACPI tables say; the address of a DIMM is not
+in the file, and has to be given with --at. Memory of PCI devices is left out.
+Files in the formats raw, elf and lime are sparse: zero pages take no space.
 Next to a stream or mapped-ram file, OUT.digest says what is in it; verify and send check against that.`;
 
 export const convert: Verb<ConvertOptions> = {
   configure: (command: Command) => {
     command
       .addOption(new Option('--to <format>', 'format of the output').choices(FORMATS).makeOptionMandatory())
-      .option('--block <name>', 'the RAM block to write; for raw and elf')
+      .option('--block <name>', `the RAM block to write; for ${listed(MEMORY_FORMATS)}`)
       .addOption(
-        new Option('--at <block=address>', 'where a RAM block lies that the file does not say; for elf, repeatable')
+        new Option(
+          '--at <block=address>',
+          'where a RAM block lies that the file does not say; for formats with addresses, repeatable',
+        )
           .argParser(addPlace)
           .default(new Map(), 'none'),
       )
+      .option('--by-address', 'one file, with every byte at its guest-physical address; for raw', false)
       .option('--like <image>', 'the libvirt save image whose domain the output is of; for libvirt')
       .option('--no-digest', NO_DIGEST_HELP)
       .addOption(pageSizeOption())
@@ -78,6 +90,7 @@ export const convert: Verb<ConvertOptions> = {
     ['guest.mig guest.mapped --to mapped-ram', 'each page once, and at its place'],
     ['guest.mig guest.save --to libvirt --like old.save', 'then: virsh restore guest.save'],
     ['guest.mig pc.ram --to raw --block pc.ram', "the guest's memory, and nothing else"],
+    ['guest.mig guest.phys --to raw --by-address', 'a byte for each guest-physical address'],
     ['guest.mig guest.core --to elf', 'then: gdb vmlinux guest.core'],
     ['guest.mig guest.core --to elf --at dimm0=0x100000000', 'of a guest with a DIMM at 4 GiB'],
   ],
@@ -88,7 +101,7 @@ export const convert: Verb<ConvertOptions> = {
   }),
 
   async run({ operands, options, signal, progress }) {
-    const { to, block, like, at: places } = options;
+    const { to, block, like, at: places, byAddress } = options;
     const [input, out] = operands as [string, string];
     const digest = options.digest && isQemus(to);
     if (like !== undefined && to !== 'libvirt') {
@@ -97,15 +110,26 @@ export const convert: Verb<ConvertOptions> = {
         hint: '--like is for libvirt',
       });
     }
-    if (block !== undefined && to !== 'raw' && to !== 'elf') {
+    if (block !== undefined && !MEMORY_FORMATS.includes(to)) {
       throw new RamferryError('usage', 'BLOCK_OPTION', `A file in format ${to} has all RAM blocks.`, {
         value: block,
-        hint: '--block is for raw and elf',
+        hint: `--block is for ${listed(MEMORY_FORMATS)}`,
       });
     }
-    if (places.size > 0 && to !== 'elf') {
-      throw new RamferryError('usage', 'AT_OPTION', `A file in format ${to} has no guest-physical addresses.`, {
-        hint: '--at is for elf',
+    if (byAddress && to !== 'raw') {
+      throw new RamferryError(
+        'usage',
+        'BY_ADDRESS_OPTION',
+        `A file in format ${to} is laid out as the format wants it.`,
+        {
+          hint: '--by-address is for raw',
+        },
+      );
+    }
+    if (places.size > 0 && !hasAddresses(to, byAddress)) {
+      const which = to === 'raw' ? 'A folder or file of RAM blocks' : `A file in format ${to}`;
+      throw new RamferryError('usage', 'AT_OPTION', `${which} has no guest-physical addresses.`, {
+        hint: `--at is for ${listed(['raw --by-address', ...MEMORY_FORMATS.filter((format) => format !== 'raw')])}`,
       });
     }
     if (to === 'mapped-ram') {
@@ -136,7 +160,7 @@ export const convert: Verb<ConvertOptions> = {
     } else {
       const { snapshot, libvirt, close } = await indexWholeMemoryFile(container, surroundings, options);
       try {
-        const conversion = { snapshot, libvirt, file, out, block, places, digests: digest, surroundings };
+        const conversion = { snapshot, libvirt, file, out, block, places, byAddress, digests: digest, surroundings };
         const written = await (to === 'libvirt' ? writeImage(conversion, like ?? file) : write(to, conversion));
         converted = { configuration: snapshot.configuration, setup: snapshot.setup, written };
       } finally {
@@ -154,6 +178,12 @@ export const convert: Verb<ConvertOptions> = {
 
 /** Whether it is a format of QEMU's own. */
 const isQemus = (format: Format): boolean => format === 'stream' || format === 'mapped-ram';
+
+/** Whether the bytes of guest memory have guest-physical addresses in it. */
+const hasAddresses = (format: Format, byAddress: boolean): boolean =>
+  format === 'raw' ? byAddress : MEMORY_FORMATS.includes(format);
+
+const listed = (names: readonly string[]): string => `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`;
 
 /** A libvirt save image of the guest, with the domain of the image `like`. */
 const writeImage = async (
@@ -179,12 +209,20 @@ const holdsStream = ({ readAt, sizeBytes, file, startOffset }: OpenedContainer):
 };
 
 const write = async (format: Exclude<Format, 'libvirt'>, conversion: Conversion): Promise<Written> => {
-  if (format === 'raw' || format === 'elf') {
-    const { writeElf, writeRaw } = await import('./plain-memory.js');
-    return format === 'elf' ? writeElf(conversion) : writeRaw(conversion);
+  switch (format) {
+    case 'raw': {
+      const { writeRaw, writeRawByAddress } = await import('./raw.js');
+      return conversion.byAddress ? writeRawByAddress(conversion) : writeRaw(conversion);
+    }
+    case 'elf':
+      return (await import('./elf.js')).writeElf(conversion);
+    case 'lime':
+      return (await import('./lime.js')).writeLime(conversion);
+    case 'stream':
+      return (await import('./migrate-to-file.js')).writeStream(conversion);
+    case 'mapped-ram':
+      return (await import('./migrate-to-file.js')).writeMappedRam(conversion);
   }
-  const { writeMappedRam, writeStream } = await import('./migrate-to-file.js');
-  return format === 'stream' ? writeStream(conversion) : writeMappedRam(conversion);
 };
 
 const summary = (
