@@ -7,6 +7,7 @@
 //   pc.bios               █
 //   /rom@etc/acpi/tables  ▒
 
+import { MOST_ENTROPY_BITS } from '../format/page-content.js';
 import type { PageCounts, Snapshot } from '../format/snapshot.js';
 import { formatBytes } from './format.js';
 import { plural } from './inspect-text.js';
@@ -32,6 +33,8 @@ const characters = {
 export interface PageMapCell extends PageCounts {
   /** Of the absent pages, those of which the file still holds an earlier state; unset where there are none by design. */
   readonly stalePages?: number;
+  /** Mean entropy of the present pages, in bits a byte; unset where nobody looked, 0 where none is present. */
+  readonly entropyBits?: number;
 }
 
 export interface PageMap {
@@ -74,25 +77,50 @@ export const withStalePages = (map: PageMap, stale: readonly ArrayLike<number>[]
   })),
 });
 
+/** The map with the entropy of the cells: `bits` is the sum of that of their present pages, by block and cell. */
+export const withEntropy = (map: PageMap, bits: readonly ArrayLike<number>[]): PageMap => ({
+  ...map,
+  blocks: map.blocks.map((block, index) => ({
+    ...block,
+    cells: block.cells.map((counts, cell) => ({
+      ...counts,
+      entropyBits: bits[index]![cell]! / Math.max(1, counts.presentPages),
+    })),
+  })),
+});
+
+/** What a character says of present pages: how many of them there are, or how random they are. */
+export type Shade = 'share' | 'entropy';
+
+const shades: Readonly<Record<Shade, { readonly of: (cell: PageMapCell) => number; readonly legend: string }>> = {
+  share: {
+    of: ({ presentPages, zeroPages, absentPages }) => presentPages / (presentPages + zeroPages + absentPages),
+    legend: 'present, by share',
+  },
+  entropy: { of: ({ entropyBits = 0 }) => entropyBits / MOST_ENTROPY_BITS, legend: 'present, by entropy' },
+};
+
 export interface PageMapLook {
   readonly unicode: boolean;
   readonly colors: Colors;
 }
 
-export const pageMapText = (map: PageMap, { unicode, colors }: PageMapLook): string => {
+export const pageMapText = (map: PageMap, { unicode, colors }: PageMapLook, by: Shade = 'share'): string => {
   const { blocks, cellBytes, cellsPerLine: perLine } = map;
   const marks = unicode ? characters.unicode : characters.ascii;
   const zeroRun = new RegExp(`[${marks.zero}]+`, 'g');
 
-  const mark = ({ presentPages, zeroPages, absentPages, stalePages = 0 }: PageMapCell): string => {
+  const shade = shades[by];
+
+  const mark = (cell: PageMapCell): string => {
+    const { presentPages, zeroPages, absentPages, stalePages = 0 } = cell;
     if (presentPages === 0) {
       if (stalePages > 0) {
         return marks.stale;
       }
       return absentPages > zeroPages ? marks.absent : marks.zero;
     }
-    const share = presentPages / (presentPages + zeroPages + absentPages);
-    return marks.present[Math.ceil(share * marks.present.length) - 1]!;
+    return marks.present[Math.max(0, Math.ceil(shade.of(cell) * marks.present.length) - 1)]!;
   };
   const line = (cells: readonly PageMapCell[]): string =>
     colors.cyan(cells.map(mark).join('').trimEnd().replaceAll(zeroRun, colors.dim));
@@ -120,7 +148,7 @@ export const pageMapText = (map: PageMap, { unicode, colors }: PageMapLook): str
     parts.push(small.map(({ name, cells }) => `${name.padEnd(width)}  ${inWords(cells) ?? line(cells)}\n`).join(''));
   }
   const legend =
-    `A character is ${formatBytes(cellBytes)}: ${colors.cyan(marks.present.join(''))} present, by share; ` +
+    `A character is ${formatBytes(cellBytes)}: ${colors.cyan(marks.present.join(''))} ${shade.legend}; ` +
     `${colors.dim(marks.zero)} zero marks; blank: not in the file.${staleLegend(blocks, marks.stale)}`;
   return `${parts.join('\n')}\n${legend}\n`;
 };

@@ -53,6 +53,13 @@ export const verbs: readonly VerbEntry[] = [
     load: async () => (await import('./registers.js')).registers,
   },
   {
+    name: 'pages',
+    operands: '<file>',
+    summary: 'says what the pages of a saved guest hold: entropy, repetitions, how far they compress',
+    example: 'pages guest.mig --map',
+    load: async () => (await import('./pages.js')).pages,
+  },
+  {
     name: 'receive',
     operands: '<uri> <out>',
     summary: 'is the destination of a live migration and saves the guest',
