@@ -69,7 +69,7 @@ export interface TestPc {
   readonly capabilities?: readonly string[];
   /** The block `/rom@etc/acpi/tables`, one page long. */
   readonly tables?: Uint8Array;
-  /** What is stored besides, at these offsets. */
+  /** Content from an offset of a block on, whole pages. */
   readonly pages?: readonly { readonly block: string; readonly offset: number; readonly content: Uint8Array }[];
   /** Sections before the first page. */
   readonly early?: readonly DescribedTestDevice[];
@@ -86,17 +86,19 @@ const earlySections = (devices: readonly DescribedTestDevice[]): Uint8Array => {
   return out.copy();
 };
 
-/** The stream of a PC of any size: no page of it is stored but those that are given. */
+/** The stream of a PC of any size: no page of it is stored but those of its ACPI tables and in `pages`. */
 export const pcStream = (pc: TestPc): Uint8Array => {
-  const { machine = 'pc-q35-10.0', devices, capabilities = [], tables, early = [], description } = pc;
+  const { machine = 'pc-q35-10.0', devices, capabilities = [], tables, pages = [], early = [], description } = pc;
   const name = '/rom@etc/acpi/tables';
   const blocks = tables === undefined ? pc.blocks : [...pc.blocks, { name, usedLength: tables.length }];
   const records = new ByteWriter();
   if (tables !== undefined) {
     normalRecord(records, 0, tables, name);
   }
-  for (const { block, offset, content } of pc.pages ?? []) {
-    normalRecord(records, offset, content, block);
+  for (const { block, offset, content } of pages) {
+    for (let at = 0; at < content.length; at += 4096) {
+      normalRecord(records, offset + at, content.subarray(at, at + 4096), block);
+    }
   }
   return new StreamBuilder()
     .header({ machine, capabilities: [...capabilities] })

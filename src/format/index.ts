@@ -8,4 +8,5 @@ export {
   physicalMap,
   type UnplacedBlock,
 } from './physical-map.js';
+export { PhysicalMemory } from './physical-memory.js';
 export { type PageCounts, PageKind, type ReadAt, type Snapshot } from './snapshot.js';

@@ -1,0 +1,102 @@
+// All pages that page tables map, one after the other, without recursion and without an object for each.
+
+import { TableEntry, type TableFormat, type TableLevel } from './table-format.js';
+
+/** Fills `target` with a table; false if there is none. */
+export type ReadTable = (address: number, target: Uint8Array) => boolean;
+
+/** A table on the way from the root to a page. */
+class OpenTable {
+  readonly level: TableLevel;
+  readonly entry: TableEntry;
+  readonly bytes: Uint8Array;
+  readonly #view: DataView;
+  #next = 0;
+  #firstPage = 0;
+  /** Number of the first virtual page that `entry` covers. */
+  page = 0;
+
+  constructor(level: TableLevel, entryBytes: 4 | 8) {
+    this.level = level;
+    this.entry = new TableEntry(entryBytes);
+    this.bytes = new Uint8Array(level.entries * entryBytes);
+    this.#view = new DataView(this.bytes.buffer);
+  }
+
+  /** Begins with the first entry, which covers the virtual pages from `page` on. */
+  restart(page: number): void {
+    this.#next = 0;
+    this.#firstPage = page;
+  }
+
+  /** Goes to the next entry that is present; false if there is none. */
+  advance(): boolean {
+    const { entries, pages } = this.level;
+    while (this.#next < entries) {
+      const index = this.#next;
+      this.#next += 1;
+      if (this.entry.load(this.#view, index).isPresent) {
+        this.page = this.#firstPage + index * pages;
+        return true;
+      }
+    }
+    return false;
+  }
+}
+
+/** Stands on one mapped page after the other, large ones included, in the order of virtual addresses. */
+export class TableWalk {
+  /** Number of the virtual page that it stands on, of the physical one, and how many pages of 4 KiB it has. */
+  virtualPage = 0;
+  physicalPage = 0;
+  pages = 0;
+  /** How many tables were read, each as often as it was reached. */
+  tables = 0;
+  readonly #open: readonly OpenTable[];
+  readonly #root: number;
+  readonly #readTable: ReadTable;
+  #depth = -1;
+
+  constructor({ levels, entryBytes, root }: TableFormat, readTable: ReadTable) {
+    this.#open = levels.map((level) => new OpenTable(level, entryBytes));
+    this.#root = root;
+    this.#readTable = readTable;
+  }
+
+  /** Goes on to the next page, or at the latest after `tableLimit` tables in all; false at the end, and at the limit. */
+  next(tableLimit: number): boolean {
+    if (this.tables === 0) {
+      this.#enter(this.#root, 0);
+    }
+    while (this.#depth >= 0) {
+      const table = this.#open[this.#depth]!;
+      if (!table.advance()) {
+        this.#depth -= 1;
+      } else if (table.entry.isLeaf(table.level)) {
+        this.virtualPage = table.page;
+        this.physicalPage = table.entry.firstPage(table.level);
+        this.pages = table.level.pages;
+        return true;
+      } else if (this.tables === tableLimit) {
+        return false;
+      } else {
+        this.#enter(table.entry.table, table.page);
+      }
+    }
+    return false;
+  }
+
+  /** Whether all pages were visited. */
+  get isDone(): boolean {
+    return this.tables > 0 && this.#depth < 0;
+  }
+
+  #enter(address: number, page: number): void {
+    this.tables += 1;
+    const table = this.#open[this.#depth + 1]!;
+    if (this.#readTable(address, table.bytes)) {
+      table.restart(page);
+      this.#depth += 1;
+    }
+  }
+}
