@@ -119,7 +119,7 @@ export class Destination {
                 : 'That QEMU printed why: most often a disk that somebody else has locked. Start it anew when the disk is free.',
           },
         );
-    return { document, text: `guest         ${state} (query-status of the destination)`, failure };
+    return { document, text: `guest         ${state} (query-status of the destination)\n`, failure };
   }
 
   async close(): Promise<void> {
@@ -184,5 +184,5 @@ const unknownText = (isConfirmed: boolean, runs: boolean): string => {
   const state = runs
     ? 'whether it runs there, query-status in its monitor says (or --qmp)'
     : 'it was saved while paused and stays so (--run: it runs)';
-  return `guest         ${loaded}; ${state}`;
+  return `guest         ${loaded}; ${state}\n`;
 };
