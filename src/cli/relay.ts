@@ -201,8 +201,8 @@ const withHint = ({ error, guest, destinations, switched }: RelayEnd, spool: str
   if (failure !== cause) {
     return failure.with({ hint: `${failure.hint}${quit}` });
   }
-  const advice = failure.hint === undefined ? '' : `${failure.hint}; `;
-  return failure.with({ hint: `${advice}The origin was not told to let go: its guest goes on there.${quit}` });
+  const begin = failure.hint === undefined ? 'The' : `${failure.hint}; the`;
+  return failure.with({ hint: `${begin} origin was not told to let go: its guest goes on there.${quit}` });
 };
 
 /** The guest is there, and lacks pages. */
