@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
+import { inflateSync } from 'node:zlib';
 
 /** Bytes at a guest-physical address; undefined if the file has none there. */
 export type ReadAddress = (address: number, length: number) => Buffer | undefined;
@@ -74,4 +75,68 @@ export const readLime = (file: string): ReadAddress => {
     assert.ok(at <= size, `${file} ends inside a range`);
   }
   return inRuns(file, runs);
+};
+
+/** A dump of version 6 with pages that are plain or packed by zlib. */
+export const readKdump = (file: string): ReadAddress => {
+  const header = readFile(file, 0, 464);
+  assert.equal(header.toString('latin1', 0, 8), 'KDUMP   ');
+  const u32 = (at: number): number => header.readUInt32LE(at);
+  const machine = header.toString('latin1', 12 + 4 * 65, 12 + 5 * 65).replace(/\0.*$/s, '');
+  assert.deepEqual([u32(8), machine, u32(424), u32(428)], [6, 'x86_64', 1, 4096]);
+  const subBlocks = u32(432);
+  const bitmapBlocks = u32(436) / 2;
+  const frameEnd = u64(readFile(file, 4096, 104), 96);
+  assert.equal(u32(440), Math.min(frameEnd, 0xffff_ffff));
+  assert.ok(bitmapBlocks * 4096 * 8 >= frameEnd);
+  const bitmap2 = (1 + subBlocks + bitmapBlocks) * 4096;
+  const descriptors = bitmap2 + bitmapBlocks * 4096;
+  const isSet = (frame: number): boolean =>
+    (readFile(file, bitmap2 + Math.floor(frame / 8), 1)[0]! & (1 << (frame % 8))) > 0;
+  /** Pages in the file before a frame. */
+  const pagesBefore = (frame: number): number => {
+    const whole = Math.floor(frame / 8);
+    let count = 0;
+    for (const byte of readFile(file, bitmap2, whole)) {
+      count += byte === 0 ? 0 : byte === 0xff ? 8 : byte.toString(2).replaceAll('0', '').length;
+    }
+    for (let bit = whole * 8; bit < frame; bit += 1) {
+      count += isSet(bit) ? 1 : 0;
+    }
+    return count;
+  };
+  const page = (frame: number): Buffer | undefined => {
+    if (frame >= frameEnd || !isSet(frame)) {
+      return undefined;
+    }
+    const descriptor = readFile(file, descriptors + 24 * pagesBefore(frame), 24);
+    const [bytes, flags] = [descriptor.readUInt32LE(8), descriptor.readUInt32LE(12)];
+    const content = readFile(file, u64(descriptor, 0), bytes);
+    const plain = flags === 1 ? inflateSync(content) : content;
+    assert.equal(plain.length, 4096);
+    return plain;
+  };
+  return (address, length) => {
+    const at = address % 4096;
+    return page(Math.floor(address / 4096))?.subarray(at, at + length);
+  };
+};
+
+/** The file that a flattened dump is of. */
+export const unflatten = (bytes: Buffer): Buffer => {
+  assert.equal(bytes.toString('latin1', 0, 16), 'makedumpfile\0\0\0\0');
+  assert.deepEqual([bytes.readBigInt64BE(16), bytes.readBigInt64BE(24)], [1n, 1n]);
+  const pieces: [position: number, content: Buffer][] = [];
+  let at = 4096;
+  for (; bytes.readBigInt64BE(at) >= 0n; ) {
+    const length = Number(bytes.readBigInt64BE(at + 8));
+    pieces.push([Number(bytes.readBigInt64BE(at)), bytes.subarray(at + 16, at + 16 + length)]);
+    at += 16 + length;
+  }
+  assert.deepEqual([bytes.readBigInt64BE(at), bytes.readBigInt64BE(at + 8), bytes.length], [-1n, -1n, at + 16]);
+  const file = Buffer.alloc(Math.max(...pieces.map(([position, { length }]) => position + length)));
+  for (const [position, content] of pieces) {
+    content.copy(file, position);
+  }
+  return file;
 };

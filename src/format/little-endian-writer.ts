@@ -25,8 +25,8 @@ export class LittleEndianWriter {
     return this.skip(4);
   }
 
-  u64(value: number): this {
-    this.#view.setBigUint64(this.#length, BigInt(value), true);
+  u64(value: number | bigint): this {
+    this.#view.setBigUint64(this.#length, BigInt.asUintN(64, BigInt(value)), true);
     return this.skip(8);
   }
 

@@ -304,7 +304,7 @@ test('wrong usage: status 2, nothing written, and what was there stays', async (
   );
 });
 
-for (const to of ['stream', 'mapped-ram', 'raw', 'elf', 'lime']) {
+for (const to of ['stream', 'mapped-ram', 'raw', 'elf', 'kdump', 'lime']) {
   test(`--to ${to}: a damaged input, a full disk, a cancellation leave nothing`, async () => {
     const here = fs.mkdtempSync(path.join(folder, 'x'));
     const out = path.join(here, 'out');

@@ -3,10 +3,11 @@
 //   any memory file ──▶ Snapshot ──┬─▶ guest ─▶ MigrationSource ─┬─▶ StreamSink      stream        migrate-to-file.ts
 //                                  │                             │   behind a head   libvirt       libvirt-head.ts
 //                                  │                             └─▶ MappedRamSink   mapped-ram
-//                                  └─▶ copySparsely ─┬─▶ a file for each RAM block   raw           raw.ts
+//                                  └─▶ pages ────────┬─▶ a file for each RAM block   raw           raw.ts
 //                                                    └─▶ one file ─┬─ by address     raw
 //                                                                  ├─ ELF core       elf           elf.ts
-//                                                                  └─ LiME dump      lime          lime.ts
+//                                                                  ├─ LiME dump      lime          lime.ts
+//                                                                  └─ compressed     kdump         kdump.ts
 //   stream ──▶ MappedRamTarget                                                       mapped-ram    place-pages.ts
 //
 // Each way is loaded when it is gone: a gigabyte takes half a second, and loading them all a tenth of that.
@@ -36,11 +37,11 @@ import type { Verb } from '../verb.js';
 import { addPlace } from './block-places.js';
 import type { Conversion, Converted, Written } from './conversion.js';
 
-const FORMATS = ['stream', 'mapped-ram', 'libvirt', 'raw', 'elf', 'lime'] as const;
+const FORMATS = ['stream', 'mapped-ram', 'libvirt', 'raw', 'elf', 'kdump', 'lime'] as const;
 type Format = (typeof FORMATS)[number];
 
 /** Formats of guest memory alone, of all RAM blocks or one. */
-const MEMORY_FORMATS: readonly Format[] = ['raw', 'elf', 'lime'];
+const MEMORY_FORMATS: readonly Format[] = ['raw', 'elf', 'kdump', 'lime'];
 
 interface ConvertOptions extends FileOptions {
   readonly to: Format;
@@ -59,8 +60,10 @@ Formats:
   raw                 guest memory as it is: a folder with a file for each RAM block, or with --block one file
   raw --by-address    one file, in which the offset of a byte is its guest-physical address; holes are zero
   elf                 an ELF core for gdb and the like. No registers.
+  kdump               a kdump-compressed dump for crash and drgn: each page packed with zlib, by as many threads as
+                      there are cores; flattened, where the output is no file. No registers.
   lime                a LiME dump, for Volatility and the like
-By address, which is raw --by-address, elf and lime, for pc, q35, isapc and microvm: every RAM block at its guest-physical
+By address, which is raw --by-address, elf, kdump and lime, for pc, q35, isapc and microvm: every RAM block at its guest-physical
 address, or the one that --block names. RAM lies where the saved clock and the ACPI tables say; the address of a DIMM is not
 in the file, and has to be given with --at. Memory of PCI devices is left out.
 Files in the formats raw, elf and lime are sparse: zero pages take no space.
@@ -216,6 +219,8 @@ const write = async (format: Exclude<Format, 'libvirt'>, conversion: Conversion)
     }
     case 'elf':
       return (await import('./elf.js')).writeElf(conversion);
+    case 'kdump':
+      return (await import('./kdump.js')).writeKdump(conversion);
     case 'lime':
       return (await import('./lime.js')).writeLime(conversion);
     case 'stream':

@@ -1,9 +1,5 @@
-// One file of guest memory and what tools want to read around it: sparse where it is a file of its own, in order where it is stdout,
-// a pipe or a device.
+// One file of guest memory and what tools want to read around it: sparse where it is a file of its own, else in order.
 
-import fs from 'node:fs';
-import { promisify } from 'node:util';
-import type { ByteChannel } from '../../channel/channel.js';
 import { channelError } from '../../channel/channel-error.js';
 import { OutputFile } from '../../channel/output-file-node.js';
 import { writeFully } from '../../channel/write-fully-node.js';
@@ -11,10 +7,8 @@ import { refuseElsewhere } from '../../format/elsewhere.js';
 import { copyDensely } from '../../guest/dense-copy-node.js';
 import { copySparsely } from '../../guest/sparse-copy-node.js';
 import { inSlices, SILENT_MS } from '../read-memory-file.js';
-import { isStdout, openStdout } from '../stdout-output.js';
 import type { Conversion } from './conversion.js';
-
-const writeSome = promisify(fs.write);
+import { openOutput, type SequentialOutput } from './open-output.js';
 
 /** Whole pages [offset, offset + bytes) of a block, and the file offset that they go to. */
 export interface MemoryPart {
@@ -43,50 +37,48 @@ const GAP_BYTES = 1024 * 1024;
 /** Writes the file; resolves with the number of bytes that took space. */
 export const writeOneFile = async (conversion: Conversion, content: OneFile): Promise<number> => {
   const { snapshot, out, surroundings } = conversion;
-  const { heads, memory } = content;
   refuseElsewhere(
     snapshot,
-    memory.map(({ block }) => block),
+    content.memory.map(({ block }) => block),
   );
-  if (isStdout(out)) {
-    const channel = openStdout();
-    const fileBytes = await writeInOrder(conversion, content, (bytes) => writeToChannel(channel, bytes));
-    await channel.end();
-    return fileBytes;
-  }
-  const output = OutputFile.open(out);
-  const { descriptor } = output;
+  const output = openOutput(out);
   try {
-    if (!output.isNew) {
-      // A device holds what somebody else has left there, and a pipe has no positions.
-      const fileBytes = await writeInOrder(conversion, content, (bytes) => appendFully(descriptor, bytes, out));
-      await output.commit();
-      return fileBytes;
-    }
-    let headBytes = 0;
-    for (const { content: bytes, position } of heads) {
-      try {
-        writeFully(descriptor, bytes, 0, bytes.length, position);
-      } catch (error) {
-        throw channelError(error, 'write', out);
-      }
-      headBytes += bytes.length;
-    }
-    const copies = memory.map((part) => ({ ...part, descriptor, file: out }));
-    const ramBytes = await copySparsely(snapshot, copies, (...slice) => inSlices(surroundings, ...slice));
+    const fileBytes =
+      output instanceof OutputFile
+        ? await writeSparsely(conversion, content, output)
+        : await writeInOrder(conversion, content, output);
     surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
-    return headBytes + ramBytes;
+    return fileBytes;
   } finally {
     output.abort();
   }
+};
+
+const writeSparsely = async (
+  { snapshot, out, surroundings }: Conversion,
+  { heads, memory }: OneFile,
+  { descriptor }: OutputFile,
+): Promise<number> => {
+  let headBytes = 0;
+  for (const { content, position } of heads) {
+    try {
+      writeFully(descriptor, content, 0, content.length, position);
+    } catch (error) {
+      throw channelError(error, 'write', out);
+    }
+    headBytes += content.length;
+  }
+  const copies = memory.map((part) => ({ ...part, descriptor, file: out }));
+  const ramBytes = await copySparsely(snapshot, copies, (...slice) => inSlices(surroundings, ...slice));
+  return headBytes + ramBytes;
 };
 
 /** The same for what is written from its beginning to its end, zeros included. */
 const writeInOrder = async (
   { snapshot, surroundings }: Conversion,
   { heads, memory }: OneFile,
-  write: (bytes: Uint8Array) => Promise<void>,
+  output: SequentialOutput,
 ): Promise<number> => {
   const { signal, progress } = surroundings;
   const start = performance.now();
@@ -104,15 +96,18 @@ const writeInOrder = async (
   for (const part of parts) {
     while (position < part.position) {
       const gap = zeros.subarray(0, Math.min(GAP_BYTES, part.position - position));
-      await write(gap);
+      await output.write(gap);
       signal.throwIfAborted();
       position += gap.length;
       onProgress(position);
     }
     if ('content' in part) {
-      await write(part.content);
+      await output.write(part.content);
     } else {
-      await copyDensely(snapshot, part, write, { signal, onProgress: (done) => onProgress(part.position + done) });
+      await copyDensely(snapshot, part, (bytes) => output.write(bytes), {
+        signal,
+        onProgress: (done) => onProgress(part.position + done),
+      });
     }
     position += bytesOf(part);
   }
@@ -120,19 +115,3 @@ const writeInOrder = async (
 };
 
 const bytesOf = (part: HeadPart | MemoryPart): number => ('content' in part ? part.content.length : part.bytes);
-
-const writeToChannel = (channel: ByteChannel, bytes: Uint8Array): Promise<void> =>
-  new Promise((resolve, reject) => {
-    channel.write(bytes, (error) => (error === undefined ? resolve() : reject(error)));
-  });
-
-/** Writes where the descriptor stands. */
-const appendFully = async (descriptor: number, bytes: Uint8Array, file: string): Promise<void> => {
-  try {
-    for (let at = 0; at < bytes.length; ) {
-      at += (await writeSome(descriptor, bytes, at)).bytesWritten;
-    }
-  } catch (error) {
-    throw channelError(error, 'write', file);
-  }
-};
