@@ -39,24 +39,24 @@ export interface TestAffinity {
   readonly flags?: number;
 }
 
-/** QEMU's block of ACPI tables with an SRAT in it, one page long. */
-export const acpiTables = (ranges: readonly TestAffinity[]): Uint8Array => {
-  const tables = new Uint8Array(4096);
+/** QEMU's block of ACPI tables with an SRAT in it, by default one page long. */
+export const acpiTables = (ranges: readonly TestAffinity[], bytes = 4096): Uint8Array => {
+  const tables = new Uint8Array(bytes);
   const view = new DataView(tables.buffer);
-  const table = (at: number, name: string, bytes: number): void => {
+  const table = (at: number, name: string, length: number): void => {
     tables.set(new TextEncoder().encode(name), at);
-    view.setUint32(at + 4, bytes, true);
+    view.setUint32(at + 4, length, true);
   };
   table(0, 'FACS', 64);
   table(64, 'DSDT', 100);
   table(164, 'SRAT', 48 + 16 + 40 * ranges.length);
   tables.set([0, 16], 164 + 48); // a processor
-  ranges.forEach(({ node = 0, address, bytes, flags = 1 }, index) => {
+  ranges.forEach(({ node = 0, address, bytes: length, flags = 1 }, index) => {
     const at = 164 + 48 + 16 + 40 * index;
     tables.set([1, 40], at);
     view.setUint32(at + 2, node, true);
     view.setBigUint64(at + 8, BigInt(address), true);
-    view.setBigUint64(at + 16, BigInt(bytes), true);
+    view.setBigUint64(at + 16, BigInt(length), true);
     view.setUint32(at + 28, flags, true);
   });
   return tables;
@@ -67,7 +67,7 @@ export interface TestPc {
   readonly blocks: readonly { readonly name: string; readonly usedLength: number; readonly address?: number }[];
   readonly devices: readonly DescribedTestDevice[];
   readonly capabilities?: readonly string[];
-  /** The block `/rom@etc/acpi/tables`, one page long. */
+  /** The block `/rom@etc/acpi/tables`, whole pages. */
   readonly tables?: Uint8Array;
   /** Content from an offset of a block on, whole pages. */
   readonly pages?: readonly { readonly block: string; readonly offset: number; readonly content: Uint8Array }[];
@@ -93,7 +93,9 @@ export const pcStream = (pc: TestPc): Uint8Array => {
   const blocks = tables === undefined ? pc.blocks : [...pc.blocks, { name, usedLength: tables.length }];
   const records = new ByteWriter();
   if (tables !== undefined) {
-    normalRecord(records, 0, tables, name);
+    for (let at = 0; at < tables.length; at += 4096) {
+      normalRecord(records, at, tables.subarray(at, at + 4096), at === 0 ? name : undefined);
+    }
   }
   for (const { block, offset, content } of pages) {
     for (let at = 0; at < content.length; at += 4096) {

@@ -17,6 +17,9 @@ const FOUR_GIB = 2 ** 32;
 const BIOS_ALIAS_BYTES = 128 * 1024;
 const VIDEO_ROM_ADDRESS = 0xc0000;
 
+/** How many blocks a reason names. */
+const NAMED = 4;
+
 /** What QEMU aligns a DIMM to. */
 const DIMM_ALIGNMENT = 2 * MIB;
 
@@ -32,6 +35,25 @@ export const isCandidate = ({ name }: Pick<ReadRamBlock, 'name'>): boolean =>
   !FIRMWARE.test(name) &&
   (!/\.v?(rom|ram)$/.test(name) || isDefaultName(name));
 
+const flashNumber = (name: string): number | undefined => {
+  const match = /^system\.flash(\d+)$/.exec(name);
+  return match === null ? undefined : Number(match[1]);
+};
+
+/** The first lies right below 4 GiB, each other one below the one before. */
+const flashEnds = (blocks: readonly ReadRamBlock[]): ReadonlyMap<string, number> => {
+  const flashes = blocks
+    .filter(({ name }) => flashNumber(name) !== undefined)
+    .sort((a, b) => flashNumber(a.name)! - flashNumber(b.name)!);
+  const ends = new Map<string, number>();
+  let end = FOUR_GIB;
+  for (const { name, usedLength } of flashes) {
+    ends.set(name, end);
+    end -= usedLength;
+  }
+  return ends;
+};
+
 /** The error about an address that somebody gave. */
 export const wrongPlace = (name: string, statement: string): RamferryError =>
   new RamferryError('usage', 'BLOCK_PLACE', statement, { value: name });
@@ -46,6 +68,8 @@ export class BlockLayout {
   /** Blocks that may be nodes. */
   #open: ReadonlySet<ReadRamBlock> = new Set();
   #devices: readonly MemoryDevice[] | undefined;
+  /** Where each flash ends, by the block's name. */
+  #flashEnds: ReadonlyMap<string, number> | undefined;
 
   constructor(snapshot: Snapshot, memory: BootMemory, affinity: readonly AffinityRange[]) {
     this.#snapshot = snapshot;
@@ -75,7 +99,8 @@ export class BlockLayout {
   #leaveOutNodes(open: AssignedNodes['open']): void {
     const hint = (index: number): string => `--at ${this.#name(index)}`;
     for (const candidates of new Set(open.map((each) => each.candidates))) {
-      const names = candidates.map(({ name }) => `"${name}"`).join(', ');
+      const shown = candidates.slice(0, NAMED).map(({ name }) => `"${name}"`);
+      const names = [...shown, ...(candidates.length > NAMED ? ['…'] : [])].join(', ');
       const nodes = open.filter((each) => each.candidates === candidates).map(({ node }) => node);
       candidates.forEach(({ index }, at) => {
         const node = nodes[at];
@@ -124,7 +149,7 @@ export class BlockLayout {
 
   /** Firmware, the memory of devices, and what never has an address. */
   placeOther({ index, name, usedLength }: ReadRamBlock): void {
-    const flash = /^system\.flash(\d+)$/.exec(name);
+    const flash = flashNumber(name);
     if (name === 'pc.bios') {
       this.#place(index, FOUR_GIB - usedLength, usedLength);
       const alias = Math.min(usedLength, BIOS_ALIAS_BYTES);
@@ -133,13 +158,9 @@ export class BlockLayout {
       this.#place(index, MIB - usedLength, usedLength);
     } else if (name === 'pc.rom') {
       this.#place(index, VIDEO_ROM_ADDRESS, usedLength);
-    } else if (flash !== null) {
-      // The first lies right below 4 GiB, each other one below the one before.
-      const above = this.#snapshot.setup.blocks.filter(
-        (block) => /^system\.flash\d+$/.test(block.name) && block.name.localeCompare(name) <= 0,
-      );
-      const bytes = above.reduce((sum, block) => sum + block.usedLength, 0);
-      this.#place(index, FOUR_GIB - bytes, usedLength);
+    } else if (flash !== undefined) {
+      this.#flashEnds ??= flashEnds(this.#snapshot.setup.blocks);
+      this.#place(index, this.#flashEnds.get(name)! - usedLength, usedLength);
     } else if (name.startsWith('/rom@')) {
       const reason = `RAM block "${name}" has no guest-physical address: the firmware reads it through a device.`;
       this.unplaced.push({ block: index, kind: 'blob', reason });

@@ -24,11 +24,14 @@ export class PhysicalMemory {
   /** Which page is in which slot of the cache, by its number; -1 for none. */
   readonly #cached = new Float64Array(CACHED_PAGES).fill(-1);
   #cache: Uint8Array = new Uint8Array(0);
+  /** Whether it is known where all of the guest's memory lies. */
+  readonly #isPlaced: boolean;
 
   /** @param map `physicalMap(snapshot)` */
   constructor(snapshot: Snapshot, map: PhysicalMap) {
     this.#snapshot = snapshot;
     this.map = map;
+    this.#isPlaced = map.unplaced.every(({ kind }) => kind !== 'memory');
     const { blocks, targetPageSize } = snapshot.setup;
     let pages = 0;
     this.#firstPages = blocks.map(({ usedLength }) => {
@@ -57,7 +60,7 @@ export class PhysicalMemory {
 
   /** Whether the guest has nothing at this address, as opposed to memory that the file leaves out or does not place. */
   isHole(address: number): boolean {
-    return this.map.at(address) === undefined && this.map.unplaced.every(({ kind }) => kind !== 'memory');
+    return this.map.at(address) === undefined && this.#isPlaced;
   }
 
   /** Reads up to the first byte that is not in the file; returns how many bytes it read. */

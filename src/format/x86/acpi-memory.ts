@@ -11,6 +11,9 @@ const SIGNATURE = /^[A-Z0-9_]{4}$/;
 const SRAT_HEAD_BYTES = 48;
 const MEMORY_AFFINITY = { type: 1, bytes: 40 } as const;
 
+/** QEMU has 128 nodes and 256 slots for DIMMs at the most; what lists more is not QEMU's. */
+const MOST_RANGES = 1024;
+
 /** Flags of a memory entry. */
 const ENABLED = 1;
 const HOT_PLUGGABLE = 2;
@@ -50,6 +53,9 @@ export const affinityRanges = (tables: Uint8Array): AffinityRange[] | undefined 
         return undefined;
       }
       if ((flags & ENABLED) !== 0 && range.bytes > 0) {
+        if (ranges.length === MOST_RANGES) {
+          return undefined;
+        }
         ranges.push({ node: view.getUint32(at + 2, true), ...range, kind: kindOf(flags) });
       }
     }

@@ -2,7 +2,7 @@
 // would have other fields.
 
 import { RamferryError } from '../../memory/errors.js';
-import { DescribedDevices, noDescription } from '../stream/device-fields.js';
+import { DescribedDevices, type DeviceFields, noDescription } from '../stream/device-fields.js';
 import type { FieldGroup } from '../stream/field-group.js';
 import type { StreamSummary } from '../stream/stream-handler.js';
 
@@ -88,9 +88,11 @@ const HIDDEN_SMM = 1 << 19;
 
 const OLDEST_VERSION = 11;
 
-/** Most vCPUs, which is QEMU's own limit, and most fields in all of their sections: with AMX, a vCPU has 9,000. */
+/** Most vCPUs, which is QEMU's own limit. */
 const CPU_LIMIT = 4096;
-const FIELD_LIMIT = 16_000_000;
+
+/** Most fields of all sections of a name: with AMX, a vCPU has 9,000; what is common to all architectures are a dozen. */
+const FIELD_LIMIT = { cpu: 16_000_000, cpu_common: 1_000_000 } as const;
 
 /**
  * The registers of every vCPU of an opened file, in the order of their indexes.
@@ -104,32 +106,12 @@ export const x86Registers = (summary: StreamSummary, machine: string): X86Regist
   if (!devices.isDescribed) {
     throw noDescription();
   }
-  const halted = new Map(
-    devices.named('cpu_common').map((section) => [section.instance, devices.fields(section).fields]),
-  );
-  const sections = devices.named('cpu').sort((a, b) => a.instance - b.instance);
-  if (sections.length === 0) {
-    throw new RamferryError(
-      'failed',
-      'NO_CPU_STATE',
-      `The file has no "cpu" section: no vCPU of machine "${machine}" is in it.`,
-    );
+  const halted = new Map<number, boolean>();
+  for (const { section, fields } of cpuSections(devices, 'cpu_common')) {
+    halted.set(section.instance, fields.integer('halted') !== 0n);
   }
-  let total = 0;
-  return sections.map((section) => {
-    const { fields, count } = devices.fields(section);
-    total += count;
-    if (sections.length > CPU_LIMIT || total > FIELD_LIMIT) {
-      throw new RamferryError(
-        'invalid',
-        'TOO_MANY_CPUS',
-        `The file has ${sections.length} vCPUs, more than any guest, at byte ${section.offset}.`,
-        {
-          offset: section.offset,
-          value: sections.length,
-        },
-      );
-    }
+  const registers: X86Registers[] = [];
+  for (const { section, fields } of cpuSections(devices, 'cpu')) {
     refuseOthers(fields, machine);
     if (section.version < OLDEST_VERSION) {
       throw new RamferryError(
@@ -139,9 +121,36 @@ export const x86Registers = (summary: StreamSummary, machine: string): X86Regist
         { offset: section.offset, value: section.version },
       );
     }
-    return registersOf(fields, section.instance, halted.get(section.instance));
-  });
+    registers.push(registersOf(fields, section.instance, halted.get(section.instance) ?? false));
+  }
+  if (registers.length === 0) {
+    throw new RamferryError(
+      'failed',
+      'NO_CPU_STATE',
+      `The file has no "cpu" section: no vCPU of machine "${machine}" is in it.`,
+    );
+  }
+  return registers;
 };
+
+/** The sections of all vCPUs, in the order of their indexes: one at a time, since together they may take much memory. */
+function* cpuSections(devices: DescribedDevices, name: keyof typeof FIELD_LIMIT): Generator<DeviceFields> {
+  const sections = devices.named(name).sort((a, b) => a.instance - b.instance);
+  let total = 0;
+  for (const section of sections) {
+    const decoded = devices.fields(section);
+    total += decoded.count;
+    if (sections.length > CPU_LIMIT || total > FIELD_LIMIT[name]) {
+      throw new RamferryError(
+        'invalid',
+        'TOO_MANY_CPUS',
+        `The file has ${sections.length} sections "${name}" with ${total} fields or more, which is more than any guest has, at byte ${section.offset}.`,
+        { offset: section.offset, value: sections.length },
+      );
+    }
+    yield decoded;
+  }
+}
 
 /** Fields that tell an architecture, whose `cpu` sections are called so too. */
 const architectures: readonly [field: string, architecture: string][] = [
@@ -168,7 +177,7 @@ const refuseOthers = (fields: FieldGroup, machine: string): void => {
   );
 };
 
-const registersOf = (fields: FieldGroup, cpu: number, common: FieldGroup | undefined): X86Registers => {
+const registersOf = (fields: FieldGroup, cpu: number, halted: boolean): X86Registers => {
   const registerBits = fields.fields.get('env.eip')![0]!.bytes === 4 ? 32 : 64;
   const general = Object.fromEntries(
     GENERAL_REGISTERS.map((name, index) => [
@@ -191,7 +200,7 @@ const registersOf = (fields: FieldGroup, cpu: number, common: FieldGroup | undef
   const hidden = Number(fields.integer('env.hflags'));
   return {
     cpu,
-    halted: common !== undefined && common.integer('halted') !== 0n,
+    halted,
     registerBits,
     general,
     rip: fields.integer('env.eip'),

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { TEXT_FRAME } from '../../../test/zstd-frame.js';
 import { ZstdDecoder } from './decoder.js';
 import { Xxh64 } from './xxh64.js';
 
@@ -27,64 +28,6 @@ const CHECKSUMS: readonly (readonly [number, number])[] = [
 
 const pattern = (length: number): Uint8Array =>
   Uint8Array.from({ length }, (_, index) => (index * 7 + (index >> 8) * 31 + 3) & 0xff);
-
-/** 60,000 bytes of text, by `zstd -19 --check`. */
-const TEXT_FRAME = Buffer.from(
-  [
-    'KLUv/QRoLYMA6rDRLxpwS0EhB8jrO/q/vU3//+tAOzcl5Tx49//vBQkD8QL5AhKhaWFIRR6KTJMYSoQS0jDBv8aBvRkXBwk2ZXXQ9GLmEGSfYVpC',
-    'yTAd7t0snRiXUhuirOLrSK0YpSRwCsNzp2rhOyavcqZkxIynRLpB/WGVZsJ+IZeFkEe2u5zbtImrLTxGK4ihI3OuxURTWxKmCjJKk8kPUs3Q9BAO',
-    'E3cf2kiE5uDdmAYGy8V1hUgRDB2EfQZh4RuEiewOkzaEh8GyhWBRmEfYG0Y+Mwp+HJcp5VndmQPnw41iNNHFjCVcoTnn/w1yCfS76f/xIb6LSF9I',
-    'fBKE4RE3XKaKjMeysRJ+Sr3JxCUfhbgSPNM4gu9fzNoe64ZpeZj5yqEhPDc0GKZm36AgndUVhTasrBbWYdUyROcG2mEY0/NCyuZa1ibDjAwRVwVD',
-    'JIyxmfdvn2zCvZVd+HBlt5GgfY5tgmYyYtB1XiRBq57qK7VJbMlUiEFCyDcxnIdXicqx8SDmaxB731IRCxHTHEKnCRJ/oCghhHEIuYETg/WFkQqz',
-    'ECHUYXbN9P8oKhP0DKWjj8OZTcyaYMX8D491bvnDiHxIXyT0QcL32yeCfnFcW5CRGSF9iZiIdCyXKxFEWWcSZMkEhYgnONDjbvfMiH/bktXDQJMy',
-    'BymHhR8PDXVq6Q3h0gm70toQge1kVamGRMcP1HQosTMUhIFixlkyRFozzhYVFhTD5s8e+rWTxYOnvevLhW2jBG17jNMg6UbSZV/U2XJYNULFZnqw',
-    'JGdIVogrTCz+CFOJ+RySRuAwSlmIVQQXIQZpRiTnKuMcWnI4lVmqziKEgiNM8L8tMvS1hjmZhSAaOiacYdtcrjASvRXctgxhE0tWnJ4g+mj8aeWi',
-    'Z1QJqbAIVxAJCTuQnRHvmDR4EmoPw98rkjr8NoQ59j6R6A4O3Yefr3FxEm0dLp0FPogyncPVSXwnCYoIQXVC5xP2y0U8sdwNMzudWkU0JmHoOGF2',
-    '8cSbJahBxFbTJIVCmlCZ0AvFs6iBnSSAAwoUQOCBQQwIULAggYIDEgwAUABBAwEkYGCwIMECCQwwKGCBQQwUGICAgZspyJXRR9fERfWs/1UYqfFM',
-    'UyU3hB4OQZlYyENEEiHu+NfohiGBizcoOEdcoRDGMiG6B8VI+NBBHBpWM5RacFxBwQjyCSPvzPwTLDKWecTTESlHvqGIJnwx8glv6Fyk/7qcpS8N',
-    '/dx8aLs2+l2HINNHal78IKKJJcgqEoYy9WQxiTkhEhpMa7zwW1zxJlvk9Vk6hOaQy8KGK4Xqn9J9T0kjxpVpOxf7zqpaPRcVhcBJhhXPkVBxU6Jl',
-    'kMiJGTeLwwWFIYyWmc8vBNliPKG7kHFBwsa4FtjYr6CGGQnliqFIJks8lUIomtNDUnRCEhxizImYHpKR+MQhgQ2LGFVYzIii0gjpQtgmaP5gsQSZ',
-    'DoFqkAgME2RhoQoziyAThjIzFvkEqYw/D6cTH85GNhKqmRgTVLgX5u5/y0Og762/eZHZI64LHfcZpNqI+PKPCHeL74pWCr/JJ0lICLEmeC7jqO9G',
-    'xfHZpuqh75nFyw8Jexpq4fTdK0p6uZ5p97MVWcdW60ZtBs4b1jrHQjWY7pTBJ3UZPRYVDloNC+RMss8jmSQvsJMGbj7bNNr0MY8EyWQ04muyaFzL',
-    '0UpMaoLTZNJoIV8hhJqY8JhIzBx+aLCBYYVFmFFYJsKdELiZ4JiHMJfg36HyBvoM7hcCr2A+QsOQnzH/CbyMe0/9Tin3vwlzjWNiuglnZ26ZP8zI',
-    'reC3oecDP9sn+oR4qSByjYx2mUxkgpaaFYlSxp1Mlow4pJNgGRlPf08jno8tDXUgLWn2SJYsXDI0qFOFX4+lurj129Bh1bCO1VrReoEzh3XPsYUV',
-    'MfuXmyGvUZT4LlhhmKezh3ziZfd47Ybi4tsa1aKO9RI0mlFIuD6J+FldK90U9+kfSRyqFqLnhNCPiEuIjKNufGOEwAVvRegj+oUQgpow8UFCJWzE',
-    'IT4NHAZ/CwxSBVokAieMzMzMPguVmSAeidAJFEfmxmKN5jFc+Lp5pf+MyKvgU9Q7kP9kl4weU5xmkAkeic7lERIKiYQjWCL4StymhAwncU0S4ZCY',
-    'THCEIOMY+o5wimObHZc6FIaO6OdQsBxtwxHCQkOsaVhv0CMN0d3QuA2xcXGNGakhiQYVAiPChxFEzghbGGTNGLEMx8hoGGMSxLAnGOGHxSuzkPqL',
-    't7II0wt7XUzEhT5YyGGw0Gew0DwoGh8FJ1e0FsWlViywiiBSMd0U4ZJiUijeQYQkDCIUoc4gQvNBhPZBhC6DCEXoHkRoHkSo0xDUTojog4QSOjqE',
-    'WYN4DN4WJEghiCK0CqNpJkIfjUzFE9oRcryNSBNiGq55/JLXD72I93ahHhqvBNGMROiiSaSVJYgqEkTxNhFPEmYhHYMlHEf0Vivu1A5zLTftySwX',
-    'hT3ceag604jwSoL0dSe14WKnW4OoLjB6aWDrISdn48LPzX3K4EDq40SivWCYYW9nUn+vyML37OkmgWvYHNNGjJENCnsURK4IF1HBklQzoi5O00oa',
-    'h0QPQc+E9RBLIoQ52jYUzIh+oTCKS0TYFkI4Jwz9EIJImIxDuOEagwwXbisEH2EihHFoprOPpTJT8Qynw3LGbbhqRBIzmnBxHtwvVl6KP5w+CD/f',
-    'Hqb64vFRCHJrRM7Lg0ViYxmpOIzSeWJfIoVIFzzT8YwSxGGz+9ba6XiY28kPDY8fOk4V9s6WWuMy1MbJBsoaCqrEopoGjj8MOVUKOzEnQhk0csJj',
-    'CBctBUMNe3wW9gUpI8Ubhm5k3O9tZrRusUAHiWc0QVeQRetYEVRdpqQzRUwiHRqZELNNXPyYCBL9HEHSEAmMIRdhRGGJmFhD+D8hWA8xS+CMg76G',
-    'oTAEFxRV6B9hV5hQz8zCZ6SMdQ+nTsicEGZDUSPxmE7hmuex8LeUv/d99Rvz1e5VH05cviAMMmLqIrbILF8rp0hwcl7CoJBPgmfGn++RIC5r/1OH',
-    'kp7weZ/sPcxYaIhMV70MkYZxb7ctS3m9GtPoHQLtDstwDivUghnWUhTIWcegIJoNniEs3Flo+PjK5MF7uCs51tuvRXAEEgYqhDKDafGYmt/UxFxn',
-    's9KaM0KzCjMlkunAMD8JpWSmjOmlTCkn2GV0Wj7EkuZKhaiUJ0qZAhnDIYVysmGE/GUysCUZJxkkjJRMZNBBLiaMIczo86MsMpLB43AdN3OcmI2S',
-    'NIZojIoHcVTxoiQiTsHiuYqqKb4zUZfEmYYYMSF4aoJ0H9QvwUoOCttgyBkMoQXFKnh5BDeFMHEnbOEPkyVhDHWYOQ1bjGFTL0zCKCzIIkyTMPPD',
-    'zGp+Nl1mDp7d7UwbzkLbTLdm0xAzluG7Pp9I/xQqXz/+wtePIvz2fZLqC098lgVZsIxMv0yvyORjmYKVOU5ZqclUSzaHkH0YPMWMF929sYinkD3O',
-    '9d5ATwLndSPvX3ghHjoRTbeQdxLpGHbnhnZT2Y1nnUZ14Y+uXuAmPtxH51wRbiZzEVzuJ8d6nCiu4eDkIWx8ZwsN3yRbMHgz2y0ocJt1myhoC2ts',
-    'WgjasKOV4Zpc0exgLabVTo3yNFVa7dDChBhDJrbqsRCRGGOOeW9sH2MTvphKxcInYmVD0EiYoM8P0kjQTBzEoAadZ5AEF1SPgr5G0MJI7BmZ+ohB',
-    'ZCSfR8PpyCtH1UYba+QrRu/D1XKuWPilWa5OviTeiyKvEGZXyLo4xWU9iEaOaBYuCrWIdlnUvyJFKQpONBSJ9IWIM8GKeaxg3fovVqy2LLXCCK0h',
-    'Z4kEWUESVr9QTYSpLn6lTaqRcUW6VcRYSWfVZVURFNU6gQryUBN0SjxCie5WamZI/R4lmahhCIqUMAU5U9inx2UK1ZOlTiGc04Q3SdMUIsTUSZBU',
-    'jhRyaXyRNLUksUqhQClQJsUpiaGQrAmh2RNS2EOihOY79NCG2jEUDwtpV6hvhMIWQlDChNj+EJxKCOkcQmoI+wzReSEcphAjESI2YeLBMyHnJ2TJ',
-    'xBU8sXgnwpQT821CoonAiYlSwkPsPIL7Q5SHNH6IpA+ufIzbQ9WDnHhMJUhYOhKdPYqbqDQgA7D73v8CQ37jEhIAFCAAAdaAPoCAByDA/oC+AVGH',
-    'AL2j9jPd5DzZZZmfg9x1mKRNZMjHCDfxlOza7F6UiYaV5dH/IZ1W88twCJpivGJxkZaxjxGtrM+IDnXLvoky8lm57Oqvu0hHcETpsi5Sn0iyaJqc',
-    'uSrTTt9G5sHR5ZJaL2xiJxA9IGMNugkhbdMRzzC9FKp1mpe7/SYgp+WiZ42lJ7fjG3OhhWWjKM9shM3e2GoLDLEes0FT5hTWeSLQvD3jFXZ0O01R',
-    '0fDmV75fXFDpP7PtaJ0D78l8xIiKafRDt5l1bcIM1qW9UV3mF1WBcE2Ec15lTEnLvyvlWK4MJEzPcAWR5vzBi+ln9bjYcSQo9wG9tkBghl92iHCM',
-    'R5HjO7evSAqkTTjQvXC5+B8R/4sySPognI+D9xHwP/z+v5QQ+qC3H/GuG6C4nw/HZTiEl9ob/RNZG4s4VcJr2fTlMCPhyWhnI24I2bFTp/x2FEQp',
-    'd9w/khRtUY6emU0rQlJpDQk+H6KwD7DOmIvmpGO4LASJOTXaiqfRoOzkAremanUWQMEJVshC0vyYtFVvIrDqWJJ2cVUo4ZU3CHeRBs26Wq6eibYB',
-    'M+fXnGOpqCypS6wWYvY8+wsJMP6OOAboX5F4RqhPQVQ3V1TzKNNvcGwQ1Y3ztzTU3toePV+y4g3eNT4UDRmjK5zj5ZMZAd912xsWM62Ch+jGnhBa',
-    'xtEjkQ2V4QYdoSqsMHszFuODJq8l/QgJ7Co8K1Oaql4OYfgZDoREf4LGEg20B0Dc5jfJMotn2UbvrA3yLkcBfXkYGtgMOznN3ceEJLxBAxhZ6obt',
-    'BKQAmyRciefSh0qyJjuGzfrYaCuCPjbgCznuOUAN8q5ZlMboEasFU7o0dEdKCc4girgl7ZYhOMLhUSaAUSXcmNmbWZw4RgU4zj4/xHXFAASX8oFk',
-    'ZZG6YHA+MMR1Ekk5gGA3ieYbyElNOT2REWvWXfYFG9rkiiIUx4yed/4zJghH3qMDom+WW6gco7NXuirRhVZbafReEWodQTik4jbGTzrSRID1T5/9',
-    'hD8tZnDxOIDwaby0MXXHaeUIDo7gWgpwSokMf4c5olFHaUFi6VGhtZqaxoYmMeUaQ5H/9WAHlYBNsxyvZJtMopm+owoB/ZB1ZgfBbTxrt1wVgZj/',
-    'kpBg+XwAiH2p4DubblMhya5QQjJ8+HiBeNXTfiQkWhofEE12XVnpW+2mKQHD3zx4XcIUzonGEM1KxI+fELzGp3bGFdBrnHcBoiAr5UM552LOe0jQ',
-    '+RgXwChDItrx36MuYDdNbUROC1lhKRYDGyjLLJoenf4qgbjYUFZyhzueRuDrVSqbzkZMSLtOx0PgXd/l4fr1ANHr4A7MwBis3Od99mF0EK8jWgWc',
-    'ruciyrPQqEd44IG9FN+LHmysF6rygqWYZ0Mj2KyXsbGYV3/Hck7hUXdAgDi53cxrfdYLqnqszut+l7Cuq5x/W30WoToRjlDER3Vi2iFYZH4ng35H',
-    '1bD+d/0PdqpZMA==',
-  ].join(''),
-  'base64',
-);
 
 const text = (): Buffer => {
   let lines = '';
