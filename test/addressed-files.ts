@@ -84,6 +84,7 @@ export const readKdump = (file: string): ReadAddress => {
   const u32 = (at: number): number => header.readUInt32LE(at);
   const machine = header.toString('latin1', 12 + 4 * 65, 12 + 5 * 65).replace(/\0.*$/s, '');
   assert.deepEqual([u32(8), machine, u32(424), u32(428)], [6, 'x86_64', 1, 4096]);
+  assert.ok(u32(460) >= 1, 'crash wants a processor');
   const subBlocks = u32(432);
   const bitmapBlocks = u32(436) / 2;
   const frameEnd = u64(readFile(file, 4096, 104), 96);
@@ -140,3 +141,15 @@ export const unflatten = (bytes: Buffer): Buffer => {
   }
   return file;
 };
+
+/** What `convert` can write with guest-physical addresses, and how to read it. */
+export const ADDRESSED_FORMATS: readonly {
+  /** Behind `--to`. */
+  readonly args: readonly string[];
+  readonly read: (file: string) => ReadAddress;
+}[] = [
+  { args: ['raw', '--by-address'], read: readRaw },
+  { args: ['elf'], read: readElf },
+  { args: ['kdump'], read: readKdump },
+  { args: ['lime'], read: readLime },
+];

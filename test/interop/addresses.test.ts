@@ -8,6 +8,7 @@ import assert from 'node:assert/strict';
 import { closeSync, openSync, readSync, rmSync } from 'node:fs';
 import { physicalMap } from '../../src/format/physical-map.js';
 import { openSnapshotFile } from '../../src/guest/open-snapshot-file-node.js';
+import { ADDRESSED_FORMATS, type ReadAddress } from '../addressed-files.js';
 import { interopTest, type Lab, type LabGuest } from './lab.js';
 import { Ramferry } from './ramferry.js';
 import { ALL_RELEASES, type QemuRelease } from './releases.js';
@@ -262,46 +263,46 @@ const readAt = (file: string, position: number): bigint => {
   return bytes.readBigUInt64LE();
 };
 
-/** What an ELF core has at an address, found as a debugger does. */
-const inCore = (core: string, address: number): bigint | undefined => {
-  const descriptor = openSync(core, 'r');
-  const head = Buffer.alloc(8192);
-  readSync(descriptor, head, 0, head.length, 0);
-  closeSync(descriptor);
-  const field = (at: number): number => Number(head.readBigUInt64LE(at));
-  const found: bigint[] = [];
-  for (let at = field(32); at < field(32) + head.readUInt16LE(56) * 56; at += 56) {
-    if (head.readUInt32LE(at) === 1 && address >= field(at + 24) && address < field(at + 24) + field(at + 32)) {
-      found.push(readAt(core, field(at + 8) + address - field(at + 24)));
-    }
-  }
-  assert.ok(found.length <= 1, `${found.length} segments have ${address}`);
-  return found[0];
-};
-
 const check = (layout: Layout, read: (address: number) => bigint | undefined): void => {
   for (const address of layout.markers) {
     assert.equal(read(address), markerOf(address), `${layout.name}: 0x${address.toString(16)}`);
   }
 };
 
-const checkConverted = async (lab: Lab, layout: Layout): Promise<void> => {
-  const [file, core] = [lab.path('guest.mig'), lab.path('guest.core')];
-  await save(lab, layout, file);
-  const convert = (...more: readonly string[]): ReturnType<typeof Ramferry.run> => {
-    const block = layout.block === undefined ? [] : ['--block', layout.block];
-    return Ramferry.run(lab, 'convert', file, core, '--to', 'elf', '--json', ...block, ...more);
+/** The value at an address; undefined if the file has no memory there. */
+const valueAt = (read: ReadAddress, address: number): bigint | undefined => read(address, 8)?.readBigUInt64LE();
+
+/** Converts to every format with addresses, at once. */
+const convertAll = async (
+  lab: Lab,
+  file: string,
+  more: readonly string[],
+  visit: (read: ReadAddress, format: string) => void,
+): Promise<void> => {
+  const convertOne = async ({ args, read }: (typeof ADDRESSED_FORMATS)[number]): Promise<void> => {
+    const out = lab.path(`guest.${args[0]}`);
+    const { status, stdout, stderr } = await Ramferry.run(lab, 'convert', file, out, '--to', ...args, ...more);
+    assert.equal(status, 0, `${args.join(' ')} ${more.join(' ')}: ${stdout}${stderr}`);
+    visit(read(out), args.join(' '));
+    rmSync(out);
   };
+  await Promise.all(ADDRESSED_FORMATS.map(convertOne));
+};
+
+const checkConverted = async (lab: Lab, layout: Layout): Promise<void> => {
+  const file = lab.path('guest.mig');
+  await save(lab, layout, file);
+  const block = layout.block === undefined ? [] : ['--block', layout.block];
   if (layout.at !== undefined) {
-    const refused = await convert();
+    const refused = await Ramferry.run(lab, 'convert', file, lab.path('no'), '--to', 'elf', '--json', ...block);
     const { error } = JSON.parse(refused.stdout) as { error: { code: string; value?: string; message: string } };
     assert.deepEqual([refused.status, error.code], [2, 'BLOCK_ADDRESS'], `${layout.name}: ${refused.stdout}`);
     assert.match(error.message, new RegExp(`"${layout.at[0]!.split('=')[0]}"`));
   }
-  const { status, stdout, stderr } = await convert(...(layout.at ?? []).flatMap((place) => ['--at', place]));
-  assert.equal(status, 0, `${layout.name}: ${stdout}${stderr}`);
-  check(layout, (address) => inCore(core, address));
-  rmSync(core);
+  const places = (layout.at ?? []).flatMap((place) => ['--at', place]);
+  await convertAll(lab, file, [...block, ...places], (read, format) => {
+    check({ ...layout, name: `${layout.name}, ${format}` }, (address) => valueAt(read, address));
+  });
 };
 
 const checkShared = async (lab: Lab, layout: Layout): Promise<void> => {
@@ -340,20 +341,19 @@ interopTest(
   async (lab) => {
     const guest = await lab.startGuest({ machine: 'q35', memory: 20 });
     await guest.saveStream(lab.path('guest.mig'));
-    const core = lab.path('bios.core');
-    const { status, stdout } = await Ramferry.run(
-      lab,
-      ...['convert', lab.path('guest.mig'), core, '--to', 'elf', '--block', 'pc.bios', '--json'],
-    );
-    assert.equal(status, 0, stdout);
     // The machine has not run: what the processor reads there is the ROM.
+    const values = new Map<number, bigint>();
     for (const address of [0xfff0, 0xf0000, 0xffff0, 0xfffe_0000, 0xffff_fff0]) {
       const dump = String(
         await guest.qmp.execute('human-monitor-command', { 'command-line': `xp /1gx 0x${address.toString(16)}` }),
       );
-      const value = BigInt(/: (0x[0-9a-f]+)/.exec(dump)![1]!);
-      assert.equal(inCore(core, address) ?? 0n, value, `0x${address.toString(16)}`);
+      values.set(address, BigInt(/: (0x[0-9a-f]+)/.exec(dump)![1]!));
     }
+    await convertAll(lab, lab.path('guest.mig'), ['--block', 'pc.bios'], (read, format) => {
+      for (const [address, value] of values) {
+        assert.equal(valueAt(read, address) ?? 0n, value, `${format}: 0x${address.toString(16)}`);
+      }
+    });
   },
   ['10'],
 );

@@ -34,7 +34,7 @@ export const writeKdump = async (conversion: Conversion): Promise<Written> => {
   const last = ranges.at(-1)!;
   const head = kdumpHead({
     notes: new Uint8Array(),
-    processors: 0,
+    processors: 1,
     vmcoreinfo: new Uint8Array(),
     physBase: 0n,
     pageCount: ranges.reduce((sum, { bytes }) => sum + bytes, 0) / KDUMP_PAGE_BYTES,

@@ -30,7 +30,7 @@ const MOST_U32 = 0xffff_ffff;
 export interface KdumpContent {
   /** ELF notes: the registers of each processor, and what else there is. */
   readonly notes: Uint8Array;
-  /** Processors that `notes` has registers of. */
+  /** Processors of the guest, at least one: crash takes a dump of none for damaged. */
   readonly processors: number;
   /** What the kernel says about itself, as text; empty if it is not known. */
   readonly vmcoreinfo: Uint8Array;
