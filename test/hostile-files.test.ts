@@ -214,7 +214,7 @@ describe('device state', () => {
         showDevices(snapshot);
         showRegisters(snapshot);
       },
-      { seed: 5, codes: ['DESCRIPTION_NOT_JSON'] },
+      { seed: 5, codes: ['NO_DESCRIPTION'] },
     );
   });
 

@@ -136,6 +136,17 @@ test('a damaged record: where, what, and how far it got', async () => {
   assert.equal(verdict.checked['bytes'], at);
 });
 
+test('a damaged VM description: not valid, although QEMU loads it; its pages and sections are there', async () => {
+  const { bytes, tail } = richStream();
+  const at = bytes.length - tail.description.length + 20;
+  bytes[at] = 0x7f;
+  const { result, verdict } = await verify(bytes);
+  assert.equal(result.status, 3);
+  assert.deepEqual([verdict.valid, verdict.error?.code], [false, 'DESCRIPTION_NOT_JSON']);
+  assert.ok(Math.abs(verdict.error!.offset - at) <= 20);
+  assert.deepEqual([verdict.checked['bytes'], verdict.checked['deviceSections']], [bytes.length, 5]);
+});
+
 test('mapped-ram: whole, damaged, and one that is not complete', async () => {
   const whole = richMappedRamFile();
   const { result, verdict } = await verify(whole.bytes);

@@ -57,7 +57,7 @@ export const verify: Verb<FileOptions> = {
       opened.close();
     }
     const document = memoryDocument(opened);
-    const damage = opened.damage ?? cutDescription(opened);
+    const damage = opened.damage ?? descriptionDamage(opened) ?? cutDescription(opened);
     const failure = damage ?? digest?.mismatches[0];
     const findings = [
       ...(damage === undefined ? [] : [errorFinding(damage)]),
@@ -140,6 +140,13 @@ const digestFindings = ({ notChecked, mismatches, mismatchCount }: DigestCheck):
       ]
     : []),
 ];
+
+/** QEMU looks at no description, so the reader takes a stream with a damaged one; but it is not what was written. */
+const descriptionDamage = ({ file, snapshot }: MemoryFile): RamferryError | undefined =>
+  snapshot?.summary.descriptionDamage?.with({
+    file,
+    hint: 'RAM and device state are whole, and QEMU loads them; what the devices hold cannot be shown by name.',
+  });
 
 /** The reader takes a stream that ends inside its description, as QEMU does; but it was longer once. */
 const cutDescription = ({ file, startOffset, streamBytes, snapshot }: MemoryFile): RamferryError | undefined => {

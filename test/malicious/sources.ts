@@ -267,16 +267,18 @@ export const maliciousSources: readonly MaliciousSource[] = [
     end(),
     bytes((out) => out.u8(0).u8(6).be32(0xffff_ffff)),
   ),
-  refused(
-    'description that nests 100,000 deep',
-    'DESCRIPTION_SHAPE',
-    header(),
-    start(),
-    end(),
-    write.streamEnd(
-      `{"devices": [{"name": "x", "instance_id": 0, "subsections": ${'['.repeat(1e5)}${']'.repeat(1e5)}}]}`,
-    ),
-  ),
+  {
+    name: 'description that nests 100,000 deep',
+    outcome: { loads: true },
+    chunks: () => [
+      header(),
+      start(),
+      end(),
+      write.streamEnd(
+        `{"devices": [{"name": "x", "instance_id": 0, "subsections": ${'['.repeat(1e5)}${']'.repeat(1e5)}}]}`,
+      ),
+    ],
+  },
 
   // Names.
   ...['pc\0ram', '', 'pc\nram', 'pc.ram\u00ff'].map((name) =>
@@ -421,12 +423,9 @@ export const maliciousSources: readonly MaliciousSource[] = [
     ...deviceBegun(),
     write.streamEnd('{"devices": [{"name": "cpu", "instance_id": 0, "fields": [{"size": 3}]}]}'),
   ),
-  refused(
-    'description that is not JSON',
-    'DESCRIPTION_NOT_JSON',
-    header(),
-    start(),
-    end(),
-    write.streamEnd('{"devices": [}'),
-  ),
+  {
+    name: 'description that is not JSON',
+    outcome: { loads: true },
+    chunks: () => [header(), start(), end(), write.streamEnd('{"devices": [}')],
+  },
 ];

@@ -104,8 +104,8 @@ export const noDescription = (): RamferryError =>
   new RamferryError(
     'failed',
     'NO_DESCRIPTION',
-    'The file has no VM description: what its device sections consist of is not known.',
-    { hint: 'QEMU leaves it out in postcopy, and for machines with suppress-vmdesc=on.' },
+    'The file has no VM description that can be read: what its device sections consist of is not known.',
+    { hint: 'QEMU leaves it out in postcopy, and for machines with suppress-vmdesc=on; verify says if it is damaged.' },
   );
 
 /**

@@ -228,11 +228,18 @@ const findByte = (
   return undefined;
 };
 
-/** A description, complete or cut: it never ends before the stream does. */
-const isDescription = (bytes: Uint8Array, at: number): boolean =>
-  bytes[at] === ElementType.VMDESCRIPTION &&
-  (at + 5 > bytes.length || at + 5 + be32(bytes, at + 1) >= bytes.length) &&
-  (at + 5 >= bytes.length || bytes[at + 5] === 0x7b);
+/** A description, complete or cut: it never ends before the stream does. One that ends just there may hold anything. */
+const isDescription = (bytes: Uint8Array, at: number): boolean => {
+  if (bytes[at] !== ElementType.VMDESCRIPTION) {
+    return false;
+  }
+  const text = at + 5;
+  if (text >= bytes.length) {
+    return true;
+  }
+  const end = text + be32(bytes, at + 1);
+  return end === bytes.length || (end > bytes.length && bytes[text] === 0x7b);
+};
 
 /** Ids, versions and most instances are small in every QEMU; in random bytes they are not. */
 const PLAUSIBLE_NUMBER = 0x1_0000;

@@ -8,6 +8,7 @@
 // Work is linear in the bytes, whatever they are: the text holds no control character, so of all places that look like
 // the start of a description at most one is alive at a time.
 
+import { RamferryError } from '../../memory/errors.js';
 import { ByteWriter } from '../byte-writer.js';
 import { be32, isPrintable, latin1 } from '../bytes.js';
 import { invalid } from '../invalid.js';
@@ -35,13 +36,26 @@ export type DescriptionState =
   /** Nothing: the machine suppresses it, or the stream is cut right there. */
   | 'absent'
   /** The stream ends inside it. */
-  | 'cut';
+  | 'cut'
+  /** It is not what QEMU writes. QEMU's loader would not know: it looks at none. */
+  | 'damaged';
 
 export interface CollectedTail extends SectionWalk {
   readonly sections: Uint8Array;
+  /** The text; empty if there is none that can be read. */
   readonly description: string;
   readonly descriptionState: DescriptionState;
+  /** What is wrong with a damaged one. */
+  readonly descriptionDamage: RamferryError | undefined;
   readonly described: VmDescription | undefined;
+}
+
+/** The text behind EOF, as far as it is there and can be read. */
+interface ReadDescription {
+  readonly text: string;
+  readonly state: DescriptionState;
+  readonly described?: VmDescription;
+  readonly damage?: RamferryError;
 }
 
 export class DeviceTailCollector {
@@ -94,11 +108,11 @@ export class DeviceTailCollector {
     const bytes = this.#collected.view;
     if (this.complete) {
       const start = Math.max(this.#candidate, 0);
-      return this.#cut(bytes, start, bytes.length > start + 1 ? this.#text(bytes, start) : undefined);
+      return this.#cut(bytes, start);
     }
     // The peer ended without a description that could be recognised: look for EOF by the footers alone.
     const walk = walkSections(bytes, this.#offset, { hasFooters: this.#hasFooters });
-    return this.#cut(bytes, walk.end, bytes.length > walk.end + 1 ? this.#text(bytes, walk.end) : undefined, walk);
+    return this.#cut(bytes, walk.end, walk);
   }
 
   /** Index behind the last byte of the stream, -1 while unknown. */
@@ -171,28 +185,36 @@ export class DeviceTailCollector {
     return bytes.length < DESCRIPTION_HEAD_BYTES + length ? -1 : DESCRIPTION_HEAD_BYTES + length;
   }
 
-  /** The text of the description behind EOF at `eof`; undefined if the bytes end inside it. */
-  #text(bytes: Uint8Array, eof: number): string | undefined {
+  /** The description behind EOF at `eof`. A damaged one costs what it says, not the guest that is in front of it. */
+  #description(bytes: Uint8Array, eof: number): ReadDescription {
     const start = eof + DESCRIPTION_HEAD_BYTES;
+    if (bytes.length === eof + 1) {
+      return { text: '', state: 'absent' };
+    }
     if (start > bytes.length || start + be32(bytes, eof + 2) > bytes.length) {
-      return undefined;
+      return { text: '', state: 'cut' };
     }
     const end = start + be32(bytes, eof + 2);
-    if (!isPrintable(bytes, start, end)) {
-      throw invalid(
-        'DESCRIPTION_NOT_JSON',
-        'The VM description holds characters that JSON text does not',
-        this.#offset + start,
-      );
+    if (end === start) {
+      return { text: '', state: 'empty' };
     }
-    return latin1(bytes, start, end);
+    try {
+      if (!isPrintable(bytes, start, end)) {
+        const statement = 'The VM description holds characters that JSON text does not';
+        throw invalid('DESCRIPTION_NOT_JSON', statement, this.#offset + start);
+      }
+      const text = latin1(bytes, start, end);
+      return { text, state: 'present', described: parseDescription(text, this.#offset + start) };
+    } catch (error) {
+      if (error instanceof RamferryError) {
+        return { text: '', state: 'damaged', damage: error };
+      }
+      throw error;
+    }
   }
 
-  #cut(bytes: Uint8Array, eof: number, text: string | undefined, walked?: SectionWalk): CollectedTail {
-    const described =
-      text === undefined || text === ''
-        ? undefined
-        : parseDescription(text, this.#offset + eof + DESCRIPTION_HEAD_BYTES);
+  #cut(bytes: Uint8Array, eof: number, walked?: SectionWalk): CollectedTail {
+    const { text, state, described, damage } = this.#description(bytes, eof);
     const walk =
       described === undefined && walked !== undefined
         ? walked
@@ -201,12 +223,12 @@ export class DeviceTailCollector {
             knownEnd: eof,
             hasFooters: this.#hasFooters,
           });
-    const behindEof = bytes.length > eof + 1 ? 'cut' : 'absent';
     return {
       ...walk,
       sections: bytes.slice(0, eof),
-      description: text ?? '',
-      descriptionState: text === undefined ? behindEof : text === '' ? 'empty' : 'present',
+      description: text,
+      descriptionState: state,
+      descriptionDamage: damage,
       described,
     };
   }

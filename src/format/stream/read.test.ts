@@ -277,6 +277,10 @@ describe('streams without a usable description', () => {
     ['empty', withEnd(streamEnd('')), true],
     ['cut', withEnd(streamEnd(tail.description)).subarray(0, -7), false],
     ['cut', withEnd(Uint8Array.of(0, 6, 0)), false],
+    ['damaged', withEnd(streamEnd(tail.description.replace('fields', 'fi"lds'))), true],
+    ['damaged', withEnd(streamEnd(tail.description.replace('"instance_id": 1', '"instance_id": x'))), true],
+    ['damaged', withEnd(streamEnd(tail.description.replace('timer', 'ti\x07er'))), true],
+    ['damaged', withEnd(streamEnd('no description at all')), true],
   ] as const) {
     test(`${how}: the sections are cut by their footers, with a warning`, () => {
       const { summary } = load(bytes, 77);
@@ -285,6 +289,9 @@ describe('streams without a usable description', () => {
         devices.map((device) => [device.name, device.body.length]),
       );
       assert.equal(summary?.complete, complete);
+      const { descriptionDamage } = summary!;
+      assert.equal(descriptionDamage?.code.startsWith('DESCRIPTION_'), how === 'damaged' ? true : undefined);
+      assert.ok(descriptionDamage === undefined || descriptionDamage.offset! > summary!.devices.at(-1)!.offset);
       assert.match(summary?.warnings[0] ?? '', new RegExp(`description is ${how}`));
       assert.deepEqual(summary?.tail.sections, tail.sections);
     });

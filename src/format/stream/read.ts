@@ -639,6 +639,7 @@ export class StreamReader {
       iterable: this.#iterable.started,
       backgroundSnapshot: this.#ram !== 'ended',
       complete: tail.descriptionState !== 'cut',
+      ...(tail.descriptionDamage !== undefined && { descriptionDamage: tail.descriptionDamage }),
       warnings: [...this.#configuration.warnings, ...this.#iterable.warnings, ...this.#warnings(tail, devices)],
       isPageSizeAssumed: this.#pageSize.isAssumed && describedPageSize === undefined,
     });

@@ -1,5 +1,6 @@
 // What a consumer of a stream implements, and what it is told (read.ts calls it).
 
+import type { RamferryError } from '../../memory/errors.js';
 import type { PageIndex } from '../../memory/units.js';
 import type { MappedRamLayout } from '../mapped-ram/layout.js';
 import type { StreamConfiguration } from './configuration.js';
@@ -51,6 +52,8 @@ export interface StreamSummary {
   readonly backgroundSnapshot: boolean;
   /** False if the VM description that ends the stream is cut. All state is there nevertheless. */
   readonly complete: boolean;
+  /** Set if the VM description is damaged: what is wrong with it. All state is there nevertheless. */
+  readonly descriptionDamage?: RamferryError;
   /** Sentences. */
   readonly warnings: readonly string[];
   /** Nothing in the stream gives its page size: it is what the caller said, or 4096. */
