@@ -2,14 +2,18 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { ByteWriter } from '../src/format/byte-writer.js';
 import { openSnapshot } from '../src/format/open-snapshot.js';
 import { physicalMap } from '../src/format/physical-map.js';
 import type { Snapshot } from '../src/format/snapshot.js';
+import { ElementType } from '../src/format/stream/constants.js';
+import { sectionHeader } from '../src/format/stream/write.js';
 import { x86Registers } from '../src/format/x86/registers.js';
 import { RamferryError } from '../src/memory/errors.js';
 import { startCpuTimer } from './cpu-time.js';
 import { type DescribedTestDevice, describedStream } from './described-stream.js';
 import { acpiTables, clockDevice, pcStream, type TestAffinity } from './pc-memory.js';
+import { StreamBuilder } from './streams.js';
 import { cpuDevices } from './x86-cpu.js';
 
 const MIB = 2 ** 20;
@@ -39,6 +43,18 @@ const within = (ms: number, bytes: number, call: () => unknown): string | undefi
   assert.ok(kept !== null);
   return code;
 };
+
+test('a section without a length that is full of its own footers', () => {
+  const body = Buffer.alloc(4 * MIB, Uint8Array.of(0x7e, 0, 0, 0, 5));
+  const bytes = new StreamBuilder()
+    .header()
+    .ramStart([{ name: 'ram', usedLength: 4096 }])
+    .raw(sectionHeader(new ByteWriter(), ElementType.SECTION_START, 5, 'x/vfio', 0, 1).bytes(body).copy()).bytes;
+  assert.equal(
+    within(3000, 100 * MIB, () => open(bytes)),
+    'STREAM_INCOMPLETE',
+  );
+});
 
 test('ACPI tables that list a hundred thousand ranges of memory, each of another size', () => {
   let end = 2 ** 32;
