@@ -60,6 +60,13 @@ export const verbs: readonly VerbEntry[] = [
     load: async () => (await import('./pages.js')).pages,
   },
   {
+    name: 'kernel',
+    operands: '<file>',
+    summary: 'says which Linux kernel a saved guest runs, and shows its log',
+    example: 'kernel guest.mig --log',
+    load: async () => (await import('./kernel.js')).kernel,
+  },
+  {
     name: 'receive',
     operands: '<uri> <out>',
     summary: 'is the destination of a live migration and saves the guest',
