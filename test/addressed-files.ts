@@ -77,46 +77,71 @@ export const readLime = (file: string): ReadAddress => {
   return inRuns(file, runs);
 };
 
+/** A kdump-compressed dump. */
+export interface Kdump {
+  /** Page frames that are in it, ascending. */
+  readonly frames: readonly number[];
+  readonly machine: string;
+  readonly processors: number;
+  /** One more than the highest page frame number. */
+  readonly frameEnd: number;
+  readonly notes: Buffer;
+  readonly vmcoreinfo: Buffer;
+  readonly physBase: bigint;
+  page(frame: number): Buffer | undefined;
+}
+
 /** A dump of version 6 with pages that are plain or packed by zlib. */
-export const readKdump = (file: string): ReadAddress => {
+export const openKdump = (file: string): Kdump => {
   const header = readFile(file, 0, 464);
   assert.equal(header.toString('latin1', 0, 8), 'KDUMP   ');
   const u32 = (at: number): number => header.readUInt32LE(at);
-  const machine = header.toString('latin1', 12 + 4 * 65, 12 + 5 * 65).replace(/\0.*$/s, '');
-  assert.deepEqual([u32(8), machine, u32(424), u32(428)], [6, 'x86_64', 1, 4096]);
-  assert.ok(u32(460) >= 1, 'crash wants a processor');
-  const subBlocks = u32(432);
-  const bitmapBlocks = u32(436) / 2;
-  const frameEnd = u64(readFile(file, 4096, 104), 96);
+  assert.deepEqual([u32(8), u32(424), u32(428)], [6, 1, 4096]);
+  const subHeader = readFile(file, 4096, 104);
+  const frameEnd = u64(subHeader, 96);
+  const bitmapBytes = (u32(436) / 2) * 4096;
+  assert.ok(bitmapBytes * 8 >= frameEnd);
   assert.equal(u32(440), Math.min(frameEnd, 0xffff_ffff));
-  assert.ok(bitmapBlocks * 4096 * 8 >= frameEnd);
-  const bitmap2 = (1 + subBlocks + bitmapBlocks) * 4096;
-  const descriptors = bitmap2 + bitmapBlocks * 4096;
-  const isSet = (frame: number): boolean =>
-    (readFile(file, bitmap2 + Math.floor(frame / 8), 1)[0]! & (1 << (frame % 8))) > 0;
-  /** Pages in the file before a frame. */
-  const pagesBefore = (frame: number): number => {
-    const whole = Math.floor(frame / 8);
-    let count = 0;
-    for (const byte of readFile(file, bitmap2, whole)) {
-      count += byte === 0 ? 0 : byte === 0xff ? 8 : byte.toString(2).replaceAll('0', '').length;
+  const bitmaps = (1 + u32(432)) * 4096;
+  const bitmap = readFile(file, bitmaps + bitmapBytes, bitmapBytes);
+  assert.ok(bitmap.equals(readFile(file, bitmaps, bitmapBytes)), 'the bitmaps differ');
+  const frames: number[] = [];
+  for (let byte = 0; byte < bitmap.length; byte += 1) {
+    for (let bit = 0; bit < 8 && bitmap[byte] !== 0; bit += 1) {
+      if ((bitmap[byte]! & (1 << bit)) !== 0) {
+        frames.push(byte * 8 + bit);
+      }
     }
-    for (let bit = whole * 8; bit < frame; bit += 1) {
-      count += isSet(bit) ? 1 : 0;
-    }
-    return count;
+  }
+  const indexes = new Map(frames.map((frame, index) => [frame, index]));
+  const part = (at: number): Buffer => readFile(file, u64(subHeader, at), u64(subHeader, at + 8));
+  return {
+    frames,
+    machine: header.toString('latin1', 12 + 4 * 65, 12 + 5 * 65).replace(/\0.*$/s, ''),
+    processors: u32(460),
+    frameEnd,
+    notes: part(48),
+    vmcoreinfo: part(32),
+    physBase: subHeader.readBigInt64LE(0),
+    page(frame) {
+      const index = indexes.get(frame);
+      if (index === undefined) {
+        return undefined;
+      }
+      const descriptor = readFile(file, bitmaps + 2 * bitmapBytes + 24 * index, 24);
+      const [bytes, flags] = [descriptor.readUInt32LE(8), descriptor.readUInt32LE(12)];
+      const content = readFile(file, u64(descriptor, 0), bytes);
+      const plain = flags === 1 ? inflateSync(content) : content;
+      assert.equal(plain.length, 4096);
+      return plain;
+    },
   };
-  const page = (frame: number): Buffer | undefined => {
-    if (frame >= frameEnd || !isSet(frame)) {
-      return undefined;
-    }
-    const descriptor = readFile(file, descriptors + 24 * pagesBefore(frame), 24);
-    const [bytes, flags] = [descriptor.readUInt32LE(8), descriptor.readUInt32LE(12)];
-    const content = readFile(file, u64(descriptor, 0), bytes);
-    const plain = flags === 1 ? inflateSync(content) : content;
-    assert.equal(plain.length, 4096);
-    return plain;
-  };
+};
+
+export const readKdump = (file: string): ReadAddress => {
+  const { machine, processors, page } = openKdump(file);
+  assert.equal(machine, 'x86_64', 'drgn wants it');
+  assert.ok(processors >= 1, 'crash wants a processor');
   return (address, length) => {
     const at = address % 4096;
     return page(Math.floor(address / 4096))?.subarray(at, at + length);
