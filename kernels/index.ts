@@ -4,9 +4,11 @@
 
 import { wasm as bitmapWasm } from './generated/bitmap.js';
 import { wasm as pagesWasm } from './generated/pages.js';
-import type { BitmapKernels, PageKernels } from './kernels.js';
+import { wasm as searchWasm } from './generated/search.js';
+import type { BitmapKernels, PageKernels, SearchKernels } from './kernels.js';
 import { bindBitmapTwin } from './twin/bitmap-twin.js';
 import { bindPageTwin } from './twin/pages-twin.js';
+import { bindSearchTwin } from './twin/search-twin.js';
 
 export * from './kernels.js';
 
@@ -29,6 +31,7 @@ const lazyModule = (base64: string): ((memory: WebAssembly.Memory) => WebAssembl
 
 const bitmapExports = lazyModule(bitmapWasm);
 const pageExports = lazyModule(pagesWasm);
+const searchExports = lazyModule(searchWasm);
 
 /** Bitmap kernels over a shared memory of at most 4 GiB. */
 export const bindBitmapKernels = (memory: WebAssembly.Memory): BitmapKernels =>
@@ -37,3 +40,7 @@ export const bindBitmapKernels = (memory: WebAssembly.Memory): BitmapKernels =>
 /** Page kernels over a shared memory of at most 4 GiB. */
 export const bindPageKernels = (memory: WebAssembly.Memory): PageKernels =>
   (pageExports(memory) as PageKernels | undefined) ?? bindPageTwin(memory);
+
+/** Search kernels over a shared memory of less than 2 GiB. */
+export const bindSearchKernels = (memory: WebAssembly.Memory): SearchKernels =>
+  (searchExports(memory) as SearchKernels | undefined) ?? bindSearchTwin(memory);

@@ -173,3 +173,23 @@ export interface PageKernels {
   /** memmove inside the segment. */
   copy(target: number, source: number, byteCount: number): void;
 }
+
+/** Loops that look for something, over a memory into which pages were read. */
+export interface SearchKernels {
+  /**
+   * First place in [from, end), `from` not above `end`, at which the needle lies; `end` if there is none. At `needle` are its
+   * `length` bytes, 1 or more, and behind them as many masks: a place matches if every byte of it, AND the mask, is the
+   * needle's. `first` and `second` are the positions of the two bytes, equal or not, that are looked for at first: rare ones.
+   * Up to `length` + 64 bytes behind `end` are read and have to be in the memory.
+   */
+  findMasked(from: number, end: number, needle: number, length: number, first: number, second: number): number;
+
+  /**
+   * Start of the first run of at least `least` bytes, 1 or more, in [from, end) whose entries in the table of 256 bytes are not
+   * zero; `end` if there is none. `from` counts as the start of what is looked at.
+   */
+  findRun(from: number, end: number, table: number, least: number): number;
+
+  /** Where the run that `from` is in ends: the first byte in [from, end) whose entry in the table is zero, or `end`. */
+  runEnd(from: number, end: number, table: number): number;
+}

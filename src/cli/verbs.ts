@@ -67,6 +67,13 @@ export const verbs: readonly VerbEntry[] = [
     load: async () => (await import('./kernel.js')).kernel,
   },
   {
+    name: 'search',
+    operands: '<file> <pattern>',
+    summary: 'finds bytes and text in the memory of a saved guest',
+    example: "search guest.mig 'Linux version'",
+    load: async () => (await import('./search.js')).search,
+  },
+  {
     name: 'receive',
     operands: '<uri> <out>',
     summary: 'is the destination of a live migration and saves the guest',

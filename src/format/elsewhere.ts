@@ -31,6 +31,14 @@ export const elsewhereBlocks = (
 export const elsewhereText = (name: string): string =>
   `The content of RAM block "${name}" is not in the file: it was shared memory, which x-ignore-shared leaves out.`;
 
+/** The error about a block that is left out. */
+export const elsewhereError = (name: string, file?: string): RamferryError =>
+  new RamferryError('failed', 'MEMORY_ELSEWHERE', elsewhereText(name), {
+    value: name,
+    hint: 'Save the guest without x-ignore-shared.',
+    ...(file !== undefined && { file }),
+  });
+
 /**
  * For whoever would take the memory of these blocks, by default all, for zero.
  * @throws RamferryError `failed`, `MEMORY_ELSEWHERE`, naming the first that is not in the file
@@ -42,12 +50,7 @@ export const refuseElsewhere = (
 ): void => {
   for (const block of blocks) {
     if (elsewhere.has(block)) {
-      const { name } = setup.blocks[block]!;
-      throw new RamferryError('failed', 'MEMORY_ELSEWHERE', elsewhereText(name), {
-        value: name,
-        hint: 'Save the guest without x-ignore-shared.',
-        ...(file !== undefined && { file }),
-      });
+      throw elsewhereError(setup.blocks[block]!.name, file);
     }
   }
 };
