@@ -200,6 +200,20 @@ test('a mapped-ram file, whose pages have no zero marks', async () => {
   assert.deepEqual([ram.presentPages, ram.absentPages, ram.distinctPages, ram.repeatedPages], [300, 700, 300, 0]);
 });
 
+test('a guest whose device state is damaged: its memory is all there, and a warning says so', async () => {
+  const whole = fs.readFileSync(file);
+  const cut = save('cut.mig', whole.subarray(0, whole.indexOf('timer') + 10));
+  const { status, stdout, stderr } = await runCommand('pages', '--json', cut);
+  assert.equal(status, 0);
+  const { ram, warnings } = JSON.parse(stdout) as Document & { readonly warnings: readonly string[] };
+  assert.deepEqual(ram, (await documentOf(file)).ram);
+  assert.match(warnings[0]!, /^The stream ends in .*at byte \d+\. The memory before it is whole/);
+  assert.match(stderr, /^warning: The stream ends in /);
+  // Not where pages may be missing.
+  const less = save('less.mig', whole.subarray(0, whole.indexOf('timer') - 5000));
+  assert.equal((await runCommand('pages', less)).status, 3);
+});
+
 test('pages of other sizes; a guest in which nothing is present', async () => {
   const small = guest(
     'small.mig',

@@ -36,7 +36,7 @@ export const pages: Verb<PagesOptions> = {
 
   async run({ operands, options, signal, progress }) {
     const [file] = operands as [string];
-    const opened = await readWholeMemoryFile(file, { signal, progress }, options);
+    const opened = await readWholeMemoryFile(file, { signal, progress }, { ...options, memoryOnly: true });
     try {
       const { snapshot } = opened;
       const columns = terminalColumns(process.stdout);
@@ -88,6 +88,7 @@ const pagesDocument = (file: string, snapshot: Snapshot, survey: Survey, options
   return {
     file,
     machine: snapshot.configuration.machine,
+    warnings: snapshot.summary.warnings,
     ram: {
       totalBytes,
       pageSize,

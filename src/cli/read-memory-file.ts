@@ -35,6 +35,12 @@ export interface FileOptions {
   readonly pageSize?: number | undefined;
 }
 
+/** What a verb needs of the files that it reads. */
+export interface FileNeeds extends FileOptions {
+  /** The verb is about memory alone: a file whose device state is damaged is good enough, and a warning says so. */
+  readonly memoryOnly?: boolean;
+}
+
 /** For verbs that read memory files: `command.addOption(pageSizeOption())`, with `FileOptions` among the verb's own. */
 export const pageSizeOption = (): Option =>
   new Option('--page-size <bytes>', 'page size of a stream that does not tell: alpha and sparc64 have 8K').argParser(
@@ -104,7 +110,7 @@ export const readMemoryFile = async (
 const indexMemoryFile = async (
   container: OpenedContainer,
   surroundings: Surroundings,
-  { pageSize }: FileOptions,
+  { pageSize, memoryOnly }: FileNeeds,
 ): Promise<MemoryFile> => {
   const { file, fileBytes, libvirt, diskSnapshot, wrappings, readAt, sizeBytes, startOffset, isDevice, close } =
     container;
@@ -126,7 +132,12 @@ const indexMemoryFile = async (
       if (!(error instanceof RamferryError && error.kind === 'invalid') || indexer.soFar.configuration === undefined) {
         throw damage ?? error;
       }
-      damage ??= error;
+      snapshot = memoryOnly === true && damage === undefined ? indexer.memoryDespite(error) : undefined;
+      if (snapshot === undefined) {
+        damage ??= error;
+      } else {
+        surroundings.progress.note(`warning: ${snapshot.summary.warnings[0]!}`);
+      }
     }
     const readBytes = indexer.position - startOffset;
     const { soFar } = indexer;
@@ -166,14 +177,14 @@ export type WholeMemoryFile = MemoryFile & { readonly snapshot: Snapshot };
 export const readWholeMemoryFile = async (
   operand: string,
   surroundings: Surroundings,
-  options: FileOptions = {},
+  options: FileNeeds = {},
 ): Promise<WholeMemoryFile> => indexWholeMemoryFile(await openMemoryFile(operand, surroundings), surroundings, options);
 
 /** The same for one that is open; closes it if it is damaged. */
 export const indexWholeMemoryFile = async (
   container: OpenedContainer,
   surroundings: Surroundings,
-  options: FileOptions = {},
+  options: FileNeeds = {},
 ): Promise<WholeMemoryFile> => {
   const opened = await indexMemoryFile(container, surroundings, options);
   const { snapshot, damage } = opened;

@@ -5,13 +5,14 @@
 //
 // No I/O here: the caller lends a `ReadAt`.
 
+import type { RamferryError } from '../memory/errors.js';
 import type { PageIndex } from '../memory/units.js';
 import { elsewhereBlocks, elsewhereText } from './elsewhere.js';
 import { invalid, withFile } from './invalid.js';
 import { MappedRamBlockIndex, MappedRamSnapshot } from './mapped-ram/snapshot.js';
 import type { PageCounts, ReadAt, Snapshot } from './snapshot.js';
 import type { StreamConfiguration } from './stream/configuration.js';
-import { Capability } from './stream/constants.js';
+import { Capability, ElementType } from './stream/constants.js';
 import { DeltaList, IndexBudget, RecordIndex } from './stream/record-index.js';
 import { StreamSnapshot } from './stream/snapshot.js';
 import { StreamFileReader } from './stream/stream-file-reader.js';
@@ -85,6 +86,14 @@ export class SnapshotIndexer {
     return this.#reader.advance(this.#handler.isMapped ? MAPPED_READ_BYTES : undefined);
   }
 
+  /**
+   * After an `advance` or `finish` that threw: the guest's memory alone, if all of it comes before the damage; without devices, and
+   * with the damage among its warnings. Undefined if pages may be missing.
+   */
+  memoryDespite(damage: RamferryError): Snapshot | undefined {
+    return this.#handler.memoryDespite(damage, this.#reader.position);
+  }
+
   /** Called once `advance` returns 0. Throws if the stream is incomplete. */
   finish(): Snapshot {
     this.#reader.finish();
@@ -111,6 +120,7 @@ class IndexHandler implements StreamHandler {
   #summary: StreamSummary | undefined;
   #ramSections = 0;
   #pageRecords = 0;
+  #ramHasEnded = false;
 
   constructor(readAt: ReadAt, indexLimitBytes: number) {
     this.#readAt = readAt;
@@ -173,8 +183,9 @@ class IndexHandler implements StreamHandler {
     this.#pageRecords += 1;
   }
 
-  ramSectionEnd(): void {
+  ramSectionEnd(type: number): void {
     this.#ramSections += 1;
+    this.#ramHasEnded ||= type === ElementType.SECTION_END;
   }
 
   end(summary: StreamSummary): void {
@@ -193,16 +204,35 @@ class IndexHandler implements StreamHandler {
     }
   }
 
+  /** @param position up to which the stream was read */
+  memoryDespite(damage: RamferryError, position: number): Snapshot | undefined {
+    if (!this.#ramHasEnded || this.#summary !== undefined) {
+      return undefined;
+    }
+    return this.#opened({
+      bytes: position,
+      tail: { early: new Uint8Array(), sections: new Uint8Array(), description: '' },
+      devices: [],
+      backgroundSnapshot: false,
+      complete: false,
+      isPageSizeAssumed: true,
+      warnings: [`${damage.message} The memory before it is whole; no device state is read.`],
+    });
+  }
+
   /** @param end file position behind the stream */
   snapshot(end: number, sizeBytes: number, isPadded: boolean): Snapshot {
-    const warnings = [...this.#summary!.warnings];
-    if (end < sizeBytes && !isPadded) {
-      warnings.push(`${sizeBytes - end} bytes follow the stream, from byte ${end} on.`);
-    }
+    const summary = this.#summary!;
+    const isFollowed = end < sizeBytes && !isPadded;
+    const behind = isFollowed ? [`${sizeBytes - end} bytes follow the stream, from byte ${end} on.`] : [];
+    return this.#opened({ ...summary, warnings: [...summary.warnings, ...behind] });
+  }
+
+  #opened(read: StreamSummary): Snapshot {
     const setup = this.#setup!;
     const elsewhere = elsewhereBlocks(this.#configuration!, setup, this.soFar.counts);
-    warnings.push(...[...elsewhere].map((block) => elsewhereText(setup.blocks[block].name)));
-    const summary = { ...this.#summary!, warnings };
+    const leftOut = Array.from(elsewhere, (block) => elsewhereText(setup.blocks[block].name));
+    const summary = { ...read, warnings: [...read.warnings, ...leftOut] };
     if (summary.isPageSizeAssumed) {
       this.#checkPageSize();
     }

@@ -157,6 +157,17 @@ test('raw: a file for each RAM block, or the one that is named', async () => {
   assert.ok(fs.readFileSync(at('vram')).equals(memory.get('0000:00:02.0/vga.vram')!));
 });
 
+test('raw of a guest whose device state is cut, behind all of its memory; nothing else is made of it', async () => {
+  const cut = save('cut-devices.mig', bytes.subarray(0, bytes.length - 2000 - tail.description.length));
+  const { status, stderr } = await runCommand('convert', cut, at('cut.ram'), '--to', 'raw', '--block', 'pc.ram');
+  assert.equal(status, 0);
+  assert.match(stderr, /^warning: The stream ends in.* The memory before it is whole; no device state is read\.$/m);
+  assert.ok(fs.readFileSync(at('cut.ram')).equals(memory.get('pc.ram')!));
+  for (const format of ['mapped-ram', 'elf', 'lime']) {
+    assert.equal((await runCommand('convert', cut, at('cut.out'), '--to', format)).status, 3, format);
+  }
+});
+
 test('file names of blocks: different for different blocks, and never a path', () => {
   const names = ['/a', '%2Fa', '..', '.', 'a/b', 'a%2Fb', 'a\0', 'a', '\xff', 'a b', 'a_b'].map(rawFileName);
   assert.equal(new Set(names).size, names.length);
@@ -308,7 +319,7 @@ for (const to of ['stream', 'mapped-ram', 'raw', 'elf', 'kdump', 'lime']) {
   test(`--to ${to}: a damaged input, a full disk, a cancellation leave nothing`, async () => {
     const here = fs.mkdtempSync(path.join(folder, 'x'));
     const out = path.join(here, 'out');
-    const damaged = await convert(save('damaged.mig', bytes.subarray(0, bytes.length - 2000)), out, '--to', to);
+    const damaged = await convert(save('damaged.mig', bytes.subarray(0, 20_000)), out, '--to', to);
     assert.equal(damaged.result.status, 3);
     assert.equal(errorOf(damaged.document).file, at('damaged.mig'));
     if (to === 'stream') {

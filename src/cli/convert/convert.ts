@@ -161,7 +161,10 @@ export const convert: Verb<ConvertOptions> = {
         container.close();
       }
     } else {
-      const { snapshot, libvirt, close } = await indexWholeMemoryFile(container, surroundings, options);
+      const { snapshot, libvirt, close } = await indexWholeMemoryFile(container, surroundings, {
+        ...options,
+        memoryOnly: to === 'raw' && !byAddress,
+      });
       try {
         const conversion = { snapshot, libvirt, file, out, block, places, byAddress, digests: digest, surroundings };
         const written = await (to === 'libvirt' ? writeImage(conversion, like ?? file) : write(to, conversion));
