@@ -19,9 +19,11 @@ export type { QemuRelease };
 export interface GuestOptions {
   /** The lab's own unless said otherwise. */
   readonly release?: QemuRelease;
+  /** Path of another QEMU of that release, for a machine of another architecture. */
+  readonly program?: string;
   /** Machine type; `pc` is the release's newest i440fx. */
   readonly machine?: string;
-  /** Guest memory in MiB. */
+  /** Guest memory in MiB, 0 for a machine that has what it has. */
   readonly memory?: number;
   /** `wl=` of test/guest-kit: `idle`, `churn:MB:MBPS`, … Without one there is no Linux: the machine stays as `-S` leaves it. */
   readonly workload?: string;
@@ -354,8 +356,9 @@ export class Lab {
     const backend = `memory-backend-file,id=pc.ram,size=${memory}M,mem-path=${ramFile},share=on`;
     const kernelArguments = `console=ttyS0 quiet panic=-1 tsc=unstable wl=${workload} hb=${heartbeatMs} ${options.kernelArguments ?? ''}`;
     return [
-      (await this.qemu(options.release)).program,
-      ...['-accel', 'tcg', '-nodefaults', '-no-user-config', '-display', 'none', '-m', `${memory}M`],
+      options.program ?? (await this.qemu(options.release)).program,
+      ...['-accel', 'tcg', '-nodefaults', '-no-user-config', '-display', 'none'],
+      ...(memory === 0 ? [] : ['-m', `${memory}M`]),
       ...['-machine', ramFile === undefined ? machine : `${machine},memory-backend=pc.ram`],
       ...(ramFile === undefined ? [] : ['-object', backend]),
       ...(workload === ''

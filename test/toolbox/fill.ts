@@ -9,7 +9,9 @@ if (unknown !== undefined) {
   process.stderr.write(`The toolbox has no part "${unknown}"; its parts are ${names.join(', ')}.\n`);
   process.exit(2);
 }
-const wanted = names.filter((name) => words.length === 0 || words.includes(name));
+const wanted = parts
+  .filter(({ name, need }) => (words.length === 0 ? need !== 'on request' : words.includes(name)))
+  .map(({ name }) => name);
 const missing = fillToolbox(wanted);
 for (const name of wanted) {
   const why = missing.get(name);

@@ -1,4 +1,4 @@
-// Fills the toolbox: `node dist/test/toolbox/install.js RUN [PART…]`, as root on Debian. Every part is made in a new folder, and its
+// Fills the toolbox: `node dist/test/toolbox/install.js RUN PART…`, as root on Debian. Every part is made in a new folder, and its
 // name is a link that is put into place when it is complete: what is there is whole, and programs that run from an older
 // folder keep theirs. toolbox.ts runs this under a lock.
 //
@@ -6,10 +6,10 @@
 //   .toolbox/qemu-7.2/   the same of Debian bookworm
 //   .toolbox/qemu-11.1/  the same of trixie's backports; another name when Debian has moved on
 //   .toolbox/qemu-img/   qemu-img (a wrapper), root/
+//   .toolbox/qemu-10-others/   qemu-system-aarch64 and the like (wrappers), root/: only on request
 //   .toolbox/guest/      vmlinuz, initramfs.gz: the self-checking guest (test/guest-kit)
 
 import {
-  chmodSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -27,24 +27,31 @@ import { dirname, join } from 'node:path';
 import { PrivateApt, run, unpack } from './apt.js';
 import { guestKitFolder, type PartName, parts, toolboxFolder } from './toolbox.js';
 
-/** A program out of Debian's packages. */
-interface PackagedProgram {
-  readonly program: string;
-  readonly package: string;
-  /** What it needs of the unpacked packages besides its libraries; documentation, translations, other programs go. */
+/** Programs out of Debian's packages. */
+interface PackagedPrograms {
+  /** What they are called in usr/bin. */
+  readonly programs: RegExp;
+  readonly packages: readonly string[];
+  /** What they need of the unpacked packages besides their libraries; documentation, translations, other programs go. */
   readonly kept: readonly string[];
-  /** More of its command line, in front of the user's. */
+  /** More of their command lines, in front of the user's. */
   readonly options: string;
 }
 
-const SYSTEM: PackagedProgram = {
-  program: 'qemu-system-x86_64',
-  package: 'qemu-system-x86',
+const SYSTEM: PackagedPrograms = {
+  programs: /^qemu-system-x86_64$/,
+  packages: ['qemu-system-x86'],
   kept: ['usr/lib/ipxe', 'usr/share/qemu', 'usr/share/seabios'],
   options: ' -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" -L "$root/usr/lib/ipxe/qemu"',
 };
 
-const QEMU_IMG: PackagedProgram = { program: 'qemu-img', package: 'qemu-utils', kept: [], options: '' };
+const OTHER_SYSTEMS: PackagedPrograms = {
+  ...SYSTEM,
+  programs: /^qemu-system-/,
+  packages: ['arm', 'mips', 'misc', 'ppc', 'riscv', 's390x', 'sparc'].map((name) => `qemu-system-${name}`),
+};
+
+const QEMU_IMG: PackagedPrograms = { programs: /^qemu-img$/, packages: ['qemu-utils'], kept: [], options: '' };
 
 const LIBRARIES = ['lib/x86_64-linux-gnu', 'usr/lib/x86_64-linux-gnu'];
 
@@ -52,7 +59,7 @@ const LIBRARIES = ['lib/x86_64-linux-gnu', 'usr/lib/x86_64-linux-gnu'];
  * The libraries come from another release of Debian than the machine's, so the program is started through their own
  * dynamic linker; nothing is exported that a child of QEMU (an exec: migration) would inherit, but for the modules' folder.
  */
-const wrapper = (suite: string, linker: string, { program, options }: PackagedProgram): string => `#!/bin/sh
+const wrapper = (suite: string, linker: string, program: string, options: string): string => `#!/bin/sh
 # ${program} of Debian ${suite}, unpacked with its own libraries. The folder behind the name may be replaced at any time.
 root=$(cd -P "\${0%/*}" && pwd)/root
 export QEMU_MODULE_DIR="$root/usr/lib/x86_64-linux-gnu/qemu"
@@ -60,11 +67,12 @@ exec "$root/${linker}" --library-path "$root/lib/x86_64-linux-gnu:$root/usr/lib/
   "$root/usr/bin/${program}"${options} "$@"
 `;
 
-/** Unpacks a program with everything it needs into `folder`, and returns its version, such as `11.1`. */
-const installProgram = (apt: PrivateApt, suite: string, folder: string, packaged: PackagedProgram): string => {
+/** Unpacks programs with everything they need into `folder`, and returns the version of one, such as `11.1`. */
+const installPrograms = (apt: PrivateApt, suite: string, folder: string, packaged: PackagedPrograms): string => {
   const unpacked = join(folder, 'unpacked');
-  unpack(apt.downloadClosure(packaged.package), unpacked);
-  const kept = [`usr/bin/${packaged.program}`, ...LIBRARIES, ...packaged.kept];
+  unpack(apt.downloadClosure(...packaged.packages), unpacked);
+  const programs = readdirSync(join(unpacked, 'usr', 'bin')).filter((name) => packaged.programs.test(name));
+  const kept = [...programs.map((name) => `usr/bin/${name}`), ...LIBRARIES, ...packaged.kept];
   for (const path of kept.filter((name) => existsSync(join(unpacked, name)))) {
     const target = join(folder, 'root', path);
     mkdirSync(dirname(target), { recursive: true });
@@ -74,10 +82,10 @@ const installProgram = (apt: PrivateApt, suite: string, folder: string, packaged
   const linker = LIBRARIES.map((lib) => `${lib}/ld-linux-x86-64.so.2`).find((path) =>
     existsSync(join(folder, 'root', path)),
   );
-  const program = join(folder, packaged.program);
-  writeFileSync(program, wrapper(suite, linker!, packaged));
-  chmodSync(program, 0o755);
-  return /version (\d+\.\d+)/.exec(run(program, ['--version']))![1]!;
+  for (const name of programs) {
+    writeFileSync(join(folder, name), wrapper(suite, linker!, name, packaged.options), { mode: 0o755 });
+  }
+  return /version (\d+\.\d+)/.exec(run(join(folder, programs[0]!), ['--version']))![1]!;
 };
 
 /** A static C program and a cpio archive have to be made: the machine's own compiler, installed if it has none. */
@@ -146,14 +154,15 @@ const aptOf = (suite: string): PrivateApt => {
   return apt;
 };
 
-const installSystem = (suite: string, target: string): string => installProgram(aptOf(suite), suite, target, SYSTEM);
+const installSystem = (suite: string, target: string): string => installPrograms(aptOf(suite), suite, target, SYSTEM);
 
 /** How each part is made; returns the name of its folder where that is not the part's. */
 const install: Readonly<Record<PartName, (target: string) => string | undefined>> = {
   'qemu-10': (target) => void installSystem('trixie', target),
   'qemu-7.2': (target) => void installSystem('bookworm', target),
   'qemu-backports': (target) => `qemu-${installSystem('trixie-backports', target)}`,
-  'qemu-img': (target) => void installProgram(aptOf('trixie'), 'trixie', target, QEMU_IMG),
+  'qemu-img': (target) => void installPrograms(aptOf('trixie'), 'trixie', target, QEMU_IMG),
+  'qemu-10-others': (target) => void installPrograms(aptOf('trixie'), 'trixie', target, OTHER_SYSTEMS),
   // Bookworm's kernel, because its modules are not compressed and the guest's insmod cannot decompress.
   guest: (target) => void installGuest(aptOf('bookworm'), target),
 };
@@ -173,8 +182,7 @@ const putInPlace = (target: string, name: string): void => {
 };
 
 try {
-  const isWanted = (name: string): boolean => wanted.length === 0 || wanted.includes(name);
-  for (const part of parts.filter((candidate) => isWanted(candidate.name) && !candidate.isComplete())) {
+  for (const part of parts.filter(({ name }) => wanted.includes(name)).filter((candidate) => !candidate.isComplete())) {
     if (part.failure(testRun) !== undefined) {
       continue;
     }

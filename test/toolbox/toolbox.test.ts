@@ -39,15 +39,23 @@ test('a part is complete by its recipe, whatever version of QEMU it brought', ()
   );
 });
 
+test('no part is taken for another', () => {
+  assert.equal(new Set(parts.map(({ recipe }) => recipe)).size, parts.length);
+});
+
 test('a part of an older recipe is made anew', () => {
   put('qemu-11.1', `${backports.recipe}, as it was`);
   assert.equal(backports.isComplete(), false);
 });
 
-test('only the backport can be done without', () => {
+test('only the backport can be done without, and the other architectures have to be asked for', () => {
   assert.deepEqual(
-    parts.filter(({ isOptional }) => isOptional),
+    parts.filter(({ need }) => need === 'optional'),
     [backports],
+  );
+  assert.deepEqual(
+    parts.filter(({ need }) => need === 'on request').map(({ name }) => name),
+    ['qemu-10-others'],
   );
 });
 

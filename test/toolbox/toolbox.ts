@@ -16,7 +16,13 @@ const here = dirname(fileURLToPath(import.meta.url));
 export const guestKitFolder = join(here, '..', '..', '..', 'test', 'guest-kit');
 
 /** `qemu-backports` lies in a folder that is named after the version that came, such as `qemu-11.1`. */
-export type PartName = 'qemu-10' | 'qemu-7.2' | 'qemu-backports' | 'qemu-img' | 'guest';
+export type PartName = 'qemu-10' | 'qemu-7.2' | 'qemu-backports' | 'qemu-img' | 'guest' | 'qemu-10-others';
+
+/**
+ * Whether the suite can do without a part: without an `optional` one, the tests that need it are skipped. One that is
+ * `on request` is large, and only installed where it is named.
+ */
+export type PartNeed = 'required' | 'optional' | 'on request';
 
 /** A failure to install is believed for so long, and only by the test files of the run that met it. */
 const FAILURE_AGE_MS = 3_600_000;
@@ -25,13 +31,12 @@ const FAILURE_AGE_MS = 3_600_000;
 class ToolboxPart {
   readonly name: PartName;
   readonly recipe: string;
-  /** Whether the suite can do without it; the tests that need it are then skipped. */
-  readonly isOptional: boolean;
+  readonly need: PartNeed;
 
-  constructor(name: PartName, recipe: string, isOptional = false) {
+  constructor(name: PartName, recipe: string, need: PartNeed = 'required') {
     this.name = name;
     this.recipe = recipe;
-    this.isOptional = isOptional;
+    this.need = need;
   }
 
   isComplete(): boolean {
@@ -79,9 +84,11 @@ export const parts: readonly ToolboxPart[] = [
   new ToolboxPart('qemu-10', 'Debian trixie, 1'),
   new ToolboxPart('qemu-7.2', 'Debian bookworm, 1'),
   // Not every mirror has backports.
-  new ToolboxPart('qemu-backports', 'Debian trixie-backports, 1', true),
+  new ToolboxPart('qemu-backports', 'Debian trixie-backports, 1', 'optional'),
   new ToolboxPart('qemu-img', 'qemu-img of Debian trixie, 1'),
   new ToolboxPart('guest', `Debian bookworm, 1, ${guestKitDigest()}`),
+  // The machines of all other architectures: 120 MB to download, 500 MB unpacked.
+  new ToolboxPart('qemu-10-others', 'other architectures of Debian trixie, 1', 'on request'),
 ];
 
 export interface Toolbox {
@@ -105,7 +112,7 @@ const obstacle = (): string | undefined => {
 };
 
 /** Runs install.ts for those of the parts that are not there; returns why it did not even start or end. */
-const installParts = (folder: string, run: string, names: readonly PartName[] = []): string | undefined => {
+const installParts = (folder: string, run: string, names: readonly PartName[]): string | undefined => {
   mkdirSync(folder, { recursive: true });
   process.stderr.write(`toolbox: filling ${folder}, once (a minute)\n`);
   // flock(1) because the kernel drops its lock with its holder: no stale lock, whatever kills a test run.
@@ -122,15 +129,16 @@ export const openToolbox = (): Toolbox | { readonly missing: string } => {
   const folder = toolboxFolder();
   // The test files of one run are children of one runner.
   const run = String(process.ppid);
-  const incomplete = () => parts.filter((part) => !part.isComplete());
+  const incomplete = () => parts.filter((part) => part.need !== 'on request' && !part.isComplete());
   const reason = obstacle();
   let output: string | undefined;
   if (reason === undefined && incomplete().some((part) => part.failure(run) === undefined)) {
-    output = installParts(folder, run);
+    const names = incomplete().map(({ name }) => name);
+    output = installParts(folder, run, names);
   }
   const why = (part: ToolboxPart): string =>
     reason ?? part.failure(run) ?? output ?? 'its installation was interrupted';
-  const required = incomplete().find((part) => !part.isOptional);
+  const required = incomplete().find((part) => part.need === 'required');
   if (required !== undefined) {
     return {
       missing:
