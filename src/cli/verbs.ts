@@ -67,6 +67,13 @@ export const verbs: readonly VerbEntry[] = [
     load: async () => (await import('./kernel.js')).kernel,
   },
   {
+    name: 'read',
+    operands: '<file> <address...>',
+    summary: 'shows the bytes at addresses in a saved guest',
+    example: 'read guest.mig 0x100000',
+    load: async () => (await import('./read.js')).read,
+  },
+  {
     name: 'search',
     operands: '<file> <pattern>',
     summary: 'finds bytes and text in the memory of a saved guest',
