@@ -36,7 +36,7 @@ const checkFile = async (
   lab: Lab,
   machine: Machine,
   format: MachineFormat,
-  { file, block, content }: SavedMachine,
+  { file, machine: type, block, content }: SavedMachine,
 ): Promise<void> => {
   const raw = lab.path(`${format}.raw`);
   const [shown, { valid }] = await Promise.all([
@@ -44,7 +44,10 @@ const checkFile = async (
     answer<{ valid: boolean }>(lab, 0, 'verify', file),
     answer(lab, 0, 'convert', file, raw, '--to', 'raw', '--block', block),
   ]);
-  assert.deepEqual([shown.format, shown.complete, shown.targetPageSize], [format, true, machine.pageSize]);
+  assert.deepEqual(
+    [shown.machine, shown.format, shown.complete, shown.targetPageSize],
+    [type, format, true, machine.pageSize],
+  );
   assert.equal(shown.blocks.find(({ name }) => name === block)?.sha256, sha256(content));
   if (machine.warning === undefined) {
     assert.deepEqual(shown.warnings, []);

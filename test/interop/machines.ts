@@ -150,6 +150,8 @@ export const canSave = ({ release }: Machine, format: MachineFormat): boolean =>
 
 export interface SavedMachine {
   readonly file: string;
+  /** Machine type, as QEMU calls it, no alias; empty where the file does not say: up to 2.3. */
+  readonly machine: string;
   /** The RAM block that `content` is of; up to 2.3 a backend's block is called by its path. */
   readonly block: string;
   /** As the machine had it. */
@@ -206,8 +208,14 @@ export const saveMachine = async (
     // As its processor sees it, which on a microbit sees more than there is without it.
     await guest.qmp.execute('memsave', { val: memory.address, size: memory.bytes, filename: truth });
   }
+  const qomType = await guest.qmp.execute('qom-get', { path: '/machine', property: 'type' });
   await guest.qemu.quit();
   const isOld = machine.warning === OLD_WARNING;
   const backend = isOld ? '/objects/pc.ram' : 'pc.ram';
-  return { file, block: isChosen ? backend : memory.block, content: readFileSync(truth) };
+  return {
+    file,
+    machine: isOld ? '' : String(qomType).replace(/-machine$/, ''),
+    block: isChosen ? backend : memory.block,
+    content: readFileSync(truth),
+  };
 };
