@@ -117,6 +117,20 @@ test('other encodings, letters of either case, bytes, one block, some of many', 
   assert.match((await runCommand('search', pc, 'version', '--limit', '1')).stdout, /^… and 2 more/m);
 });
 
+test('regular expressions, across pages', async () => {
+  const matches = async (...args: readonly string[]): Promise<[number, string][]> =>
+    (await ask(pc, '-e', ...args)).document.matches.map(({ offset, hex }) => [
+      offset,
+      Buffer.from(hex, 'hex').toString(),
+    ]);
+  assert.deepEqual(await matches(String.raw`\w+ version [0-9](\.[0-9])?`), [
+    [0x10ffa, 'Linux version 6.1'],
+    [32 * MIB, 'Linux version 9'],
+    [0x1010, 'Linux version 7'],
+  ]);
+  assert.deepEqual(await matches('LINUX V[a-z]+', '-i', '--block', 'vga.vram'), [[0x1010, 'Linux version']]);
+});
+
 test('nothing found is an answer', async () => {
   const { status, stdout } = await runCommand('search', pc, 'no such text');
   assert.deepEqual([status, stdout], [0, 'Nothing found in 16.0 KiB of content.\n']);
@@ -161,6 +175,9 @@ test('wrong usage has a code', async () => {
   assert.deepEqual(await failure(pc, '--hex', 'xyz'), [2, 'INVALID_PATTERN']);
   assert.deepEqual(await failure(pc, '--hex', '00'), [2, 'PATTERN_MATCHES_ZEROS']);
   assert.deepEqual(await failure(pc, '--hex', '01', '-i'), [2, 'OPTION_CONFLICT']);
+  assert.deepEqual(await failure(pc, '--hex', '01', '--regex'), [2, 'OPTION_CONFLICT']);
+  assert.deepEqual(await failure(pc, '--regex', '(x'), [2, 'INVALID_REGEX']);
+  assert.deepEqual(await failure(pc, '--regex', 'x*'), [2, 'INVALID_REGEX']);
   assert.deepEqual(await failure(pc, 'x', '--block', 'dimm0'), [2, 'NO_SUCH_BLOCK']);
   assert.deepEqual(await failure(pc, 'x', '--at', 'pc.rom=0'), [2, 'BLOCK_PLACE']);
   assert.equal((await failure(path.join(folder, 'none'), 'x'))[0], 1);

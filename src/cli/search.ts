@@ -6,6 +6,7 @@ import { LiteralMatcher } from '../format/search/literal-matcher.js';
 import type { Matcher } from '../format/search/matcher.js';
 import { type Match, MemorySearch } from '../format/search/memory-search.js';
 import { hexNeedle, TEXT_ENCODINGS, type TextEncoding, textNeedles } from '../format/search/needle.js';
+import { RegexMatcher } from '../format/search/regex-matcher.js';
 import { SearchMemory } from '../format/search/search-memory.js';
 import { RamferryError } from '../memory/errors.js';
 import { parseInteger } from './arguments.js';
@@ -25,7 +26,8 @@ import type { Verb } from './verb.js';
 
 interface SearchOptions extends FileOptions, SearchedOptions {
   readonly hex?: true;
-  readonly ignoreCase?: true;
+  readonly regex?: true;
+  readonly ignoreCase?: boolean;
   readonly encoding?: readonly TextEncoding[];
   readonly limit: number;
 }
@@ -41,6 +43,7 @@ export const search: Verb<SearchOptions> = {
   configure: (command) =>
     command
       .option('--hex', 'PATTERN is bytes in hexadecimal digits; ? stands for any digit')
+      .option('-e, --regex', 'PATTERN is a regular expression over bytes; what it means is in docs/search.md')
       .option('-i, --ignore-case', 'letters of either case')
       .addOption(
         new Option('--encoding <name...>', 'encodings of the text; all of them by default').choices(TEXT_ENCODINGS),
@@ -62,6 +65,7 @@ export const search: Verb<SearchOptions> = {
     ["guest.mig 'Linux version'", 'text, in UTF-8, Latin-1 and UTF-16 of either byte order'],
     ['guest.mig password -i --encoding utf-16le', 'in one encoding, letters of either case'],
     ["guest.mig --hex '7f 45 4c 46 ?? 01'", 'bytes, one of which may be any'],
+    ["guest.mig -e '[0-9]{1,3}(\\.[0-9]{1,3}){3}'", 'what looks like an IPv4 address'],
     ['guest.mig root: --block pc.ram --limit 10 --json', 'the first ten in a RAM block, for a program'],
   ],
 
@@ -90,9 +94,10 @@ export const search: Verb<SearchOptions> = {
           matches: matches.map((match) => matchDocument(match, snapshot)),
           searchedBytes: presentBytes,
           notSearched,
+          ...(isCut(matcher) && { cut: true }),
           ...(noAddresses !== undefined && { noAddresses }),
         },
-        text: searchText(task.count, matches, snapshot, searched, terminalColors(process.stdout)),
+        text: searchText(task.count, matches, snapshot, searched, terminalColors(process.stdout)) + cutText(matcher),
         failure: searched.failure,
       };
     } catch (error) {
@@ -104,18 +109,31 @@ export const search: Verb<SearchOptions> = {
 };
 
 const matcherOf = (memory: SearchMemory, pattern: string, options: SearchOptions): Matcher => {
-  if (!options.hex) {
-    const encodings = options.encoding ?? TEXT_ENCODINGS;
-    return new LiteralMatcher(memory, textNeedles(pattern, { encodings, ignoreCase: options.ignoreCase === true }));
+  const { hex, regex, encoding, ignoreCase = false } = options;
+  const refused: readonly (readonly [boolean, string, string])[] = [
+    [hex === true && regex === true, '--hex', '--regex'],
+    [hex === true && ignoreCase, '--hex', '--ignore-case'],
+    [hex === true && encoding !== undefined, '--hex', '--encoding'],
+    [regex === true && encoding !== undefined, '--regex', '--encoding'],
+  ];
+  for (const [isRefused, one, other] of refused) {
+    if (isRefused) {
+      throw new RamferryError('usage', 'OPTION_CONFLICT', `${one} and ${other} cannot be meant together.`, {
+        hint: `leave out one of ${one} and ${other}`,
+      });
+    }
   }
-  const textOnly = options.ignoreCase ? '--ignore-case' : options.encoding ? '--encoding' : undefined;
-  if (textOnly !== undefined) {
-    throw new RamferryError('usage', 'OPTION_CONFLICT', `${textOnly} is for text, and --hex for bytes that are none.`, {
-      hint: `leave out one of --hex and ${textOnly}`,
-    });
+  if (regex) {
+    return new RegexMatcher(memory, pattern, ignoreCase);
   }
-  return new LiteralMatcher(memory, [hexNeedle(pattern)]);
+  const encodings = encoding ?? TEXT_ENCODINGS;
+  return new LiteralMatcher(memory, hex ? [hexNeedle(pattern)] : textNeedles(pattern, { encodings, ignoreCase }));
 };
+
+const isCut = (matcher: Matcher): boolean => matcher instanceof RegexMatcher && matcher.isCut;
+
+const cutText = (matcher: Matcher): string =>
+  isCut(matcher) ? 'Some matches may be longer than they are shown: to follow each of them would take too long.\n' : '';
 
 const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
 

@@ -1,7 +1,7 @@
 // Needles, each with one pass of the kernel over the window.
 
 import type { Matcher, VisitMatch } from './matcher.js';
-import type { Needle } from './needle.js';
+import { type Needle, rarestTwo } from './needle.js';
 import type { SearchMemory } from './search-memory.js';
 import type { Window } from './windows.js';
 
@@ -86,32 +86,4 @@ const twinOf = ({ values, encoding }: Needle, needles: readonly Needle[]): Place
     encoding === 'utf-16be' ? (['utf-16le', 1] as const) : encoding === 'utf-16le' ? (['utf-16be', -1] as const) : [];
   const needle = needles.find((each) => each.encoding === wanted && each.values.length === values.length);
   return wanted === undefined || needle === undefined ? undefined : { needle, distance };
-};
-
-/** How common a byte is in the memory of guests, roughly: zero, all ones, text, small numbers, x86 code, anything else. */
-const commonness = (byte: number): number => {
-  if (byte === 0) {
-    return 100;
-  }
-  if (byte === 0xff) {
-    return 60;
-  }
-  if (byte === 0x20 || (byte >= 0x61 && byte <= 0x7a)) {
-    return 20;
-  }
-  if ((byte >= 0x20 && byte < 0x7f) || byte < 0x10 || [0x48, 0x4c, 0x8b, 0x89, 0x80, 0x88, 0xe8].includes(byte)) {
-    return 8;
-  }
-  return 2;
-};
-
-/** Positions of the two bytes of a needle that are the rarest; the same one twice, where it has only one. */
-const rarestTwo = ({ values, masks }: Needle): { readonly first: number; readonly second: number } => {
-  // Every bit that does not matter doubles how often the byte is found.
-  const cost = (index: number): number => {
-    const free = 8 - masks[index]!.toString(2).replaceAll('0', '').length;
-    return commonness(values[index]!) * 2 ** free;
-  };
-  const order = [...values.keys()].sort((a, b) => cost(a) - cost(b));
-  return { first: order[0]!, second: order[1] ?? order[0]! };
 };

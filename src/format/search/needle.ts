@@ -181,3 +181,34 @@ const checked = (needle: Needle, text: string): Needle => {
   }
   return needle;
 };
+
+/** How common a byte is in the memory of guests, roughly: zero, all ones, text, small numbers, x86 code, anything else. */
+const commonness = (byte: number): number => {
+  if (byte === 0) {
+    return 100;
+  }
+  if (byte === 0xff) {
+    return 60;
+  }
+  if (byte === 0x20 || (byte >= 0x61 && byte <= 0x7a)) {
+    return 20;
+  }
+  if ((byte >= 0x20 && byte < 0x7f) || byte < 0x10 || [0x48, 0x4c, 0x8b, 0x89, 0x80, 0x88, 0xe8].includes(byte)) {
+    return 8;
+  }
+  return 2;
+};
+
+/** Positions of the two bytes of a needle that are the rarest; the same one twice, where it has only one. */
+export const rarestTwo = ({
+  values,
+  masks,
+}: Pick<Needle, 'values' | 'masks'>): { readonly first: number; readonly second: number } => {
+  // Every bit that does not matter doubles how often the byte is found.
+  const cost = (index: number): number => {
+    const free = 8 - masks[index]!.toString(2).replaceAll('0', '').length;
+    return commonness(values[index]!) * 2 ** free;
+  };
+  const order = [...values.keys()].sort((a, b) => cost(a) - cost(b));
+  return { first: order[0]!, second: order[1] ?? order[0]! };
+};
