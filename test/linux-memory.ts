@@ -15,7 +15,7 @@ const MAP_START = 0xffff_ffff_8000_0000n;
 
 /** Page tables, and memory that the kernel knows at another address than its image. */
 const TABLES_ADDRESS = 0x80_0000;
-const DIRECT_ADDRESS = 0x90_0000;
+export const DIRECT_ADDRESS = 0x90_0000;
 const DIRECT_BYTES = 0x10_0000;
 
 export const RELEASE = '6.1.0-test';

@@ -89,6 +89,48 @@ export const mutated = (
   return bytes;
 };
 
+/**
+ * The same for what is too large to be copied each time: some bytes of `bytes` are others while `read` runs.
+ * @param places where they are
+ */
+export const withMutations = async (
+  bytes: Uint8Array,
+  below: Below,
+  places: readonly (readonly [from: number, end: number])[],
+  read: () => Promise<unknown>,
+): Promise<void> => {
+  const undo: { readonly at: number; readonly old: Uint8Array }[] = [];
+  for (let count = 1 + below(6); count > 0; count -= 1) {
+    const [from, end] = places[below(places.length)]!;
+    const at = from + below(end - from);
+    const piece = bytes.subarray(at, Math.min(at + 16, end));
+    undo.unshift({ at, old: piece.slice() });
+    switch (below(5)) {
+      case 0:
+        piece[0] ^= 1 << below(8);
+        break;
+      case 1:
+        piece[0] = extremeBytes[below(extremeBytes.length)]!;
+        break;
+      case 2:
+        piece[0] = 0x30 + below(10);
+        break;
+      case 3:
+        piece.set(bytes.subarray(from + below(end - from), end).subarray(0, piece.length));
+        break;
+      default:
+        putNumber(piece, 0, below);
+    }
+  }
+  try {
+    await read();
+  } finally {
+    for (const { at, old } of undo) {
+      bytes.set(old, at);
+    }
+  }
+};
+
 /** JSON text with one value in place of another, of a kind that was not expected. */
 export const mutatedJson = (text: string, below: Below): string => {
   const pieces = [

@@ -182,3 +182,21 @@ test('wrong usage has a code', async () => {
   assert.deepEqual(await failure(pc, 'x', '--at', 'pc.rom=0'), [2, 'BLOCK_PLACE']);
   assert.equal((await failure(path.join(folder, 'none'), 'x'))[0], 1);
 });
+
+test('a file whose device state is damaged is searched, without addresses', async () => {
+  const whole = fs.readFileSync(pc);
+  const cut = save('cut.mig', whole.subarray(0, whole.indexOf('mc146818rtc') + 40));
+  // A clock that is not as long as the description says of its fields.
+  const wrong = save('wrong.mig', Buffer.from(whole.toString('latin1').replace('"size":128', '"size":127'), 'latin1'));
+  for (const file of [cut, wrong]) {
+    const { status, stdout } = await runCommand('search', file, 'version', '--json');
+    assert.equal(status, 0, file);
+    const { count, matches, noAddresses } = JSON.parse(stdout) as {
+      count: number;
+      matches: { address?: number }[];
+      noAddresses?: string;
+    };
+    assert.equal(count, 3);
+    assert.ok(matches.every(({ address }) => address === undefined) && noAddresses !== undefined);
+  }
+});

@@ -74,7 +74,7 @@ export const search: Verb<SearchOptions> = {
     const memory = new SearchMemory();
     const matcher = matcherOf(memory, pattern, options);
     const surroundings = { signal, progress };
-    const opened = await readWholeMemoryFile(file, surroundings, options);
+    const opened = await readWholeMemoryFile(file, surroundings, { ...options, memoryOnly: true });
     try {
       const { snapshot } = opened;
       const searched = searchedMemory(snapshot, file, options);

@@ -52,7 +52,7 @@ const addresses = (
   try {
     return { map: physicalMap(snapshot, places) };
   } catch (error) {
-    if (error instanceof RamferryError && places.size === 0 && error.kind === 'usage') {
+    if (error instanceof RamferryError && places.size === 0) {
       return { reason: error.message };
     }
     throw error;

@@ -15,6 +15,8 @@ const TOKEN_TABLE_LIMIT = 64 * 1024;
 /** Bytes of names read at once; a name has 2 + 16,383 at the most. */
 const WINDOW_BYTES = 256 * 1024;
 const MOST_NAME_BYTES = 2 + 0x3fff;
+/** Bytes of all names; Debian's kernels have 3 MB. Page tables can map one page a million times. */
+const NAMES_LIMIT_BYTES = 64 * 2 ** 20;
 
 /** Tables, by the names that both the kernel and VMCOREINFO have for them. */
 const PARTS = ['names', 'num_syms', 'token_table', 'token_index', 'offsets', 'relative_base'] as const;
@@ -98,7 +100,7 @@ const symbolIndexes = (kernel: KernelMemory, { address, count, tokens, wanted }:
     if (at + MOST_NAME_BYTES > WINDOW_BYTES) {
       start += index === 0 ? 0 : at;
       at = 0;
-      if (!kernel.tryRead(address + BigInt(start), window)) {
+      if (start > NAMES_LIMIT_BYTES || !kernel.tryRead(address + BigInt(start), window)) {
         return found;
       }
     }

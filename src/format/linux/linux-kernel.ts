@@ -6,7 +6,7 @@ import type { Snapshot } from '../snapshot.js';
 import { findSymbols } from './kallsyms.js';
 import { isRunning, type KernelMemory, type KernelVcpu, openKernel, type UtsName } from './kernel-memory.js';
 import { bufferRecords, hasLogRecords, textRecords } from './log-buffer.js';
-import { type LogRecord, logDamaged, MOST_RECORDS } from './log-record.js';
+import { type LogRecord, logDamaged, MOST_LINES, MOST_RECORDS } from './log-record.js';
 import { ringRecords } from './log-ring.js';
 import type { FoundText, FoundVmcoreinfo } from './memory-scan.js';
 import { readVmcoreinfoNote, vmcoreinfoNote } from './vmcoreinfo-device.js';
@@ -145,6 +145,14 @@ const readers: Readonly<Record<LogFormat, (memory: KernelMemory) => Generator<Lo
   text: textRecords,
 };
 
+const lineBreaks = (text: string): number => {
+  let count = 0;
+  for (let at = text.indexOf('\n'); at !== -1; at = text.indexOf('\n', at + 1)) {
+    count += 1;
+  }
+  return count;
+};
+
 /** The kernel's log; undefined if the kernel does not tell where it is. Of a damaged one, what is in front of the damage. */
 export const logOf = ({ memory }: OpenedKernel): KernelLog | undefined => {
   const format = formatOf(memory);
@@ -152,11 +160,16 @@ export const logOf = ({ memory }: OpenedKernel): KernelLog | undefined => {
     return undefined;
   }
   const records: LogRecord[] = [];
+  let lines = 0;
   let damage: RamferryError | undefined;
   try {
     for (const record of readers[format](memory)) {
       if (records.length === MOST_RECORDS) {
         throw logDamaged(`it has more than ${MOST_RECORDS} records`);
+      }
+      lines += lineBreaks(record.text) + 1;
+      if (lines > MOST_LINES) {
+        throw logDamaged(`it has more than ${MOST_LINES} lines`);
       }
       records.push(record);
     }

@@ -13,11 +13,14 @@ export interface LogRecord {
   readonly text: string;
 }
 
-/** Largest log buffer that is read. Debian's has 128 KiB, large servers have 16 MiB. */
-export const LOG_LIMIT = 128 * 2 ** 20;
+/** Largest log buffer that is read, which is the largest that a kernel is built with. Debian's has 128 KiB, large servers have 16 MiB. */
+export const LOG_LIMIT = 32 * 2 ** 20;
 
 /** Most records: of the usual length, 32 MiB of log have as many. */
 export const MOST_RECORDS = 2 ** 20;
+
+/** Most lines in all of them: each is printed with its time. */
+export const MOST_LINES = 2 ** 20;
 
 /** The guest's log buffer is not what it should be, or is not in the file. */
 export const logDamaged = (what: string): RamferryError =>
