@@ -11,8 +11,9 @@ import { recordedFiles, recordedFolder } from './recorded-files.js';
 
 for (const recorded of recordedFiles()) {
   test(`${recorded.file}: the memory of ${recorded.machine || 'an old machine'} (QEMU ${recorded.qemu})`, async () => {
-    const { snapshot, close } = await openSnapshotFile(join(recordedFolder, recorded.file));
+    const { snapshot, container, close } = await openSnapshotFile(join(recordedFolder, recorded.file));
     try {
+      assert.equal(container.libvirt?.format, recorded.libvirt);
       const { targetPageSize, blocks } = snapshot.setup;
       assert.deepEqual([snapshot.configuration.machine, targetPageSize], [recorded.machine, recorded.pageSize]);
       const { index, usedLength } = blocks.find(({ name }) => name === recorded.block)!;
