@@ -81,7 +81,8 @@ export const readLime = (file: string): ReadAddress => {
 export interface Kdump {
   /** Page frames that are in it, ascending. */
   readonly frames: readonly number[];
-  readonly machine: string;
+  /** As `uname -a` prints it: system, node, release, version, machine, domain. */
+  readonly uname: readonly string[];
   readonly processors: number;
   /** One more than the highest page frame number. */
   readonly frameEnd: number;
@@ -117,7 +118,9 @@ export const openKdump = (file: string): Kdump => {
   const part = (at: number): Buffer => readFile(file, u64(subHeader, at), u64(subHeader, at + 8));
   return {
     frames,
-    machine: header.toString('latin1', 12 + 4 * 65, 12 + 5 * 65).replace(/\0.*$/s, ''),
+    uname: [0, 1, 2, 3, 4, 5].map((index) =>
+      header.toString('latin1', 12 + index * 65, 77 + index * 65).replace(/\0.*$/s, ''),
+    ),
     processors: u32(460),
     frameEnd,
     notes: part(48),
@@ -139,8 +142,8 @@ export const openKdump = (file: string): Kdump => {
 };
 
 export const readKdump = (file: string): ReadAddress => {
-  const { machine, processors, page } = openKdump(file);
-  assert.equal(machine, 'x86_64', 'drgn wants it');
+  const { uname, processors, page } = openKdump(file);
+  assert.ok(uname[2] !== '' && uname[3] !== '' && uname[4] === 'x86_64', 'drgn wants them');
   assert.ok(processors >= 1, 'crash wants a processor');
   return (address, length) => {
     const at = address % 4096;

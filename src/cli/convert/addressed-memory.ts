@@ -1,11 +1,12 @@
 // Which memory of the guest goes into a file that has guest-physical addresses, whatever its format.
 
-import { type PhysicalRange, physicalMap } from '../../format/physical-map.js';
+import { type PhysicalMap, type PhysicalRange, physicalMap } from '../../format/physical-map.js';
 import type { ReadRamBlock } from '../../format/stream/stream-handler.js';
 import { blockNamed } from './block-named.js';
 import { type Conversion, nameAndLength, type Written } from './conversion.js';
 
 export interface AddressedMemory {
+  readonly map: PhysicalMap;
   /** By address; those of a single firmware block may have bytes in common. */
   readonly ranges: readonly PhysicalRange[];
   /** The blocks that the ranges are of, in the order of the input. */
@@ -30,6 +31,7 @@ export const addressedMemory = ({ snapshot, file, block: name, places }: Convers
   const blocks = setup.blocks.filter(({ index }) => isPlaced.has(index));
   const nameOf = (block: number): string => setup.blocks[block]!.name;
   return {
+    map,
     ranges: [...placed].sort((a, b) => a.address - b.address),
     blocks,
     written: {

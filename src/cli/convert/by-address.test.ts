@@ -6,8 +6,9 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
-import { ADDRESSED_FORMATS, unflatten } from '../../../test/addressed-files.js';
+import { ADDRESSED_FORMATS, openKdump, unflatten } from '../../../test/addressed-files.js';
 import { bin, runCommand } from '../../../test/command.js';
+import { RELEASE, TestLinux, VERSION, vmcoreinfoDevice } from '../../../test/linux-memory.js';
 import { clockDevice, pcStream } from '../../../test/pc-memory.js';
 import { patternPage } from '../../../test/streams.js';
 
@@ -130,3 +131,17 @@ for (const { args, read } of ADDRESSED_FORMATS) {
     assert.ok((to === 'kdump' ? unflatten(piped) : piped).equals(fs.readFileSync(out)), `${piped.length} bytes`);
   });
 }
+
+test('--to kdump: what Linux says about itself, known to the vmcoreinfo device or found in memory', async () => {
+  const linux = new TestLinux();
+  for (const devices of [[vmcoreinfoDevice()], []]) {
+    fs.writeFileSync(at('linux.mig'), linux.stream({ devices }));
+    const { status, stderr } = await runCommand('convert', at('linux.mig'), at('linux.kdump'), '--to', 'kdump');
+    assert.equal(status, 0, stderr);
+    const { uname, physBase, vmcoreinfo, notes } = openKdump(at('linux.kdump'));
+    assert.deepEqual(uname, ['Linux', 'guest7', RELEASE, VERSION, 'x86_64', '']);
+    assert.equal(physBase, linux.physicalBase);
+    assert.equal(vmcoreinfo.toString(), linux.vmcoreinfo);
+    assert.ok(notes.includes(vmcoreinfo) && notes.includes('VMCOREINFO\0'));
+  }
+});

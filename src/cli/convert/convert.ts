@@ -61,7 +61,8 @@ Formats:
   raw --by-address    one file, in which the offset of a byte is its guest-physical address; holes are zero
   elf                 an ELF core for gdb and the like. No registers.
   kdump               a kdump-compressed dump for crash and drgn: each page packed with zlib, by as many threads as
-                      there are cores; flattened, where the output is no file. No registers.
+                      there are cores, and the VMCOREINFO of a Linux; flattened, where the output is no file.
+                      No registers.
   lime                a LiME dump, for Volatility and the like
 By address, which is raw --by-address, elf, kdump and lime, for pc, q35, isapc and microvm: every RAM block at its guest-physical
 address, or the one that --block names. RAM lies where the saved clock and the ACPI tables say; the address of a DIMM is not

@@ -7,36 +7,45 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { channelError } from '../../channel/channel-error.js';
 import { OutputFile } from '../../channel/output-file-node.js';
 import { writeFully } from '../../channel/write-fully-node.js';
+import { elfNote } from '../../format/elf-note.js';
 import { refuseElsewhere } from '../../format/elsewhere.js';
 import { flattenedEnd, flattenedHead, flattenedPiece } from '../../format/kdump/flattened.js';
 import { frameBitmap } from '../../format/kdump/frame-bitmap.js';
 import { type KdumpHead, kdumpHead } from '../../format/kdump/head.js';
 import { KDUMP_PAGE_BYTES, PAGE_DESCRIPTOR_BYTES, PageDescriptors } from '../../format/kdump/page-descriptors.js';
 import type { PhysicalRange } from '../../format/physical-map.js';
+import { PhysicalMemory } from '../../format/physical-memory.js';
 import { type CompressorBatch, PageCompressor } from '../../guest/page-compressor-node.js';
 import { SLICE_MS } from '../../guest/slices-node.js';
 import { pageIndex } from '../../memory/units.js';
 import { SILENT_MS } from '../read-memory-file.js';
 import { addressedMemory } from './addressed-memory.js';
 import type { Conversion, Written } from './conversion.js';
+import { findKernel } from './find-kernel.js';
 import { openOutput, type SequentialOutput } from './open-output.js';
+
+/** drgn takes VMCOREINFO from a note, crash from its own place. */
+const VMCOREINFO_TYPE = 0;
 
 /** Writes bytes to a place in the dump; they are used again when it has resolved. */
 type WriteAt = (bytes: Uint8Array, position: number) => Promise<void> | void;
 
 export const writeKdump = async (conversion: Conversion): Promise<Written> => {
   const { snapshot, out, surroundings } = conversion;
-  const { ranges, written } = addressedMemory(conversion);
+  const { map, ranges, written } = addressedMemory(conversion);
   refuseElsewhere(
     snapshot,
     ranges.map(({ block }) => block),
   );
   const last = ranges.at(-1)!;
+  const kernel = await findKernel(conversion, new PhysicalMemory(snapshot, map));
+  const vmcoreinfo = Buffer.from(kernel?.info.text ?? '', 'latin1');
   const head = kdumpHead({
-    notes: new Uint8Array(),
+    notes: vmcoreinfo.length === 0 ? vmcoreinfo : elfNote('VMCOREINFO', VMCOREINFO_TYPE, vmcoreinfo),
     processors: 1,
-    vmcoreinfo: new Uint8Array(),
-    physBase: 0n,
+    vmcoreinfo,
+    uname: kernel?.uname(),
+    physBase: BigInt(kernel?.physicalBase ?? 0),
     pageCount: ranges.reduce((sum, { bytes }) => sum + bytes, 0) / KDUMP_PAGE_BYTES,
     frameEnd: (last.address + last.bytes) / KDUMP_PAGE_BYTES,
   });

@@ -18,6 +18,8 @@ const SIGNATURE = 'KDUMP   ';
 /** The first version whose sub header has 64-bit page frame numbers. */
 const VERSION = 6;
 const UTSNAME_FIELD_BYTES = 65;
+/** drgn does not look at the machine where release or version is empty. */
+const UNKNOWN = { nodename: '', release: 'unknown', version: 'unknown' };
 /** Where what follows the names lies, aligned as C aligns it. */
 const TIMESTAMP_OFFSET = 408;
 const TIMESTAMP_BYTES = 16;
@@ -34,6 +36,8 @@ export interface KdumpContent {
   readonly processors: number;
   /** What the kernel says about itself, as text; empty if it is not known. */
   readonly vmcoreinfo: Uint8Array;
+  /** What `uname -a` prints in the guest; undefined if that is not known. */
+  readonly uname: { readonly nodename: string; readonly release: string; readonly version: string } | undefined;
   /** What the kernel calls phys_base: where it lies against where it was linked for. */
   readonly physBase: bigint;
   /** Page frames that are memory. */
@@ -81,13 +85,14 @@ export const kdumpHead = (content: KdumpContent): KdumpHead => {
 
 const writeHeader = (
   out: LittleEndianWriter,
-  { processors, pageCount, frameEnd }: KdumpContent,
+  { processors, uname, pageCount, frameEnd }: KdumpContent,
   { subBlocks, bitmapBlocks }: { readonly subBlocks: number; readonly bitmapBlocks: number },
 ): void => {
-  const names = ['Linux', '', '', '', 'x86_64', ''];
+  const { nodename, release, version } = uname ?? UNKNOWN;
   out.bytes(ascii(SIGNATURE)).u32(VERSION);
-  for (const name of names) {
-    out.bytes(ascii(name)).skip(UTSNAME_FIELD_BYTES - name.length);
+  for (const name of ['Linux', nodename, release, version, 'x86_64', '']) {
+    const bytes = ascii(name).subarray(0, UTSNAME_FIELD_BYTES - 1);
+    out.bytes(bytes).skip(UTSNAME_FIELD_BYTES - bytes.length);
   }
   out.skip(TIMESTAMP_OFFSET + TIMESTAMP_BYTES - out.written.length);
   out.u32(COMPRESSED_ZLIB).u32(BLOCK_BYTES).u32(subBlocks).u32(bitmapBlocks);

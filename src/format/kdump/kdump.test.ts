@@ -90,12 +90,18 @@ test('page frames above 32 bits: all of the number is in the sub header, and wha
     notes,
     processors: 2,
     vmcoreinfo,
+    uname: { nodename: 'node', release: '6.1', version: `#1 ${'x'.repeat(100)}` },
     physBase: -0x1000n,
     pageCount: 10,
     frameEnd,
   });
   const head = Buffer.from(bytes);
   const u64 = (at: number): bigint => head.readBigUInt64LE(at);
+  const names = [0, 1, 2, 3, 4, 5].map((index) => head.toString('latin1', 12 + index * 65, 77 + index * 65));
+  assert.deepEqual(
+    names.map((name) => name.replace(/\0+$/, '')),
+    ['Linux', 'node', '6.1', `#1 ${'x'.repeat(61)}`, 'x86_64', ''],
+  );
   assert.equal(head.readUInt32LE(440), 0xffff_ffff);
   assert.equal(u64(4096 + 96), BigInt(frameEnd));
   assert.equal(u64(4096), 2n ** 64n - 0x1000n);

@@ -46,7 +46,7 @@ const physicalMemory = (snapshot: Snapshot): PhysicalMemory | RamferryError => {
 };
 
 /** The vCPUs as far as the file describes them: the kernel is found without them. */
-const vcpusOf = ({ summary, configuration }: Snapshot): X86Registers[] => {
+export const vcpusOf = ({ summary, configuration }: Snapshot): X86Registers[] => {
   try {
     return x86Registers(summary, configuration.machine);
   } catch (error) {
