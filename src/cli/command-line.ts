@@ -46,7 +46,10 @@ const runVerb = async (
     }
   };
   try {
-    return await verb.run({ operands, options, signal, progress, publish });
+    return await verb.run({
+      ...{ operands, options, signal, progress, publish },
+      printPart: (text) => report.printPart(text),
+    });
   } catch (error) {
     // Whatever broke because of the cancellation, the cancellation is the reason.
     signal.throwIfAborted();

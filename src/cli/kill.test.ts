@@ -58,7 +58,7 @@ const verdictOf = async (file: string): Promise<{ status: number; verdict?: Verd
   const progress = { update() {}, note() {} } as unknown as Parameters<typeof verify.run>[0]['progress'];
   try {
     const { document, failure }: VerbResult = await verify.run({
-      ...{ operands: [file], options: {}, signal, progress, publish: async () => {} },
+      ...{ operands: [file], options: {}, signal, progress, publish: async () => {}, printPart: async () => true },
     });
     return { status: failure === undefined ? 0 : failure.kind === 'invalid' ? 3 : 1, verdict: document as Verdict };
   } catch (error) {

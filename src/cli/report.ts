@@ -32,6 +32,16 @@ export class Report {
     this.#stream = process.stderr;
   }
 
+  /** Prints a part of the result; nothing else is printed then. Resolves with false if nobody reads it any more. */
+  async printPart(text: string): Promise<boolean> {
+    this.#isPrinted = true;
+    const error = await writeAll(this.#stream, this.#json ? text : terminalText(text));
+    if (error !== undefined) {
+      throw error;
+    }
+    return !this.#stream.destroyed;
+  }
+
   /** Prints the result, if none was printed before. Resolves with the error if it could not be written. */
   async print({ document, text = '', failure }: Partial<VerbResult>): Promise<Error | undefined> {
     if (this.#isPrinted) {

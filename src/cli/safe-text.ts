@@ -55,8 +55,13 @@ export const textWidth = (text: string): number => [...text].filter((each) => co
 
 const linesOf = (text: string): string[] => text.replaceAll('\r\n', '\n').split('\n');
 
+/** Long texts mostly have nothing else in them. */
+const isPlain = (text: string): boolean => /^[\n\x20-\x7e]*$/.test(text);
+
 /** A text of several lines, as it goes to a terminal. */
-export const terminalText = (text: string): string =>
+export const terminalText = (text: string): string => (isPlain(text) ? text : shownLines(text));
+
+const shownLines = (text: string): string =>
   linesOf(text)
     .map((line) => styledLine(line).replace(/\p{Cs}/gu, (mark) => `\x1b[${codeOf(mark)}m`))
     .join('\n');
@@ -64,8 +69,14 @@ export const terminalText = (text: string): string =>
 /** A message as it goes to a terminal: what follows a line break is indented, so that it cannot pass for a message of its own. */
 export const messageText = (message: string): string => linesOf(message.trimEnd()).map(oneLine).join('\n  ');
 
-/** A JSON document. Its strings are exact: what a terminal could act on stands as the escapes that JSON has for it. */
-export const jsonText = (document: object): string =>
-  `${JSON.stringify(document, null, 2).replace(UNSAFE, (character) =>
+/** JSON whose strings are exact: what a terminal could act on stands as the escapes that JSON has for it. */
+const safeJson = (json: string): string =>
+  json.replace(UNSAFE, (character) =>
     character === '\n' ? character : `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  )}\n`;
+  );
+
+/** A JSON document. */
+export const jsonText = (document: object): string => `${safeJson(JSON.stringify(document, null, 2))}\n`;
+
+/** A part of a JSON document, on one line. */
+export const jsonLine = (value: unknown): string => safeJson(JSON.stringify(value));

@@ -19,6 +19,11 @@ export interface Invocation<Options> {
    * end is not printed then; a failure still is, on stderr.
    */
   publish(result: Pick<VerbResult, 'document' | 'text'>): Promise<void>;
+  /**
+   * Prints a part of a result that is too long to be kept, in place of one that is returned: text or, with `--json`, a part of
+   * the one document. Resolves with false if nobody reads it any more.
+   */
+  printPart(text: string): Promise<boolean>;
 }
 
 /** What a verb leaves on stdout. */

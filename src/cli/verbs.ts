@@ -81,6 +81,13 @@ export const verbs: readonly VerbEntry[] = [
     load: async () => (await import('./search.js')).search,
   },
   {
+    name: 'strings',
+    operands: '<file>',
+    summary: 'prints the texts in the memory of a saved guest',
+    example: 'strings guest.mig --min 12',
+    load: async () => (await import('./strings.js')).strings,
+  },
+  {
     name: 'receive',
     operands: '<uri> <out>',
     summary: 'is the destination of a live migration and saves the guest',

@@ -148,7 +148,7 @@ export async function demoQemu(
 /** Resolves with how long QEMU took to save its running guest, in milliseconds. */
 async function bootAndSave(
   needs: DemoNeeds,
-  { options, progress, signal }: Omit<Invocation<DemoQemuOptions>, 'operands' | 'publish'>,
+  { options, progress, signal }: Omit<Invocation<DemoQemuOptions>, 'operands' | 'publish' | 'printPart'>,
   folder: string,
   file: string,
 ): Promise<number> {

@@ -20,7 +20,11 @@ export interface SearchOptions {
   /** Most matches that are visited; the others are only counted. */
   readonly limit: number;
   readonly visit: (match: Match) => void;
+  /** Whether what is around a match is wanted; it is left empty otherwise, which is quicker. */
+  readonly isAlone?: boolean;
 }
+
+const NOTHING = new Uint8Array();
 
 export class MemorySearch {
   readonly #memory: SearchMemory;
@@ -69,6 +73,15 @@ export class MemorySearch {
   #match(window: Window, at: number, length: number, encoding: TextEncoding | undefined): Match {
     const bytes = this.#memory.window;
     const end = at + length;
+    if (this.#options.isAlone) {
+      return {
+        ...placeIn(window.stretch, window.position + at),
+        bytes: bytes.slice(at, end),
+        encoding,
+        before: NOTHING,
+        after: NOTHING,
+      };
+    }
     return {
       ...placeIn(window.stretch, window.position + at),
       bytes: bytes.slice(at, end),

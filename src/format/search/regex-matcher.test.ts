@@ -126,6 +126,8 @@ test('expressions that explode elsewhere take their time by the byte', () => {
   const { matches, matcher } = find(many, 'a(?:.*b)?');
   assert.equal(matches.length, many.length);
   assert.equal(matcher.isCut, true);
+  // The same with a "b" that the first of them do not reach: the others are not followed so far any more.
+  assert.ok(find(Buffer.from(`${'a'.repeat(70_000)}b`), 'a(?:.*b)?').matches.length > 60_000);
   // More states than are kept.
   const random = Buffer.from(Uint32Array.from({ length: 5000 }, (_, index) => Math.imul(index + 1, 2654435761)).buffer);
   const letters = random.map((byte) => 97 + (byte & 1));
