@@ -168,12 +168,13 @@ export const cpuText = (registers: X86Registers, colors: Colors): string => {
   ].join('');
 };
 
-const modeText = ({ mode, codeBits, cpl, smm, pagingLevels }: X86Registers): string =>
+const modeText = ({ mode, codeBits, cpl, smm, nested, pagingLevels }: X86Registers): string =>
   [
     mode === 'long' ? 'long mode' : `${mode} mode, ${codeBits}-bit code`,
     pagingLevels === 0 ? 'paging off' : `${pagingLevels}-level paging`,
     `CPL ${cpl}`,
     ...(smm ? ['system management mode'] : []),
+    ...(nested ? ['in a guest of its own'] : []),
   ].join(', ');
 
 /** What a descriptor is, by the bits that the processor keeps of it. */

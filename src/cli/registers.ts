@@ -83,7 +83,8 @@ const specific = ({ star, lstar, cstar, fmask, kernelGsBase, dr }: X86Registers)
 const hexText = (value: bigint | number, digits: number): string => `0x${value.toString(16).padStart(digits, '0')}`;
 
 const cpuDocument = (registers: X86Registers): object => {
-  const { cpu, halted, mode, codeBits, cpl, smm, pagingLevels, registerBits, segments, ldt, tr, gdt, idt } = registers;
+  const { cpu, halted, mode, codeBits, cpl, smm, nested, pagingLevels, registerBits, segments, ldt, tr, gdt, idt } =
+    registers;
   const digits = registerBits / 4;
   const segment = ({ selector, base, limit, flags }: Segment): object => ({
     selector: hexText(selector, 4),
@@ -97,7 +98,7 @@ const cpuDocument = (registers: X86Registers): object => {
   });
   const values = [...listed(registers), ...controls(registers), ...specific(registers)];
   return {
-    ...{ cpu, halted, mode, codeBits, cpl, smm, pagingLevels },
+    ...{ cpu, halted, mode, codeBits, cpl, smm, nested, pagingLevels },
     registers: Object.fromEntries(values.map(([name, value]) => [name, hexText(value, digits)])),
     segments: Object.fromEntries([
       ...SEGMENT_REGISTERS.map((name) => [name, segment(segments[name])]),

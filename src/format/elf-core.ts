@@ -1,9 +1,10 @@
-// The RAM of a PC as an ELF core file, which gdb, readelf and the like open: guest memory by guest-physical address.
+// The head of an ELF core of a PC, which crash, drgn, gdb and the like open.
 //
-//   0 ┌────────────────┐       guest-physical
+//   0 ┌────────────────┐       guest-physical, and virtual where segments have such addresses
 //     │ ELF header     │
-//     │ program headers│ PT_NOTE, PT_LOAD low, PT_LOAD high
-//     │ note           │ which machine it was
+//     │ program headers│ PT_NOTE, PT_LOAD …
+//     │ section header │ only with more than 65,534 program headers, for their number
+//     │ notes          │ registers, VMCOREINFO                                     debugger-notes.ts
 //   4K├────────────────┤   0 ┌──────────┐
 //     │ RAM            │ ──▶ │ low      │
 //     │                │     ├──────────┤ 2 to 3.5 GiB
@@ -12,31 +13,25 @@
 //     │                │ ──▶ │ high     │
 //     └────────────────┘     └──────────┘
 //
-// Which blocks are in the file, and where each lies, is in physical-map.ts.
+// Which blocks are in the file, and where each lies, is in physical-map.ts. Program headers begin right behind the ELF header, which
+// makedumpfile relies on.
 
 import { LittleEndianWriter } from './little-endian-writer.js';
 
-/** Bytes [offset, offset + bytes) of what follows the head lie at this guest-physical address. */
+/** Bytes [offset, offset + bytes) of what follows the head lie at these addresses. */
 export interface ElfSegment {
-  readonly address: number;
+  readonly virtual: number | bigint;
+  readonly physical: number;
   readonly offset: number;
   readonly bytes: number;
 }
 
-const ELF_HEADER_BYTES = 64;
-const PROGRAM_HEADER_BYTES = 56;
-/** What RAM begins at a multiple of: readers like pages aligned. */
-const ALIGNMENT = 4096;
-
-const EM_X86_64 = 62;
-const ET_CORE = 4;
-const PT_LOAD = 1;
-const PT_NOTE = 4;
-const FLAGS_READ_WRITE = 6;
-
-/** Ours, so that nobody takes the note for registers: those are in the device state, which is not taken apart. */
-const NOTE_NAME = 'ramferry';
-const NOTE_TYPE = 0x4d52; // 'RM'
+/** What a core has besides memory. */
+export interface ElfCoreContent {
+  readonly is64Bit: boolean;
+  readonly notes: Uint8Array;
+  readonly segments: readonly ElfSegment[];
+}
 
 export interface ElfCore {
   /** What stands before RAM. */
@@ -45,45 +40,50 @@ export interface ElfCore {
   readonly ramOffset: number;
 }
 
-/** An ELF64 core for x86-64. Virtual addresses are the physical ones, as in `dump-guest-memory` without paging. */
-export const elfCore = (machine: string, segments: readonly ElfSegment[]): ElfCore => {
-  const noteOffset = ELF_HEADER_BYTES + (1 + segments.length) * PROGRAM_HEADER_BYTES;
-  const note = noteBytes(machine);
-  const ramOffset = Math.ceil((noteOffset + note.length) / ALIGNMENT) * ALIGNMENT;
-  const out = new LittleEndianWriter(ramOffset);
-  out.bytes([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]).skip(9); // 64-bit, little-endian, version 1, System V
-  out.u16(ET_CORE).u16(EM_X86_64).u32(1);
-  out.u64(0).u64(ELF_HEADER_BYTES).u64(0); // no entry, program headers, no section headers
-  out.u32(0).u16(ELF_HEADER_BYTES).u16(PROGRAM_HEADER_BYTES);
-  out
-    .u16(1 + segments.length)
-    .u16(0)
-    .u16(0)
-    .u16(0);
-  out.u32(PT_NOTE).u32(0).u64(noteOffset).u64(0).u64(0).u64(note.length).u64(note.length).u64(4);
-  for (const { address, offset, bytes } of segments) {
-    out
-      .u32(PT_LOAD)
-      .u32(FLAGS_READ_WRITE)
-      .u64(ramOffset + offset)
-      .u64(address)
-      .u64(address);
-    out.u64(bytes).u64(bytes).u64(ALIGNMENT);
-  }
-  out.bytes(note);
-  return { head: out.written, ramOffset };
-};
+const ELF_HEADER_BYTES = 64;
+const PROGRAM_HEADER_BYTES = 56;
+const SECTION_HEADER_BYTES = 64;
+/** What RAM begins at a multiple of: readers like pages aligned. */
+const ALIGNMENT = 4096;
+/** In the headers nothing is aligned: crash takes a core whose first memory says that it is for one of netdump, without KASLR. */
+const NO_ALIGNMENT = 0;
 
-/** Name and description, each padded to four bytes. QEMU keeps machine type names below 256 bytes. */
-const noteBytes = (machine: string): Uint8Array => {
-  const padded = (length: number): number => Math.ceil(length / 4) * 4;
-  const text = new TextEncoder().encode(`machine=${machine.slice(0, 256)}`);
-  const out = new LittleEndianWriter(12 + padded(NOTE_NAME.length + 1) + padded(text.length));
-  out
-    .u32(NOTE_NAME.length + 1)
-    .u32(text.length)
-    .u32(NOTE_TYPE);
-  out.bytes(new TextEncoder().encode(NOTE_NAME)).skip(padded(NOTE_NAME.length + 1) - NOTE_NAME.length);
-  out.bytes(text).skip(padded(text.length) - text.length);
-  return out.written;
+const EM_386 = 3;
+const EM_X86_64 = 62;
+const ET_CORE = 4;
+const PT_LOAD = 1;
+const PT_NOTE = 4;
+const FLAGS_READ_WRITE = 6;
+/** In place of the number of program headers: it is in the only section header. */
+const PN_XNUM = 0xffff;
+
+/** The file is ELF64 for 32-bit guests, too: their memory with its firmware ends at 4 GiB, or above. */
+export const elfCore = ({ is64Bit, notes, segments }: ElfCoreContent): ElfCore => {
+  const headerCount = 1 + segments.length;
+  const hasMany = headerCount >= PN_XNUM;
+  const sectionOffset = ELF_HEADER_BYTES + headerCount * PROGRAM_HEADER_BYTES;
+  const noteOffset = sectionOffset + (hasMany ? SECTION_HEADER_BYTES : 0);
+  const ramOffset = Math.ceil((noteOffset + notes.length) / ALIGNMENT) * ALIGNMENT;
+  const out = new LittleEndianWriter(noteOffset + notes.length);
+  out.bytes([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]).skip(9); // 64-bit, little-endian, version 1, System V
+  out.u16(ET_CORE);
+  out.u16(is64Bit ? EM_X86_64 : EM_386).u32(1);
+  out.u64(0); // no entry
+  out.u64(ELF_HEADER_BYTES).u64(hasMany ? sectionOffset : 0);
+  out.u32(0).u16(ELF_HEADER_BYTES).u16(PROGRAM_HEADER_BYTES);
+  out.u16(hasMany ? PN_XNUM : headerCount);
+  out.u16(hasMany ? SECTION_HEADER_BYTES : 0);
+  out.u16(hasMany ? 1 : 0).u16(0);
+  out.u32(PT_NOTE).u32(0).u64(noteOffset).u64(0).u64(0).u64(notes.length).u64(notes.length).u64(4);
+  for (const { virtual, physical, offset, bytes } of segments) {
+    out.u32(PT_LOAD).u32(FLAGS_READ_WRITE);
+    out.u64(ramOffset + offset).u64(virtual);
+    out.u64(physical).u64(bytes);
+    out.u64(bytes).u64(NO_ALIGNMENT);
+  }
+  if (hasMany) {
+    out.skip(44).u32(headerCount).skip(16); // sh_info
+  }
+  out.bytes(notes);
+  return { head: out.written, ramOffset };
 };

@@ -24,6 +24,8 @@ export interface Conversion {
   readonly block: string | undefined;
   /** Addresses of blocks that the file does not say, for formats with addresses. */
   readonly places: BlockPlaces;
+  /** Whether a core has the virtual addresses that the vCPUs have mapped. */
+  readonly virtual: boolean;
   /** Whether raw memory is one file by guest-physical address. */
   readonly byAddress: boolean;
   /** Whether formats that QEMU loads get a sidecar. */
@@ -39,6 +41,23 @@ export interface WrittenRange {
   readonly bytes: number;
 }
 
+/** What a core for debuggers has besides memory. */
+export interface WrittenCore {
+  /** Those whose registers it has. */
+  readonly cpus: readonly { readonly cpu: number; readonly mode: string }[];
+  /** The kernel's text; 0 if there is none. */
+  readonly vmcoreinfoBytes: number;
+  /** Virtual memory, where that was asked for. */
+  readonly virtual?: {
+    readonly mappings: number;
+    readonly mappedBytes: number;
+    /** Guest memory that no vCPU has mapped. */
+    readonly unmappedBytes: number;
+  };
+  /** What it lacks and why, as sentences. */
+  readonly notes: readonly string[];
+}
+
 /** What was written. */
 export interface Written {
   readonly blocks: readonly { readonly name: string; readonly usedLength: number; readonly file?: string }[];
@@ -46,6 +65,8 @@ export interface Written {
   readonly ranges?: readonly WrittenRange[];
   /** Blocks that are not in a file of all memory by address, and why. */
   readonly leftOut?: readonly { readonly block: string; readonly reason: string }[];
+  /** Of a core. */
+  readonly core?: WrittenCore;
   readonly fileBytes: number;
   /** The sidecar. */
   readonly digest?: string;

@@ -35,7 +35,7 @@ import { refuseUnorderedStdout } from '../stdout-output.js';
 import { terminalColors } from '../terminal.js';
 import type { Verb } from '../verb.js';
 import { addPlace } from './block-places.js';
-import type { Conversion, Converted, Written } from './conversion.js';
+import type { Conversion, Converted, Written, WrittenCore } from './conversion.js';
 
 const FORMATS = ['stream', 'mapped-ram', 'libvirt', 'raw', 'elf', 'kdump', 'lime'] as const;
 type Format = (typeof FORMATS)[number];
@@ -47,6 +47,7 @@ interface ConvertOptions extends FileOptions {
   readonly to: Format;
   readonly block?: string;
   readonly at: BlockPlaces;
+  readonly virtual: boolean;
   readonly byAddress: boolean;
   readonly like?: string;
   readonly digest: boolean;
@@ -59,7 +60,9 @@ Formats:
                       is taken from the image that --like names, or from the input where that is one.
   raw                 guest memory as it is: a folder with a file for each RAM block, or with --block one file
   raw --by-address    one file, in which the offset of a byte is its guest-physical address; holes are zero
-  elf                 an ELF core for gdb and the like. No registers.
+  elf                 an ELF core for crash, drgn, gdb: with the registers of each x86 vCPU, if the file has a VM
+                      description, and the VMCOREINFO of a Linux that has told it the vmcoreinfo device. gdb needs
+                      --virtual, and a guest that ran with paging.
   kdump               a kdump-compressed dump for crash and drgn: each page packed with zlib, by as many threads as
                       there are cores, and the VMCOREINFO of a Linux; flattened, where the output is no file.
                       No registers.
@@ -83,6 +86,7 @@ export const convert: Verb<ConvertOptions> = {
           .argParser(addPlace)
           .default(new Map(), 'none'),
       )
+      .option('--virtual', 'with the virtual addresses that the vCPUs have mapped; for elf', false)
       .option('--by-address', 'one file, with every byte at its guest-physical address; for raw', false)
       .option('--like <image>', 'the libvirt save image whose domain the output is of; for libvirt')
       .option('--no-digest', NO_DIGEST_HELP)
@@ -95,7 +99,8 @@ export const convert: Verb<ConvertOptions> = {
     ['guest.mig guest.save --to libvirt --like old.save', 'then: virsh restore guest.save'],
     ['guest.mig pc.ram --to raw --block pc.ram', "the guest's memory, and nothing else"],
     ['guest.mig guest.phys --to raw --by-address', 'a byte for each guest-physical address'],
-    ['guest.mig guest.core --to elf', 'then: gdb vmlinux guest.core'],
+    ['guest.mig guest.core --to elf', 'then: crash vmlinux guest.core'],
+    ['guest.mig guest.core --to elf --virtual', 'then: gdb vmlinux guest.core'],
     ['guest.mig guest.core --to elf --at dimm0=0x100000000', 'of a guest with a DIMM at 4 GiB'],
   ],
 
@@ -105,7 +110,7 @@ export const convert: Verb<ConvertOptions> = {
   }),
 
   async run({ operands, options, signal, progress }) {
-    const { to, block, like, at: places, byAddress } = options;
+    const { to, block, like, at: places, byAddress, virtual } = options;
     const [input, out] = operands as [string, string];
     const digest = options.digest && isQemus(to);
     if (like !== undefined && to !== 'libvirt') {
@@ -118,6 +123,11 @@ export const convert: Verb<ConvertOptions> = {
       throw new RamferryError('usage', 'BLOCK_OPTION', `A file in format ${to} has all RAM blocks.`, {
         value: block,
         hint: `--block is for ${listed(MEMORY_FORMATS)}`,
+      });
+    }
+    if (virtual && to !== 'elf') {
+      throw new RamferryError('usage', 'VIRTUAL_OPTION', `A file in format ${to} has no virtual addresses.`, {
+        hint: '--virtual is for elf',
       });
     }
     if (byAddress && to !== 'raw') {
@@ -167,7 +177,9 @@ export const convert: Verb<ConvertOptions> = {
         memoryOnly: to === 'raw' && !byAddress,
       });
       try {
-        const conversion = { snapshot, libvirt, file, out, block, places, byAddress, digests: digest, surroundings };
+        const conversion = {
+          ...{ snapshot, libvirt, file, out, block, places, byAddress, virtual, digests: digest, surroundings },
+        };
         const written = await (to === 'libvirt' ? writeImage(conversion, like ?? file) : write(to, conversion));
         converted = { configuration: snapshot.configuration, setup: snapshot.setup, written };
       } finally {
@@ -237,7 +249,7 @@ const write = async (format: Exclude<Format, 'libvirt'>, conversion: Conversion)
 const summary = (
   out: string,
   format: Format,
-  { blocks, ranges, leftOut, fileBytes }: Written,
+  { blocks, ranges, leftOut, core, fileBytes }: Written,
   ramBytes: number,
   milliseconds: number,
 ): string => {
@@ -250,7 +262,25 @@ const summary = (
       `${hexadecimal(address)} to ${hexadecimal(address + bytes - 1)}  ${oneLine(block)}`,
     ]),
     ...(leftOut ?? []).map(({ block }) => ['  left out', oneLine(block)]),
+    ...coreRows(core),
     ['  total time', `${formatDuration(milliseconds)}, ${formatRate((ramBytes * 1000) / Math.max(1, milliseconds))}`],
   ];
   return `${colors.bold(out)}: ${format}, ${colors.green('complete')}, ${formatBytes(fileBytes)} written\n\n${formatTable(rows, ['left', 'left'])}`;
 };
+
+const coreRows = (core: WrittenCore | undefined): string[][] =>
+  core === undefined
+    ? []
+    : [
+        ['  registers', core.cpus.length === 0 ? 'none' : plural(core.cpus.length, 'vCPU')],
+        ['  VMCOREINFO', core.vmcoreinfoBytes === 0 ? 'none' : formatBytes(core.vmcoreinfoBytes)],
+        ...(core.virtual === undefined
+          ? []
+          : [
+              [
+                '  virtual',
+                `${plural(core.virtual.mappings, 'mapping')} of ${formatBytes(core.virtual.mappedBytes)}, ${formatBytes(core.virtual.unmappedBytes)} not mapped`,
+              ],
+            ]),
+        ...core.notes.map((note) => ['  note', oneLine(note)]),
+      ];

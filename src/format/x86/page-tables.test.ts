@@ -274,7 +274,7 @@ describe('tables that refer to each other', () => {
         kind: 'failed',
         code: 'PAGE_TABLES_ENDLESS',
         message:
-          'The page table at 0x100000 leads to more than 100000 pieces of memory: the tables refer to each other.',
+          'The page table at 0x100000 leads to more than 100000 pieces of memory, as tables do that refer to each other.',
       },
     );
     assert.equal(runs, 100_000);
@@ -289,7 +289,8 @@ describe('tables that refer to each other', () => {
     tables.put(0x10_4000, 0, 0n);
     assert.throws(() => [...open(tables).mappings({ tables: 20_000 })], {
       code: 'PAGE_TABLES_ENDLESS',
-      message: 'The page table at 0x100000 leads to more than 20000 page tables: the tables refer to each other.',
+      message:
+        'The page table at 0x100000 leads to more than 20000 page tables, as tables do that refer to each other.',
     });
   });
 

@@ -68,6 +68,12 @@ export class PageTables {
     return this.#format.root;
   }
 
+  /** First address of the upper half of the address space, which kernels use. */
+  get upperHalf(): bigint {
+    const { virtualBits } = this.#format;
+    return this.#canonical(2 ** (virtualBits - 1) / PAGE_BYTES);
+  }
+
   /**
    * @param virtual an address without a sign
    * @throws RamferryError `failed`: `NOT_MAPPED` if the guest has nothing there, `NOT_CANONICAL` if no guest could, and as
@@ -190,7 +196,7 @@ export class PageTables {
     return new RamferryError(
       'failed',
       'PAGE_TABLES_ENDLESS',
-      `The page table at ${hex(this.root)} leads to more than ${what}: the tables refer to each other.`,
+      `The page table at ${hex(this.root)} leads to more than ${what}, as tables do that refer to each other.`,
       { value: hex(this.root) },
     );
   }

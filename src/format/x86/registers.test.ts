@@ -51,7 +51,8 @@ test('every register has its own value', () => {
     fmask: BigInt(fresh('fmask')),
     kernelGsBase: BigInt(fresh('kernelgsbase')),
   };
-  const { cpu, halted, registerBits, mode, codeBits, cpl, smm, pagingLevels, ...registers } = registersOf(values);
+  const { cpu, halted, registerBits, mode, codeBits, cpl, smm, nested, pagingLevels, ...registers } =
+    registersOf(values);
   assert.deepEqual(registers, expected);
   assert.deepEqual([cpu, halted, registerBits], [0, false, 64]);
   // The order is that of the numbers in machine code.
@@ -98,6 +99,11 @@ describe('modes', () => {
       );
     });
   }
+});
+
+test('a vCPU that runs a guest of its own says so', () => {
+  assert.equal(registersOf({ ...linuxKernelCpu, hflags: 0x60_c0b0 }).nested, true);
+  assert.equal(registersOf(linuxKernelCpu).nested, false);
 });
 
 test('of a 32-bit QEMU: eight registers, EFER from its subsection', () => {

@@ -70,6 +70,8 @@ export interface X86Registers {
   readonly cpl: number;
   /** In system management mode, where memory at SMBASE is not what others see. */
   readonly smm: boolean;
+  /** Runs a guest of its own, which control registers and addresses are of. */
+  readonly nested: boolean;
   /** Levels of the page tables: 2, 3 with PAE, 4, 5; 0 while paging is off. */
   readonly pagingLevels: 0 | 2 | 3 | 4 | 5;
 }
@@ -85,6 +87,7 @@ const SEGMENT_LONG = 1 << 21;
 const SEGMENT_BIG = 1 << 22;
 const HIDDEN_CPL = 3;
 const HIDDEN_SMM = 1 << 19;
+const HIDDEN_GUEST = 1 << 21;
 
 const OLDEST_VERSION = 11;
 
@@ -221,6 +224,7 @@ const registersOf = (fields: FieldGroup, cpu: number, halted: boolean): X86Regis
     ...modeOf(control, segments.cs),
     cpl: hidden & HIDDEN_CPL,
     smm: (hidden & HIDDEN_SMM) !== 0,
+    nested: (hidden & HIDDEN_GUEST) !== 0,
     pagingLevels: pagingLevelsOf(control),
   };
 };
