@@ -15,6 +15,7 @@ const groups: Readonly<Record<string, () => Promise<{ readonly group: BenchmarkG
   snapshot: () => import('./snapshot.js'),
   hints: () => import('./hints.js'),
   postcopy: () => import('./postcopy.js'),
+  search: () => import('./search.js'),
 };
 
 const usage = (message: string): never => {
