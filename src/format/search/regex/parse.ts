@@ -233,7 +233,7 @@ class Parser {
     }
     this.#at -= 1;
     throw this.#wrong(
-      `\\${escaped ?? ''} means nothing`,
+      `The escape \\${escaped ?? ''} means nothing`,
       String.raw`a byte is \x7f, a character \u{20ac}, a backslash \\`,
     );
   }

@@ -91,7 +91,11 @@ export class RegexProgram {
       }
     }
     for (let count = 0; count < least; count += 1) {
+      const before = this.ops.length;
       after = this.#compile(part, after, isReverse);
+      if (this.ops.length === before) {
+        break; // Nothing, however often: groups of it in each other would be compiled a million times.
+      }
     }
     return after;
   }
@@ -170,7 +174,11 @@ const flatten = (node: RegexNode, parts: RegexNode[]): void => {
     }
   } else if (node.kind === 'repeat' && node.least > 0 && node.least <= 64) {
     for (let count = 0; count < node.least; count += 1) {
+      const before = parts.length;
       flatten(node.part, parts);
+      if (parts.length === before) {
+        break;
+      }
     }
     if (node.most > node.least) {
       parts.push({ ...node, least: 0, most: node.most - node.least });
