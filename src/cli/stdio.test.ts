@@ -8,6 +8,7 @@ import path from 'node:path';
 import { after, test } from 'node:test';
 import { bin, RunningCommand } from '../../test/command.js';
 import { describedTail } from '../../test/described-stream.js';
+import { withLoopDevice } from '../../test/loop-device.js';
 import { clockDevice } from '../../test/pc-memory.js';
 import { patternPage, StreamBuilder } from '../../test/streams.js';
 import { until } from '../../test/until.js';
@@ -172,15 +173,8 @@ test('convert to stdout: the same bytes as in a file, in every format that has a
 });
 
 test('a block device is read by page, and written in order, zeros included', async (context) => {
-  let device: string;
   fs.writeFileSync(at('disk'), Buffer.alloc(4 * 2 ** 20, 0xee));
-  try {
-    device = execFileSync('losetup', ['-f', '--show', at('disk')], { encoding: 'utf8', stdio: 'pipe' }).trim();
-  } catch {
-    context.skip('no loop devices here');
-    return;
-  }
-  try {
+  await withLoopDevice(context, at('disk'), async (device) => {
     const itself = await shell(`$R convert disk ${device} --to raw --json`);
     assert.equal(codeIn(itself.stdout), 'OUTPUT_IS_INPUT');
     const written = await shell(`$R convert $F ${device} --to raw --block pc.ram && sync ${device}`);
@@ -200,7 +194,5 @@ test('a block device is read by page, and written in order, zeros included', asy
     const behind = /bytes follow the stream/;
     assert.doesNotMatch(stdout.toString(), behind);
     assert.match((await shell('$R verify disk --json')).stdout.toString(), behind);
-  } finally {
-    execFileSync('losetup', ['-d', device]);
-  }
+  });
 });

@@ -7,6 +7,7 @@ import path from 'node:path';
 import { after, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { libvirtHead } from '../../test/libvirt-images.js';
+import { withLoopDevice } from '../../test/loop-device.js';
 import { qcow2Image } from '../../test/qcow2-images.js';
 import { richStream, StreamBuilder } from '../../test/streams.js';
 import { pageIndex } from '../memory/units.js';
@@ -42,6 +43,16 @@ const zstd = (bytes: Uint8Array, zeroBlocks = 0): Buffer => {
 };
 
 const stream = richStream();
+
+/** A gzip file whose header has all that a header may have. */
+const wordyGzip = (bytes: Uint8Array): Buffer => {
+  const plain = gzipSync(bytes);
+  plain[3] = 0x1e;
+  const extra = Buffer.from([4, 0, 1, 2, 3, 0]);
+  const head = Buffer.concat([plain.subarray(0, 10), extra, Buffer.from('guest.mig\0saved by hand\0')]);
+  return Buffer.concat([head, Buffer.from([0, 0]), plain.subarray(10)]);
+};
+
 const disk = qcow2Image([
   { id: '1', tag: 'disk only', vmState: new Uint8Array() },
   { id: '2', tag: 'before', vmState: stream.bytes },
@@ -70,6 +81,8 @@ for (const [name, bytes, wrappings, operand] of [
     ['gzip'],
   ],
   ['zeros behind it, as on a device.gz', Buffer.concat([gzipSync(stream.bytes), Buffer.alloc(2 ** 23)]), ['gzip']],
+  ['named and commented.gz', wordyGzip(stream.bytes), ['gzip']],
+  ['something else behind it.gz', Buffer.concat([gzipSync(stream.bytes), Buffer.alloc(2 ** 21, 0xee)]), ['gzip']],
   ['guest.zst', zstd(stream.bytes), ['zstd']],
   ['two frames.zst', Buffer.concat([zstd(stream.bytes.subarray(0, 999)), zstd(stream.bytes.subarray(999))]), ['zstd']],
   ['at an offset.gz', Buffer.concat([Buffer.alloc(77), gzipSync(stream.bytes)]), ['gzip'], 'file:FILE,offset=77'],
@@ -87,9 +100,41 @@ for (const [name, bytes, wrappings, operand] of [
   });
 }
 
+for (const [name, bytes, wrappings, operand] of [
+  ['gzip', gzipSync(stream.bytes), ['gzip']],
+  ['zstd', zstd(stream.bytes), ['zstd']],
+  [
+    'an image of libvirt, packed',
+    gzipSync(Buffer.concat([libvirtHead({ format: 0 }), stream.bytes])),
+    ['gzip', 'libvirt'],
+  ],
+  ['an image of libvirt', Buffer.concat([libvirtHead({ format: 0 }), stream.bytes]), ['libvirt']],
+  ['an image of libvirt, of zstd', Buffer.concat([libvirtHead({ format: 5 }), zstd(stream.bytes)]), ['libvirt']],
+  ['a disk image', disk, ['qcow2'], 'file:FILE,snapshot=before'],
+] as const) {
+  for (const [rest, byte] of [
+    ['zeros', 0],
+    ['what was there before', 0xee],
+  ] as const) {
+    test(`the stream in ${name} on a block device is opened, with ${rest} behind it`, async (context) => {
+      const file = save('disk', bytes, Buffer.alloc(2 ** 21 - (bytes.length % 2 ** 20), byte));
+      await withLoopDevice(context, file, async (device) => {
+        const opened = await contents((operand ?? 'FILE').replace('FILE', device));
+        assert.deepEqual(opened, { memory: stream.memory, wrappings });
+      });
+    });
+  }
+}
+
 const tar = Buffer.alloc(1024);
 tar.write('guest.mig');
 tar.write('ustar', 257);
+
+/** A byte of it is another one. */
+const changed = (bytes: Buffer, index: number): Buffer => {
+  bytes[bytes.length + index]! ^= 0x10;
+  return bytes;
+};
 
 const nested = (times: number): Uint8Array => {
   let bytes: Uint8Array = stream.bytes;
@@ -101,6 +146,10 @@ const nested = (times: number): Uint8Array => {
 
 for (const [name, bytes, code, message, operand] of [
   ['cut.gz', gzipSync(stream.bytes).subarray(0, 5000), 'COMPRESSED_DATA', /cut\.gz are damaged or cut/],
+  ['cut in its end.gz', gzipSync(stream.bytes).subarray(0, -3), 'COMPRESSED_DATA', /end\.gz are damaged or cut/],
+  ['wrong.gz', changed(gzipSync(stream.bytes), -6), 'COMPRESSED_DATA', /wrong\.gz .*: incorrect data check\./],
+  ['longer.gz', changed(gzipSync(stream.bytes), -2), 'COMPRESSED_DATA', /longer\.gz .*: incorrect data check\./],
+  ['head.gz', gzipSync(stream.bytes).subarray(0, 9), 'COMPRESSED_DATA', /head\.gz .*: its header is not/],
   ['cut.zst', zstd(stream.bytes).subarray(0, 5000), 'COMPRESSED_DATA', /cut\.zst are damaged or cut/],
   ['guest.tar.gz', gzipSync(tar), 'TAR_FILE', /guest\.tar\.gz, unpacked, is a tar archive/],
   ['noise.gz', gzipSync(Buffer.alloc(9000, 'noise\0\xff')), 'NOT_A_STREAM', /noise\.gz, unpacked, is no migration/],

@@ -7,6 +7,7 @@ import { ZstdDecoder } from '../format/zstd/decoder.js';
 import { RamferryError } from '../memory/errors.js';
 import { shellCommand } from '../memory/shell-command.js';
 import type { FileReader } from './file-reader-node.js';
+import { GzipMembers } from './gzip-members-node.js';
 import { type CopyOptions, type CopyStep, unnamedCopy } from './unnamed-copy-node.js';
 import { type UnpackedCheck, watchUnpacked } from './watch-unpacked.js';
 
@@ -15,19 +16,6 @@ const READ_BYTES = 1024 * 1024;
 
 /** zstd came into node:zlib with Node 22.15 and 23.8. */
 const { createZstdDecompress } = zlib as unknown as { readonly createZstdDecompress?: typeof zlib.createGunzip };
-
-/** Ends with the last member, whatever follows it, as on a device: in a pipeline that would be an error. */
-const unpackGzip: CopyStep = async function* (pieces) {
-  const source = Readable.from(pieces, { objectMode: false });
-  const gunzip = zlib.createGunzip({ chunkSize: READ_BYTES });
-  source.on('error', (error) => gunzip.destroy(error));
-  try {
-    yield* source.pipe(gunzip);
-  } finally {
-    source.destroy();
-    gunzip.destroy();
-  }
-};
 
 /** Unpacks zstd where Node does not. */
 const unpackZstd = (endsAnywhere: boolean): CopyStep =>
@@ -43,18 +31,52 @@ const unpackZstd = (endsAnywhere: boolean): CopyStep =>
   };
 
 /** What Node's own zstd does not say of a file it does on a device: that something else follows. */
-const createUnpacker = (format: string, isDevice: boolean): CopyStep | undefined => {
-  switch (format) {
-    case 'gzip':
-      return unpackGzip;
-    case 'zstd':
-      return createZstdDecompress === undefined || isDevice
-        ? unpackZstd(isDevice)
-        : createZstdDecompress({ chunkSize: READ_BYTES });
-    default:
-      return undefined;
-  }
+const zstdUnpacker = (isDevice: boolean): CopyStep =>
+  createZstdDecompress === undefined || isDevice
+    ? unpackZstd(isDevice)
+    : createZstdDecompress({ chunkSize: READ_BYTES });
+
+/** Data that are being unpacked. */
+interface Unpacking {
+  readonly source: Readable;
+  readonly steps: readonly CopyStep[];
+  readonly options: CopyOptions;
+  /** Up to where the packed data have been read. */
+  position(): number;
+}
+
+const unpackingGzip = (reader: FileReader, offset: number, { signal, onProgress }: CopyOptions): Unpacking => {
+  const members = new GzipMembers(reader, offset);
+  const unpacked = async function* (): AsyncGenerator<Uint8Array> {
+    let reported = offset;
+    for await (const piece of members.unpacked()) {
+      onProgress?.(members.position - reported);
+      reported = members.position;
+      yield piece;
+    }
+  };
+  const source = Readable.from(unpacked(), { objectMode: false });
+  return { source, steps: [], options: { signal }, position: () => members.position };
 };
+
+const unpackingZstd = (reader: FileReader, offset: number, options: CopyOptions): Unpacking => {
+  let position = offset;
+  const pieces = async function* (): AsyncGenerator<Uint8Array> {
+    while (position < reader.sizeBytes) {
+      const piece = new Uint8Array(Math.min(READ_BYTES, reader.sizeBytes - position));
+      await reader.readLater(position, piece);
+      position += piece.length;
+      yield piece;
+    }
+  };
+  const source = Readable.from(pieces(), { objectMode: false });
+  return { source, steps: [zstdUnpacker(reader.isDevice)], options, position: () => position };
+};
+
+const UNPACKING: ReadonlyMap<string, typeof unpackingGzip> = new Map([
+  ['gzip', unpackingGzip],
+  ['zstd', unpackingZstd],
+]);
 
 /**
  * Unpacks everything from byte `offset` of the file on.
@@ -63,15 +85,15 @@ const createUnpacker = (format: string, isDevice: boolean): CopyStep | undefined
  *   throws; `failed` if the temporary file cannot be written
  */
 export const unpack = async (
-  { readLater, sizeBytes, isDevice }: FileReader,
+  reader: FileReader,
   file: string,
   offset: number,
   format: string,
   check: UnpackedCheck,
   options: CopyOptions = {},
 ): Promise<FileReader> => {
-  const unpacker = createUnpacker(format, isDevice);
-  if (unpacker === undefined) {
+  const begin = UNPACKING.get(format);
+  if (begin === undefined) {
     throw new RamferryError(
       'invalid',
       'COMPRESSED_FILE',
@@ -84,23 +106,16 @@ export const unpack = async (
       },
     );
   }
-  let position = offset;
-  const pieces = async function* (): AsyncGenerator<Uint8Array> {
-    while (position < sizeBytes) {
-      const piece = new Uint8Array(Math.min(READ_BYTES, sizeBytes - position));
-      await readLater(position, piece);
-      position += piece.length;
-      yield piece;
-    }
-  };
+  const unpacking = begin(reader, offset, options);
   try {
-    const source = Readable.from(pieces(), { objectMode: false });
-    return await unnamedCopy(file, source, [unpacker, watchUnpacked(file, format, check)], options);
+    const steps = [...unpacking.steps, watchUnpacked(file, format, check)];
+    return await unnamedCopy(file, unpacking.source, steps, unpacking.options);
   } catch (error) {
     options.signal?.throwIfAborted();
     if (error instanceof RamferryError && error.code !== 'COMPRESSED_DATA') {
       throw error;
     }
+    const position = unpacking.position();
     throw new RamferryError(
       'invalid',
       'COMPRESSED_DATA',
