@@ -7,7 +7,7 @@ import { interopTest } from './lab.js';
 import { Ramferry } from './ramferry.js';
 
 interopTest(
-  'kdump: the same page frames with the same content as in a dump of QEMU',
+  'kdump: the same page frames, content and registers as in a dump of QEMU',
   async (lab) => {
     const guest = await lab.startGuest({ workload: 'churn:16:8', memory: 96 });
     await guest.waitReady();
@@ -26,6 +26,10 @@ interopTest(
     const [expected, actual] = [openKdump(theirs), openKdump(ours)];
     assert.deepEqual(actual.frames, expected.frames);
     assert.equal(actual.frameEnd, expected.frameEnd);
+    assert.equal(actual.processors, expected.processors);
+    // Ours are followed by VMCOREINFO, which QEMU knows of only where the guest has a vmcoreinfo device.
+    const registers = actual.notes.subarray(0, expected.notes.length);
+    assert.ok(expected.notes.length > 0 && registers.equals(expected.notes), 'the notes are those of QEMU');
     for (const frame of expected.frames) {
       assert.ok(actual.page(frame)!.equals(expected.page(frame)!), `page frame ${frame}`);
     }

@@ -61,11 +61,10 @@ Formats:
   raw                 guest memory as it is: a folder with a file for each RAM block, or with --block one file
   raw --by-address    one file, in which the offset of a byte is its guest-physical address; holes are zero
   elf                 an ELF core for crash, drgn, gdb: with the registers of each x86 vCPU, if the file has a VM
-                      description, and the VMCOREINFO of a Linux that has told it the vmcoreinfo device. gdb needs
-                      --virtual, and a guest that ran with paging.
+                      description, and the VMCOREINFO of a Linux. gdb needs --virtual, and a guest that ran with
+                      paging.
   kdump               a kdump-compressed dump for crash and drgn: each page packed with zlib, by as many threads as
-                      there are cores, and the VMCOREINFO of a Linux; flattened, where the output is no file.
-                      No registers.
+                      there are cores, with the same besides memory; flattened, where the output is no file
   lime                a LiME dump, for Volatility and the like
 By address, which is raw --by-address, elf, kdump and lime, for pc, q35, isapc and microvm: every RAM block at its guest-physical
 address, or the one that --block names. RAM lies where the saved clock and the ACPI tables say; the address of a DIMM is not

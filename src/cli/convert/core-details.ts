@@ -1,26 +1,31 @@
 // What a core for debuggers has besides memory, and what is told about it.
 
 import { coreCpus } from '../../format/debugger-notes.js';
+import type { KernelMemory } from '../../format/linux/kernel-memory.js';
 import type { PhysicalMemory } from '../../format/physical-memory.js';
-import type { Snapshot } from '../../format/snapshot.js';
 import type { X86Registers } from '../../format/x86/registers.js';
 import { deviceVmcoreinfo } from '../../format/x86/vmcoreinfo.js';
 import type { RamferryError } from '../../memory/errors.js';
-import type { WrittenCore } from './conversion.js';
+import type { Conversion, WrittenCore } from './conversion.js';
+import { findKernel } from './find-kernel.js';
 
 export interface CoreDetails {
   readonly cpus: readonly X86Registers[];
   /** Why there are none. */
   readonly problem: RamferryError | undefined;
+  /** The guest's Linux. */
+  readonly kernel: KernelMemory | undefined;
   /** The kernel's text. */
   readonly vmcoreinfo: Uint8Array | undefined;
   readonly written: WrittenCore;
 }
 
 /** Reads what the file has of it; what it has not is told, and is no error: there is still memory. */
-export const coreDetails = (snapshot: Snapshot, memory: PhysicalMemory): CoreDetails => {
+export const coreDetails = async (conversion: Conversion, memory: PhysicalMemory): Promise<CoreDetails> => {
+  const { snapshot } = conversion;
   const { cpus, problem } = coreCpus(snapshot);
-  const vmcoreinfo = deviceVmcoreinfo(snapshot.summary, memory);
+  const kernel = await findKernel(conversion, memory);
+  const vmcoreinfo = deviceVmcoreinfo(snapshot.summary, memory) ?? (kernel && Buffer.from(kernel.info.text, 'latin1'));
   const missing = [
     ...(problem === undefined ? [] : [`No registers: ${problem.message}`]),
     ...cpus
@@ -33,6 +38,7 @@ export const coreDetails = (snapshot: Snapshot, memory: PhysicalMemory): CoreDet
   return {
     cpus,
     problem,
+    kernel,
     vmcoreinfo,
     written: {
       cpus: cpus.map(({ cpu, mode }) => ({ cpu, mode })),

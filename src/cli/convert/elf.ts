@@ -20,7 +20,7 @@ export const writeElf = async (conversion: Conversion): Promise<Written> => {
   const { snapshot } = conversion;
   const { map, ranges, blocks, written } = addressedMemory(conversion);
   const memory = new PhysicalMemory(snapshot, map);
-  const { cpus, problem, vmcoreinfo, written: core } = coreDetails(snapshot, memory);
+  const { cpus, problem, vmcoreinfo, written: core } = await coreDetails(conversion, memory);
   if (conversion.virtual && problem !== undefined) {
     throw problem.with({ file: conversion.file });
   }

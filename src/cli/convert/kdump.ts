@@ -7,7 +7,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { channelError } from '../../channel/channel-error.js';
 import { OutputFile } from '../../channel/output-file-node.js';
 import { writeFully } from '../../channel/write-fully-node.js';
-import { elfNote } from '../../format/elf-note.js';
+import { debuggerNotes, isCoreOf64Bits } from '../../format/debugger-notes.js';
 import { refuseElsewhere } from '../../format/elsewhere.js';
 import { flattenedEnd, flattenedHead, flattenedPiece } from '../../format/kdump/flattened.js';
 import { frameBitmap } from '../../format/kdump/frame-bitmap.js';
@@ -20,12 +20,9 @@ import { SLICE_MS } from '../../guest/slices-node.js';
 import { pageIndex } from '../../memory/units.js';
 import { SILENT_MS } from '../read-memory-file.js';
 import { addressedMemory } from './addressed-memory.js';
-import type { Conversion, Written } from './conversion.js';
-import { findKernel } from './find-kernel.js';
+import type { Conversion, Written, WrittenCore } from './conversion.js';
+import { coreDetails } from './core-details.js';
 import { openOutput, type SequentialOutput } from './open-output.js';
-
-/** drgn takes VMCOREINFO from a note, crash from its own place. */
-const VMCOREINFO_TYPE = 0;
 
 /** Writes bytes to a place in the dump; they are used again when it has resolved. */
 type WriteAt = (bytes: Uint8Array, position: number) => Promise<void> | void;
@@ -38,12 +35,13 @@ export const writeKdump = async (conversion: Conversion): Promise<Written> => {
     ranges.map(({ block }) => block),
   );
   const last = ranges.at(-1)!;
-  const kernel = await findKernel(conversion, new PhysicalMemory(snapshot, map));
-  const vmcoreinfo = Buffer.from(kernel?.info.text ?? '', 'latin1');
+  const memory = new PhysicalMemory(snapshot, map);
+  const { cpus, kernel, vmcoreinfo, written: core } = await coreDetails(conversion, memory);
+  const hasRegisters = isCoreOf64Bits(cpus);
   const head = kdumpHead({
-    notes: vmcoreinfo.length === 0 ? vmcoreinfo : elfNote('VMCOREINFO', VMCOREINFO_TYPE, vmcoreinfo),
-    processors: 1,
-    vmcoreinfo,
+    notes: debuggerNotes(hasRegisters ? cpus : [], vmcoreinfo),
+    processors: Math.max(1, cpus.length),
+    vmcoreinfo: vmcoreinfo ?? new Uint8Array(),
     uname: kernel?.uname(),
     physBase: BigInt(kernel?.physicalBase ?? 0),
     pageCount: ranges.reduce((sum, { bytes }) => sum + bytes, 0) / KDUMP_PAGE_BYTES,
@@ -67,11 +65,18 @@ export const writeKdump = async (conversion: Conversion): Promise<Written> => {
     }
     surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
-    return { ...written, fileBytes };
+    return { ...written, core: hasRegisters ? core : without32Bits(core), fileBytes };
   } finally {
     output.abort();
   }
 };
+
+/** A dump is of x86_64, whose registers have 64 bits. */
+const without32Bits = (core: WrittenCore): WrittenCore => ({
+  ...core,
+  cpus: [],
+  notes: [...core.notes, 'No registers: the guest did not run in 64-bit mode. An ELF core has them.'],
+});
 
 const toFile =
   ({ descriptor }: OutputFile, file: string): WriteAt =>
