@@ -8,8 +8,10 @@
 //   .toolbox/qemu-img/   qemu-img (a wrapper), root/
 //   .toolbox/qemu-10-others/   qemu-system-aarch64 and the like (wrappers), root/: only on request
 //   .toolbox/guest/      vmlinuz, initramfs.gz: the self-checking guest (test/guest-kit)
+//   .toolbox/debuggers/  crash, drgn, gdb (wrappers), root/; vmlinuz, vmlinux (its symbols), initramfs.gz (test/debugger-kit): only on request
 
 import {
+  chmodSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -25,7 +27,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { PrivateApt, run, unpack } from './apt.js';
-import { guestKitFolder, type PartName, parts, toolboxFolder } from './toolbox.js';
+import { debuggerKitFolder, guestKitFolder, type PartName, parts, toolboxFolder } from './toolbox.js';
 
 /** Programs out of Debian's packages. */
 interface PackagedPrograms {
@@ -125,6 +127,52 @@ const installGuest = (apt: PrivateApt, folder: string): void => {
   rmSync(unpacked, { recursive: true });
 };
 
+/** A debugger; drgn is a program in Python, which gdb has inside. Nothing of the machine's Python is used. */
+const debuggerWrapper = (linker: string, program: string): string => {
+  const command = {
+    crash: '"$root/usr/bin/crash"',
+    gdb: '"$root/usr/bin/gdb" --data-directory "$root/usr/share/gdb"',
+    drgn: '"$root/usr/bin/python3" "$root/usr/bin/drgn"',
+  }[program];
+  return `#!/bin/sh
+# ${program} of Debian trixie, unpacked with its own libraries.
+root=$(cd -P "\${0%/*}" && pwd)/root
+export PYTHONHOME="$root/usr" PYTHONDONTWRITEBYTECODE=1
+exec "$root/${linker}" --library-path "$root/usr/lib/x86_64-linux-gnu" ${command} "$@"
+`;
+};
+
+const installDebuggers = (tools: PrivateApt, kernels: PrivateApt, folder: string): void => {
+  const root = join(folder, 'root');
+  unpack(tools.downloadClosure('crash', 'python3-drgn', 'gdb'), root);
+  const linker = LIBRARIES.map((lib) => `${lib}/ld-linux-x86-64.so.2`).find((path) => existsSync(join(root, path)))!;
+  for (const program of ['crash', 'drgn', 'gdb']) {
+    const file = join(folder, program);
+    writeFileSync(file, debuggerWrapper(linker, program));
+    chmodSync(file, 0o755);
+    run(file, ['--version']);
+  }
+  const image = kernels.dependencies('linux-image-cloud-amd64').find((name) => name.startsWith('linux-image-'));
+  if (image === undefined) {
+    throw new Error('linux-image-cloud-amd64 depends on no kernel image');
+  }
+  const version = image.replace('linux-image-', '');
+  const unpacked = join(folder, 'unpacked');
+  unpack(
+    [image, `${image}-dbg`, 'busybox-static'].map((name) => kernels.download(name)),
+    unpacked,
+  );
+  ensureCompiler();
+  run('/bin/sh', [join(debuggerKitFolder, 'build-initramfs.sh')], {
+    BUSYBOX: join(unpacked, 'bin', 'busybox'),
+    KMOD: join(unpacked, 'lib', 'modules', version),
+    OUT: join(folder, 'initramfs.gz'),
+  });
+  renameSync(join(unpacked, 'boot', `vmlinuz-${version}`), join(folder, 'vmlinuz'));
+  renameSync(join(unpacked, 'usr', 'lib', 'debug', 'boot', `vmlinux-${version}`), join(folder, 'vmlinux'));
+  rmSync(unpacked, { recursive: true });
+};
+
 const machineRelease = /^VERSION_CODENAME=(\w+)/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? '';
 const folder = toolboxFolder();
 const [, , testRun = '', ...wanted] = process.argv;
@@ -165,6 +213,8 @@ const install: Readonly<Record<PartName, (target: string) => string | undefined>
   'qemu-10-others': (target) => void installPrograms(aptOf('trixie'), 'trixie', target, OTHER_SYSTEMS),
   // Bookworm's kernel, because its modules are not compressed and the guest's insmod cannot decompress.
   guest: (target) => void installGuest(aptOf('bookworm'), target),
+  // Bookworm's crash does not find the tasks of its own kernel.
+  debuggers: (target) => void installDebuggers(aptOf('trixie'), aptOf('bookworm'), target),
 };
 
 /** Gives a complete folder its name, in one step also where the name was another folder's. */

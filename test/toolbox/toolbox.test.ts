@@ -48,14 +48,14 @@ test('a part of an older recipe is made anew', () => {
   assert.equal(backports.isComplete(), false);
 });
 
-test('only the backport can be done without, and the other architectures have to be asked for', () => {
+test('only the backport can be done without, other architectures and debuggers have to be asked for', () => {
   assert.deepEqual(
     parts.filter(({ need }) => need === 'optional'),
     [backports],
   );
   assert.deepEqual(
     parts.filter(({ need }) => need === 'on request').map(({ name }) => name),
-    ['qemu-10-others'],
+    ['qemu-10-others', 'debuggers'],
   );
 });
 

@@ -14,9 +14,17 @@ export { toolboxFolder };
 const here = dirname(fileURLToPath(import.meta.url));
 /** Sources of the guest; not built, so they stay in the source tree: this file runs in dist/test/toolbox/. */
 export const guestKitFolder = join(here, '..', '..', '..', 'test', 'guest-kit');
+export const debuggerKitFolder = join(here, '..', '..', '..', 'test', 'debugger-kit');
 
 /** `qemu-backports` lies in a folder that is named after the version that came, such as `qemu-11.1`. */
-export type PartName = 'qemu-10' | 'qemu-7.2' | 'qemu-backports' | 'qemu-img' | 'guest' | 'qemu-10-others';
+export type PartName =
+  | 'qemu-10'
+  | 'qemu-7.2'
+  | 'qemu-backports'
+  | 'qemu-img'
+  | 'guest'
+  | 'qemu-10-others'
+  | 'debuggers';
 
 /**
  * Whether the suite can do without a part: without an `optional` one, the tests that need it are skipped. One that is
@@ -72,10 +80,10 @@ class ToolboxPart {
   }
 }
 
-const guestKitDigest = (): string => {
+const kitDigest = (kit: string): string => {
   const hash = createHash('sha256');
-  for (const name of readdirSync(guestKitFolder).sort()) {
-    hash.update(readFileSync(join(guestKitFolder, name)));
+  for (const name of readdirSync(kit).sort()) {
+    hash.update(readFileSync(join(kit, name)));
   }
   return hash.digest('hex');
 };
@@ -86,9 +94,15 @@ export const parts: readonly ToolboxPart[] = [
   // Not every mirror has backports.
   new ToolboxPart('qemu-backports', 'Debian trixie-backports, 1', 'optional'),
   new ToolboxPart('qemu-img', 'qemu-img of Debian trixie, 1'),
-  new ToolboxPart('guest', `Debian bookworm, 1, ${guestKitDigest()}`),
+  new ToolboxPart('guest', `Debian bookworm, 1, ${kitDigest(guestKitFolder)}`),
   // The machines of all other architectures: 120 MB to download, 500 MB unpacked.
   new ToolboxPart('qemu-10-others', 'other architectures of Debian trixie, 1', 'on request'),
+  // 300 MB to load, 1.3 GB on the disk.
+  new ToolboxPart(
+    'debuggers',
+    `Debian bookworm's kernel, trixie's debuggers, 1, ${kitDigest(debuggerKitFolder)}`,
+    'on request',
+  ),
 ];
 
 export interface Toolbox {
@@ -153,6 +167,33 @@ export const openToolbox = (): Toolbox | { readonly missing: string } => {
     initramfs: join(folder, 'guest', 'initramfs.gz'),
     qemuImg: join(folder, 'qemu-img', 'qemu-img'),
     missingParts: new Map(incomplete().map((part) => [part.name, why(part)])),
+  };
+};
+
+/** A kernel with its debug symbols, the guest that runs it, and debuggers: paths. */
+export interface Debuggers {
+  readonly kernel: string;
+  readonly initramfs: string;
+  /** The kernel's symbols. */
+  readonly vmlinux: string;
+  readonly crash: string;
+  readonly drgn: string;
+  readonly gdb: string;
+}
+
+/** The debuggers of the toolbox, or the reason why there are none. */
+export const openDebuggers = (): Debuggers | { readonly missing: string } => {
+  if (!parts.find(({ name }) => name === 'debuggers')!.isComplete()) {
+    return { missing: 'the toolbox has no debuggers: npm run toolbox -- debuggers' };
+  }
+  const path = (name: string): string => join(toolboxFolder(), 'debuggers', name);
+  return {
+    kernel: path('vmlinuz'),
+    initramfs: path('initramfs.gz'),
+    vmlinux: path('vmlinux'),
+    crash: path('crash'),
+    drgn: path('drgn'),
+    gdb: path('gdb'),
   };
 };
 

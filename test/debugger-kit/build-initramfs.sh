@@ -1,0 +1,9 @@
+#!/bin/sh
+# Builds the initramfs of the debuggers' guest.  Env: BUSYBOX (static), KMOD (kernel modules dir, .../lib/modules/VERSION), OUT
+set -e
+: "${BUSYBOX:?set BUSYBOX}" "${KMOD:?set KMOD to lib/modules/VERSION}" "${OUT:=initramfs.gz}"
+here=$(cd "$(dirname "$0")" && pwd); t=$(mktemp -d); mkdir -p "$t/bin" "$t/lib"
+cp "$BUSYBOX" "$t/bin/busybox"; ln -s busybox "$t/bin/sh"
+cp "$KMOD/kernel/drivers/firmware/qemu_fw_cfg.ko" "$t/lib/"
+cp "$here/init" "$t/init"; chmod 755 "$t/init"
+(cd "$t" && find . | cpio -o -H newc --quiet | gzip -1) > "$OUT"; rm -rf "$t"

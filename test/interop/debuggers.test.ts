@@ -1,0 +1,185 @@
+// Cores of ours in crash, drgn and gdb, beside the core that QEMU itself dumps of the same guest at the same moment, and beside what the
+// guest printed. Kernel, symbols and debuggers take 1.3 GB and each guest a minute: `npm run toolbox -- debuggers`, then
+// `RAMFERRY_SLOW=1 npm test -- debuggers`.
+
+import assert from 'node:assert/strict';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { libvirtHead } from '../libvirt-images.js';
+import { openDebuggers } from '../toolbox/toolbox.js';
+import { type CrashAnswer, DebuggerSet, GuestReport } from './debuggers.js';
+import { type GuestOptions, interopTest, Lab, type LabGuest } from './lab.js';
+import { Ramferry } from './ramferry.js';
+
+interface Case {
+  readonly name: string;
+  readonly guest?: GuestOptions;
+  /** How the guest becomes a file; a stream by default. */
+  readonly save?: (guest: LabGuest, file: string) => Promise<void>;
+  /** RAM block of a DIMM, whose address a stream does not say. */
+  readonly dimm?: string;
+  readonly kdump?: true;
+}
+
+const saveStream = async (guest: LabGuest, file: string): Promise<void> => {
+  await guest.saveStream(file);
+};
+
+const saveMappedRam = async (guest: LabGuest, file: string): Promise<void> => {
+  await guest.saveStream(file, { capabilities: { 'mapped-ram': true } });
+};
+
+const saveLibvirt = async (guest: LabGuest, file: string): Promise<void> => {
+  await guest.saveStream(`${file}.stream`);
+  const head = libvirtHead({ format: 0 });
+  writeFileSync(file, Buffer.concat([head, readFileSync(`${file}.stream`)]));
+  rmSync(`${file}.stream`);
+};
+
+const node = (id: number): string[] => [
+  ...['-object', `memory-backend-ram,id=node${id},size=256M`],
+  ...['-numa', `node,nodeid=${id},memdev=node${id},cpus=${id}`],
+];
+
+const cases: readonly Case[] = [
+  {
+    name: 'a stream, with the vmcoreinfo device, and a kdump',
+    guest: { extraArguments: ['-device', 'vmcoreinfo'] },
+    kdump: true,
+  },
+  { name: 'a mapped-ram file', save: saveMappedRam },
+  { name: 'a libvirt image', save: saveLibvirt },
+  { name: 'a q35 with memory above 4 GiB', guest: { machine: 'q35', memory: 2560 } },
+  { name: 'two NUMA nodes', guest: { extraArguments: [...node(0), ...node(1)] } },
+  {
+    name: 'a DIMM',
+    guest: {
+      kernelArguments: 'online=1',
+      extraArguments: [
+        ...['-m', 'slots=2,maxmem=2G', '-object', 'memory-backend-ram,id=dimm0,size=256M'],
+        ...['-device', 'pc-dimm,memdev=dimm0'],
+      ],
+    },
+    dimm: 'dimm0',
+  },
+];
+
+const convert = async (lab: Lab, file: string, output: string, ...words: readonly string[]): Promise<string> => {
+  const { status, stderr } = await Ramferry.run(lab, 'convert', file, output, ...words);
+  assert.equal(status, 0, stderr);
+  return output;
+};
+
+/** `--at` for a DIMM, from QEMU. */
+const dimmPlace = async (guest: LabGuest, block: string | undefined): Promise<string[]> => {
+  if (block === undefined) {
+    return [];
+  }
+  const text = String(await guest.qmp.execute('human-monitor-command', { 'command-line': 'info memory-devices' }));
+  return ['--at', `${block}=${/addr: (0x[0-9a-f]+)/.exec(text)![1]}`];
+};
+
+/** Moments that are tried until one is found of which crash takes QEMU's own dump. */
+const MOMENTS = 8;
+
+/** Stops the guest at a moment that crash understands, with QEMU's dump of it; returns what crash says. */
+const stopForCrash = async (
+  guest: LabGuest,
+  reference: string,
+  ask: () => CrashAnswer | string,
+): Promise<CrashAnswer> => {
+  for (let moment = 1; ; moment += 1) {
+    await guest.stop();
+    await guest.qmp.execute('dump-guest-memory', { paging: true, protocol: `file:${reference}` });
+    const answer = ask();
+    if (typeof answer === 'object') {
+      return answer;
+    }
+    assert.ok(moment < MOMENTS, answer);
+    await guest.resume();
+    await delay(300);
+  }
+};
+
+const debuggers = openDebuggers();
+const why =
+  process.env['RAMFERRY_SLOW'] !== '1' ? 'RAMFERRY_SLOW=1 is not set' : 'missing' in debuggers ? debuggers.missing : '';
+
+if (why !== '') {
+  test('cores in crash, drgn and gdb', { skip: why }, () => {});
+}
+
+for (const { name, guest: options, save = saveStream, dimm, kdump } of why === '' ? cases : []) {
+  interopTest(
+    `crash, drgn and gdb agree with the guest, and with QEMU's own dump of it: ${name}`,
+    async (outer, context) => {
+      assert.ok(!('missing' in debuggers));
+      const lab = new Lab(
+        { ...outer.toolbox, kernel: debuggers.kernel, initramfs: debuggers.initramfs },
+        outer.release,
+      );
+      outer.onClose(() => lab.close());
+      const { extraArguments = [], ...rest } = options ?? {};
+      const guest = await lab.startGuest({
+        ...{ memory: 512, workload: 'idle' },
+        ...rest,
+        extraArguments: ['-smp', '2', ...extraArguments],
+      });
+      await guest.waitSerial(/^== end/m, 240_000);
+      const report = new GuestReport(guest.serial());
+      const pids = ['1', report.pid('sleep'), report.pid('tail')];
+      context.diagnostic(`KASLR offset 0x${report.kaslrOffset.toString(16)}, ${report.tasks.length} tasks`);
+      const tools = new DebuggerSet(lab, debuggers);
+      const reference = lab.path('qemu.elf');
+      const theirs = await stopForCrash(guest, reference, () => tools.crash(reference, pids));
+      const file = lab.path('guest.mig');
+      await save(guest, file);
+      const at = await dimmPlace(guest, dimm);
+      guest.qemu.kill();
+
+      const core = await convert(lab, file, lab.path('guest.core'), '--to', 'elf', ...at);
+      const ours = tools.crash(core, pids);
+      assert.ok(typeof ours === 'object', String(ours));
+      assert.deepEqual(ours, theirs);
+      // The shell that printed the list was a task of its own, and may be gone.
+      const gone = report.tasks.filter((task) => !ours.tasks.includes(task));
+      assert.deepEqual(
+        gone.filter((task) => !task.endsWith(' init')),
+        [],
+      );
+      assert.ok(report.tasks.length > 40, `${report.tasks.length} tasks`);
+      // crash shows the time on the first line of a record only.
+      const text = (line: string): string => line.replace(/^\[ *\d+\.\d+\]/, '').trim();
+      const printed = report.lines('log').map(text);
+      assert.deepEqual(ours.log.map(text).slice(0, printed.length), printed);
+      assert.match(ours.stacks, /#\d+ \[[0-9a-f]+\] (?:__x64_sys_|do_)?\w*nanosleep/);
+
+      const drgn = tools.drgn(core, pids[1]!);
+      assert.deepEqual(drgn, tools.drgn(reference, pids[1]!));
+      assert.deepEqual(new Set(drgn.tasks), new Set(ours.tasks.filter((task) => !task.startsWith('0 '))));
+      assert.deepEqual(drgn.log.map(text).slice(0, printed.length), printed);
+      assert.equal(drgn.commandLine.trim(), report.lines('cmdline')[0]);
+      assert.ok(
+        drgn.stack.some((frame) => frame.includes('nanosleep')),
+        drgn.stack.join(' '),
+      );
+      assert.equal(drgn.running.length, 2);
+
+      const virtual = await convert(lab, file, lab.path('virtual.core'), '--to', 'elf', '--virtual', ...at);
+      const expressions = ['jiffies_64', 'init_uts_ns.name.release', 'saved_command_line', '$rip', 'init_task.comm'];
+      const values = tools.gdb(virtual, report.kaslrOffset, expressions);
+      assert.deepEqual(values, tools.gdb(reference, report.kaslrOffset, expressions));
+      assert.equal(values[0], drgn.jiffies);
+      assert.ok(values[1]!.startsWith(`"${drgn.release}"`), values[1]);
+      assert.ok(values[2]!.endsWith(`"${drgn.commandLine}"`), values[2]);
+
+      if (kdump) {
+        const dump = await convert(lab, file, lab.path('guest.kdump'), '--to', 'kdump');
+        assert.deepEqual(tools.crash(dump, pids), theirs);
+        assert.deepEqual(tools.drgn(dump, pids[1]!), drgn);
+      }
+    },
+    ['10'],
+  );
+}
