@@ -20,7 +20,7 @@ export const writeElf = async (conversion: Conversion): Promise<Written> => {
   const { snapshot } = conversion;
   const { map, ranges, blocks, written } = addressedMemory(conversion);
   const memory = new PhysicalMemory(snapshot, map);
-  const { cpus, problem, vmcoreinfo, written: core } = await coreDetails(conversion, memory);
+  const { cpus, problem, kernel, vmcoreinfo, written: core } = await coreDetails(conversion, memory);
   if (conversion.virtual && problem !== undefined) {
     throw problem.with({ file: conversion.file });
   }
@@ -32,7 +32,7 @@ export const writeElf = async (conversion: Conversion): Promise<Written> => {
   }
   const offsetOf = (block: number, offset: number): number => starts.get(block)! + offset;
   const { segments, ...virtual } = conversion.virtual
-    ? virtualSegments(ranges, virtualMemory(memory, cpus).mappings, offsetOf)
+    ? virtualSegments(ranges, virtualMemory(memory, cpus, kernel?.tables).mappings, offsetOf)
     : { segments: physicalSegments(ranges, offsetOf) };
   const { head, ramOffset } = elfCore({
     is64Bit: isCoreOf64Bits(cpus),

@@ -51,6 +51,11 @@ export class KernelMemory {
     }
   }
 
+  /** The kernel's own page tables, which have all of it whatever the vCPUs run; undefined if VMCOREINFO does not say where they are. */
+  get tables(): PageTables | undefined {
+    return this.#tables;
+  }
+
   /** Guest-physical address of a virtual one in the image; undefined outside of it. */
   imageAddress(virtual: bigint): number | undefined {
     const within = virtual - IMAGE_START;
