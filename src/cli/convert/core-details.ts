@@ -2,9 +2,9 @@
 
 import { coreCpus } from '../../format/debugger-notes.js';
 import type { KernelMemory } from '../../format/linux/kernel-memory.js';
+import { deviceVmcoreinfo } from '../../format/linux/vmcoreinfo-device.js';
 import type { PhysicalMemory } from '../../format/physical-memory.js';
 import type { X86Registers } from '../../format/x86/registers.js';
-import { deviceVmcoreinfo } from '../../format/x86/vmcoreinfo.js';
 import type { RamferryError } from '../../memory/errors.js';
 import type { Conversion, WrittenCore } from './conversion.js';
 import { findKernel } from './find-kernel.js';

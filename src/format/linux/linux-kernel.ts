@@ -9,7 +9,8 @@ import { bufferRecords, hasLogRecords, textRecords } from './log-buffer.js';
 import { type LogRecord, logDamaged, MOST_LINES, MOST_RECORDS } from './log-record.js';
 import { ringRecords } from './log-ring.js';
 import type { FoundText, FoundVmcoreinfo } from './memory-scan.js';
-import { readVmcoreinfoNote, vmcoreinfoNote } from './vmcoreinfo-device.js';
+import { parseVmcoreinfo } from './vmcoreinfo.js';
+import { deviceVmcoreinfo } from './vmcoreinfo-device.js';
 
 /** A kernel whose memory can be read at its own addresses. */
 export interface OpenedKernel {
@@ -41,8 +42,8 @@ export const kernelOfDevice = (
   memory: PhysicalMemory,
   vcpus: readonly KernelVcpu[],
 ): OpenedKernel | undefined => {
-  const note = vmcoreinfoNote(summary);
-  const info = note && readVmcoreinfoNote(memory, note);
+  const text = deviceVmcoreinfo(summary, memory);
+  const info = text && parseVmcoreinfo(text);
   const kernel = info && openKernel(memory, info, vcpus);
   return kernel && opened(kernel, 'device');
 };

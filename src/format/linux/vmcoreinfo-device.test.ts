@@ -8,7 +8,7 @@ import { elfNote } from '../elf-note.js';
 import { openSnapshot } from '../open-snapshot.js';
 import { physicalMap } from '../physical-map.js';
 import { PhysicalMemory } from '../physical-memory.js';
-import { deviceVmcoreinfo } from './vmcoreinfo.js';
+import { deviceVmcoreinfo } from './vmcoreinfo-device.js';
 
 const RAM_BYTES = 16 * 2 ** 20;
 const NOTE_AT = 0x12_3000;
