@@ -139,6 +139,9 @@ test('one place that is not there does not hide the others', async () => {
   assert.equal((await ask('vga.vram+0xfffff', '--length', '2')).code, 'NO_MEMORY');
   assert.equal((await ask('0x1234', '--virtual')).code, 'NOT_MAPPED');
   assert.equal((await ask('0x1234', '--cpu', '1')).code, 'NOT_PAGED');
+  const alone = await runCommand('read', file, '0x3000000');
+  assert.deepEqual([alone.status, alone.stdout], [1, '']);
+  assert.match(alone.stderr, /no memory at address 0x3000000\.\n$/);
 });
 
 test('wrong usage has a code, and harms no file', async () => {

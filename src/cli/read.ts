@@ -92,7 +92,11 @@ export const read: Verb<ReadOptions> = {
       const colors = terminalColors(process.stdout);
       return {
         document: { file, reads: answers.map((each) => answerDocument(each, options)) },
-        text: answers.map((each) => answerText(each, options, colors)).join('\n'),
+        // The failure of the only one says it all.
+        text:
+          failure !== undefined && answers.length === 1
+            ? ''
+            : answers.map((each) => answerText(each, options, colors)).join('\n'),
         failure,
       };
     } catch (error) {
