@@ -1,11 +1,10 @@
 // `ramferry read FILE ADDRESS…`: the bytes at places of a guest's memory.
 
-import { Option } from 'commander';
 import { openOutputFile } from '../channel/output-file-channel-node.js';
 import type { BlockPlaces } from '../format/index.js';
 import { RamferryError } from '../memory/errors.js';
 import { parseInteger, parseSize } from './arguments.js';
-import { addPlace } from './convert/block-places.js';
+import { placesOption } from './block-places.js';
 import { type GuestPlace, GuestPlaces } from './guest-place.js';
 import { hexdump } from './hexdump.js';
 import { type FileOptions, INDEX_HELP, pageSizeOption, readWholeMemoryFile } from './read-memory-file.js';
@@ -44,11 +43,7 @@ export const read: Verb<ReadOptions> = {
       .option('--virtual', 'addresses are virtual ones, by the page tables of vCPU 0')
       .option('--cpu <n>', 'the same, by those of vCPU N', parseInteger(0, MOST_CPUS))
       .option('--out <file>', 'the bytes themselves, one address after the other, to a file; - is stdout')
-      .addOption(
-        new Option('--at <block=address>', 'address of a RAM block that the file does not tell; repeatable')
-          .argParser(addPlace)
-          .default(new Map(), 'none'),
-      )
+      .addOption(placesOption())
       .addOption(pageSizeOption())
       .addHelpText(
         'after',

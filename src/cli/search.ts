@@ -10,7 +10,7 @@ import { RegexMatcher } from '../format/search/regex-matcher.js';
 import { SearchMemory } from '../format/search/search-memory.js';
 import { RamferryError } from '../memory/errors.js';
 import { parseInteger } from './arguments.js';
-import { addPlace } from './convert/block-places.js';
+import { placesOption } from './block-places.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
 import { type FileOptions, INDEX_HELP, inSlices, pageSizeOption, readWholeMemoryFile } from './read-memory-file.js';
 import { oneLine } from './safe-text.js';
@@ -49,11 +49,7 @@ export const search: Verb<SearchOptions> = {
         new Option('--encoding <name...>', 'encodings of the text; all of them by default').choices(TEXT_ENCODINGS),
       )
       .option('--block <name>', 'only this RAM block')
-      .addOption(
-        new Option('--at <block=address>', 'address of a RAM block that the file does not tell; repeatable')
-          .argParser(addPlace)
-          .default(new Map(), 'none'),
-      )
+      .addOption(placesOption())
       .option('--limit <n>', 'matches to list; all are counted', parseInteger(0, MOST_LISTED), LISTED)
       .addOption(pageSizeOption())
       .addHelpText(

@@ -8,7 +8,7 @@ import { SearchMemory } from '../format/search/search-memory.js';
 import { LONGEST_TEXT, TextMatcher, type TextWidth } from '../format/search/text-matcher.js';
 import { RamferryError } from '../memory/errors.js';
 import { parseInteger } from './arguments.js';
-import { addPlace } from './convert/block-places.js';
+import { placesOption } from './block-places.js';
 import { type FileOptions, INDEX_HELP, pageSizeOption, readWholeMemoryFile } from './read-memory-file.js';
 import { jsonLine, oneLine } from './safe-text.js';
 import { addressText, offsetText, type SearchedOptions, searchedMemory } from './searched-memory.js';
@@ -31,11 +31,7 @@ export const strings: Verb<StringsOptions> = {
       .option('--min <n>', 'fewest characters of a text', parseInteger(2, LONGEST_TEXT), 4)
       .addOption(new Option('--encoding <name>', 'how the ASCII is stored').choices(ENCODINGS).default('utf-8'))
       .option('--block <name>', 'only this RAM block')
-      .addOption(
-        new Option('--at <block=address>', 'address of a RAM block that the file does not tell; repeatable')
-          .argParser(addPlace)
-          .default(new Map(), 'none'),
-      )
+      .addOption(placesOption())
       .addOption(pageSizeOption())
       .addHelpText(
         'after',

@@ -20,6 +20,7 @@ import { Capability } from '../../format/stream/constants.js';
 import { memoryFile, type OpenedContainer } from '../../guest/open-snapshot-file-node.js';
 import { decideRun } from '../../guest/run-decision.js';
 import { RamferryError } from '../../memory/errors.js';
+import { placesOption } from '../block-places.js';
 import { NO_DIGEST_HELP, outputsWithSidecar, refuseForeignSidecar } from '../digest-sidecar.js';
 import { formatBytes, formatDuration, formatRate, formatTable } from '../format.js';
 import { plural } from '../inspect-text.js';
@@ -34,7 +35,6 @@ import { oneLine } from '../safe-text.js';
 import { refuseUnorderedStdout } from '../stdout-output.js';
 import { terminalColors } from '../terminal.js';
 import type { Verb } from '../verb.js';
-import { addPlace } from './block-places.js';
 import type { Conversion, Converted, Written, WrittenCore } from './conversion.js';
 
 const FORMATS = ['stream', 'mapped-ram', 'libvirt', 'raw', 'elf', 'kdump', 'lime'] as const;
@@ -78,12 +78,7 @@ export const convert: Verb<ConvertOptions> = {
       .addOption(new Option('--to <format>', 'format of the output').choices(FORMATS).makeOptionMandatory())
       .option('--block <name>', `the RAM block to write; for ${listed(MEMORY_FORMATS)}`)
       .addOption(
-        new Option(
-          '--at <block=address>',
-          'where a RAM block lies that the file does not say; for formats with addresses, repeatable',
-        )
-          .argParser(addPlace)
-          .default(new Map(), 'none'),
+        placesOption('where a RAM block lies that the file does not say; for formats with addresses, repeatable'),
       )
       .option('--virtual', 'with the virtual addresses that the vCPUs have mapped; for elf', false)
       .option('--by-address', 'one file, with every byte at its guest-physical address; for raw', false)

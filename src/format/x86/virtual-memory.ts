@@ -71,7 +71,7 @@ const noTables = (registers: readonly X86Registers[]): RamferryError => {
   );
 };
 
-/** Whether it is in the half of the address space that kernels use. */
+/** What is mapped in the half of the address space that kernels use. */
 function* upperHalf(tables: PageTables): Generator<VirtualMapping, void, undefined> {
   for (const mapping of tables.mappings({ mappings: MAPPING_LIMIT })) {
     if (mapping.virtual >= tables.upperHalf) {
