@@ -84,3 +84,19 @@ test('whatever is mapped: every mapped byte of memory is at its address, and all
     { numRuns: 300 },
   );
 });
+
+test('large pages that have all memory in them, in a thousand pieces, are not written down a million times', () => {
+  const pieces = Array.from({ length: 1024 }, (_, index) => ({
+    address: index * 2 * PAGE,
+    block: 0,
+    offset: index * PAGE,
+    bytes: PAGE,
+  }));
+  const mapping = (index: number) => ({ virtual: BigInt(index) * 2n ** 30n, physical: 0, bytes: 2 ** 30 });
+  const mappings = Array.from({ length: 1025 }, (_, index) => mapping(index));
+  assert.throws(() => virtualSegments(pieces, mappings, (_, offset) => offset), {
+    kind: 'failed',
+    code: 'TOO_MANY_MAPPINGS',
+    message: 'The vCPUs have mapped more than 1048576 pieces of memory.',
+  });
+});

@@ -1,5 +1,6 @@
 // Which bytes of guest memory have which virtual address in a core.
 
+import { RamferryError } from '../memory/errors.js';
 import type { ElfSegment } from './elf-core.js';
 import type { PhysicalRange } from './physical-range.js';
 import type { VirtualMapping } from './x86/page-tables.js';
@@ -12,6 +13,9 @@ export type MemoryOffset = (block: number, offset: number) => number;
  * there by mistake. A core for crash and drgn needs all memory, which they read by physical address.
  */
 const NOWHERE = 1n << 63n;
+
+/** Most segments with an address that somebody has mapped: each is a program header of 56 bytes. */
+const SEGMENT_LIMIT = 2 ** 20;
 
 /** Without paging, as QEMU has it, virtual addresses are the physical ones. */
 export const physicalSegments = (ranges: readonly PhysicalRange[], offsetOf: MemoryOffset): ElfSegment[] =>
@@ -35,6 +39,7 @@ export interface VirtualSegments {
 /**
  * The same by virtual address. What is mapped and is no memory of the core, such as devices, has no segment.
  * @param ranges ascending, without overlaps
+ * @throws RamferryError `failed`, `TOO_MANY_MAPPINGS`, if there were more than a million segments
  */
 export const virtualSegments = (
   ranges: readonly PhysicalRange[],
@@ -44,6 +49,9 @@ export const virtualSegments = (
   const segments: ElfSegment[] = [];
   for (const { virtual, physical, bytes } of mappings) {
     forEachCommon(ranges, physical, bytes, ({ block, offset }, address, length) => {
+      if (segments.length === SEGMENT_LIMIT) {
+        throw tooMany();
+      }
       segments.push({
         virtual: virtual + BigInt(address - physical),
         physical: address,
@@ -75,6 +83,15 @@ export const virtualSegments = (
   const allBytes = ranges.reduce((sum, { bytes }) => sum + bytes, 0);
   return { segments, mappings: mapped, mappedBytes: allBytes - unmappedBytes, unmappedBytes };
 };
+
+/** A page of the largest size may have all memory in it, which may be in a thousand pieces. */
+const tooMany = (): RamferryError =>
+  new RamferryError(
+    'failed',
+    'TOO_MANY_MAPPINGS',
+    `The vCPUs have mapped more than ${SEGMENT_LIMIT} pieces of memory.`,
+    { value: SEGMENT_LIMIT },
+  );
 
 /** Visits what bytes [physical, physical + bytes) have in common with the ranges: a place in a block, its address, its length. */
 const forEachCommon = (

@@ -6,9 +6,10 @@ import { RamferryError } from '../../memory/errors.js';
 import { hex } from '../invalid.js';
 import type { PhysicalMemory } from '../physical-memory.js';
 import { PAGE_BYTES, type PagingRegisters, TableEntry, type TableFormat, tableFormat } from './table-format.js';
-import { TableWalk } from './table-walk.js';
+import { TableWalk, WalkedTables } from './table-walk.js';
 
 export type { PagingRegisters } from './table-format.js';
+export { WalkedTables } from './table-walk.js';
 
 /** Bytes from `virtual` on are the guest's memory from `physical` on. */
 export interface VirtualMapping {
@@ -31,6 +32,17 @@ export interface WalkLimits {
   readonly tables?: number;
   /** Most mappings; by default 16 million. */
   readonly mappings?: number;
+}
+
+/** A walk that is one of several. */
+export interface WalkOptions extends WalkLimits {
+  /** Only the half of the addresses that kernels use. */
+  readonly isUpperHalf?: boolean;
+  /**
+   * What walks before this one have visited: the tables that they have in common are left out, and the limits are those of all
+   * together.
+   */
+  readonly walked?: WalkedTables;
 }
 
 const TABLE_LIMIT = 2 ** 20;
@@ -109,19 +121,26 @@ export class PageTables {
    * @throws RamferryError `failed`: `PAGE_TABLES_ENDLESS` beyond the limits, and as `PhysicalMemory.read` if a table is not in
    *   the file
    */
-  *mappings(limits: WalkLimits = {}): Generator<VirtualMapping, void, undefined> {
-    const { tables = TABLE_LIMIT, mappings = MAPPING_LIMIT } = limits;
-    const walk = new TableWalk(this.#format, (address, target) => this.#readTable(address, target));
-    let count = 0;
-    let isMore = walk.next(tables);
+  *mappings(options: WalkOptions = {}): Generator<VirtualMapping, void, undefined> {
+    const {
+      tables = TABLE_LIMIT,
+      mappings = MAPPING_LIMIT,
+      isUpperHalf = false,
+      walked = new WalkedTables(),
+    } = options;
+    const isFirst = walked.tables === 0;
+    const most = tables - walked.tables;
+    const readTable = (address: number, target: Uint8Array): boolean => this.#readTable(address, target);
+    const walk = new TableWalk(this.#format, readTable, walked, isUpperHalf);
+    let isMore = walk.next(most);
     while (isMore) {
-      if (count === mappings) {
-        throw this.#endless(`${mappings} pieces of memory`);
+      if (walked.mappings === mappings) {
+        throw this.#endless(`${mappings} pieces of memory`, isFirst);
       }
-      count += 1;
+      walked.mappings += 1;
       const { virtualPage, physicalPage } = walk;
       let { pages } = walk;
-      for (isMore = walk.next(tables); isMore; isMore = walk.next(tables)) {
+      for (isMore = walk.next(most); isMore; isMore = walk.next(most)) {
         const isNext = walk.virtualPage === virtualPage + pages && walk.physicalPage === physicalPage + pages;
         if (!isNext || this.#isUpperHalf(walk.virtualPage)) {
           break;
@@ -131,8 +150,9 @@ export class PageTables {
       const virtual = this.#canonical(virtualPage);
       yield { virtual, physical: physicalPage * PAGE_BYTES, bytes: pages * PAGE_BYTES };
     }
+    walked.tables += walk.tables;
     if (!walk.isDone) {
-      throw this.#endless(`${tables} page tables`);
+      throw this.#endless(`${tables} page tables`, isFirst);
     }
   }
 
@@ -192,11 +212,12 @@ export class PageTables {
     return virtualBits === 32 ? address : BigInt.asUintN(64, BigInt.asIntN(virtualBits, address));
   }
 
-  #endless(what: string): RamferryError {
+  #endless(what: string, isFirst: boolean): RamferryError {
+    const tables = `The page table at ${hex(this.root)} ${isFirst ? 'leads' : 'and those of other vCPUs lead'}`;
     return new RamferryError(
       'failed',
       'PAGE_TABLES_ENDLESS',
-      `The page table at ${hex(this.root)} leads to more than ${what}, as tables do that refer to each other.`,
+      `${tables} to more than ${what}, as tables do that refer to each other.`,
       { value: hex(this.root) },
     );
   }

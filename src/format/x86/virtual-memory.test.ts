@@ -103,3 +103,63 @@ test('vCPUs in firmware, in a guest of their own or without paging have no page 
   });
   assert.throws(() => virtualMemory(memory, []), { code: 'NOT_PAGED' });
 });
+
+test('what the vCPUs have in common is walked once, and the limits are those of all of them together', () => {
+  const first = tablesAt(0x10_0000, [KERNEL, 0x1000n], [0x40_0000n, 0x2000n]);
+  const kernelEntry = first.entry(first.root, 0x111);
+  assert.notEqual(kernelEntry, 0n);
+  const others = Array.from({ length: 20 }, (_, index) => {
+    // A program of its own, which is not looked at, and the kernel that all have.
+    const tables = tablesAt(0x20_0000 + index * 0x1_0000, [0x40_0000n, 0x3000n]);
+    tables.put(tables.root, 0x111, kernelEntry);
+    return tables;
+  });
+  const memory = memoryOf(first, ...others);
+  const cpus = [first, ...others].map(({ root }, index) => cpuWith(index, root));
+  const limits = { tables: 7 + others.length, mappings: 2 };
+  const expected = ['400000 2000 1000', 'ffff888000000000 1000 1000'];
+  assert.deepEqual(shown(virtualMemory(memory, cpus, undefined, limits)), expected);
+  assert.throws(() => virtualMemory(memory, cpus, undefined, { ...limits, tables: limits.tables - 1 }), {
+    code: 'PAGE_TABLES_ENDLESS',
+    message: `The page table at 0x330000 and those of other vCPUs lead to more than ${limits.tables - 1} page tables, as tables do that refer to each other.`,
+  });
+  // One with a page that no other has.
+  const own = tablesAt(0x60_0000, [KERNEL, 0x1000n], [KERNEL + 0x2000n, 0x5000n]);
+  const more = memoryOf(first, ...others, own);
+  const withOwn = [...cpus, cpuWith(99, own.root)];
+  assert.deepEqual(shown(virtualMemory(more, withOwn)), [...expected, 'ffff888000002000 5000 1000']);
+  assert.throws(() => virtualMemory(more, withOwn, undefined, { mappings: 3 }), { code: 'PAGE_TABLES_ENDLESS' });
+});
+
+test('the same tables in another paging mode, or at another address, are others', () => {
+  const tables = tablesAt(0x10_0000, [KERNEL, 0x1000n], [KERNEL + 2n ** 39n, 0x2000n]);
+  const twice = tablesAt(0x20_0000);
+  twice.put(twice.root, 0x112, tables.entry(tables.root, 0x111));
+  const memory = memoryOf(tables, twice);
+  assert.deepEqual(shown(virtualMemory(memory, [cpuWith(0, twice.root), cpuWith(1, tables.root)])), [
+    'ffff888000000000 1000 1000',
+    'ffff890000000000 1000 1000',
+  ]);
+  const five = new TestTables(PAGING[5], 0x30_0000);
+  five.put(five.root, 0x111, tables.entry(tables.root, 0x111));
+  const found = virtualMemory(memoryOf(tables, five), [
+    cpuWith(0, tables.root),
+    cpuWith(1, five.root, { pagingLevels: 5 }),
+  ]);
+  assert.equal(found.mappings.length, 2);
+});
+
+test('a mapping of 32 bits that goes on across the middle belongs to both halves', () => {
+  const tablesOf = (root: number, ...pages: bigint[]): TestTables => {
+    const tables = new TestTables(PAGING[2], root);
+    for (const page of pages) {
+      tables.map(page, page % 0x100_0000n);
+    }
+    return tables;
+  };
+  const first = tablesOf(0x10_0000, 0x1000n);
+  const second = tablesOf(0x20_0000, 0x7fff_f000n);
+  second.map(0x8000_0000n, 0x100_0000n);
+  const cpus = [first, second].map(({ root }, cpu) => cpuWith(cpu, root, { pagingLevels: 2, mode: 'protected' }));
+  assert.deepEqual(shown(virtualMemory(memoryOf(first, second), cpus)), ['1000 1000 1000', '80000000 1000000 1000']);
+});

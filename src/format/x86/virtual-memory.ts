@@ -2,10 +2,10 @@
 
 import { RamferryError } from '../../memory/errors.js';
 import type { PhysicalMemory } from '../physical-memory.js';
-import { PageTables, type VirtualMapping } from './page-tables.js';
+import { PageTables, type VirtualMapping, WalkedTables, type WalkLimits } from './page-tables.js';
 import type { X86Registers } from './registers.js';
 
-/** Most pieces of memory: program headers of a core, of which each takes 56 bytes. */
+/** Most pieces of memory that the tables of all vCPUs may lead to. */
 const MAPPING_LIMIT = 2 ** 20;
 
 /** What is mapped, and by whom. */
@@ -21,34 +21,30 @@ export interface VirtualMemory {
  * What the vCPUs have mapped. The kernel's half is that of all of them, since a kernel may show different parts of itself to them;
  * the other half is that of the first vCPU alone, for each may run a program of its own at the same addresses.
  * @param kernel page tables of the kernel itself, which has mapped what no vCPU may have, while all run programs
+ * @param limits of all walks together; by default a million tables and a million pieces
  * @throws RamferryError `failed`, `NOT_PAGED`, if no vCPU has page tables of its own, and as `PageTables.mappings`
  */
 export const virtualMemory = (
   memory: PhysicalMemory,
   registers: readonly X86Registers[],
   kernel?: PageTables,
+  limits: WalkLimits = {},
 ): VirtualMemory => {
   const paged = registers.filter((cpu) => cpu.pagingLevels > 0 && isItself(cpu));
   if (paged.length === 0) {
     throw noTables(registers);
   }
   const [first, ...others] = paged.map((cpu) => new PageTables(memory, cpu)) as [PageTables, ...PageTables[]];
-  let mappings = [...first.mappings({ mappings: MAPPING_LIMIT })];
+  const options = { mappings: MAPPING_LIMIT, ...limits, walked: new WalkedTables() };
+  const all = [[...first.mappings(options)]];
   const seen = new Set([first.root]);
   for (const tables of kernel === undefined ? others : [...others, kernel]) {
     if (!seen.has(tables.root)) {
       seen.add(tables.root);
-      mappings = filled(mappings, upperHalf(tables));
-      if (mappings.length > MAPPING_LIMIT) {
-        throw new RamferryError(
-          'failed',
-          'TOO_MANY_MAPPINGS',
-          `The vCPUs have mapped more than ${MAPPING_LIMIT} pieces of memory.`,
-          { value: mappings.length },
-        );
-      }
+      all.push([...tables.mappings({ ...options, isUpperHalf: true })]);
     }
   }
+  const mappings = together(all);
   const cpus = paged.map(({ cpu }) => cpu);
   return { mappings, cpus, skippedCpus: registers.map(({ cpu }) => cpu).filter((cpu) => !cpus.includes(cpu)) };
 };
@@ -71,17 +67,22 @@ const noTables = (registers: readonly X86Registers[]): RamferryError => {
   );
 };
 
-/** What is mapped in the half of the address space that kernels use. */
-function* upperHalf(tables: PageTables): Generator<VirtualMapping, void, undefined> {
-  for (const mapping of tables.mappings({ mappings: MAPPING_LIMIT })) {
-    if (mapping.virtual >= tables.upperHalf) {
-      yield mapping;
+/** All lists in one; where several have something it is that of the first. By halves: there are thousands of them, or a million pieces. */
+const together = (lists: readonly VirtualMapping[][]): readonly VirtualMapping[] => {
+  let left = lists.filter((list, index) => index === 0 || list.length > 0);
+  while (left.length > 1) {
+    const pairs: VirtualMapping[][] = [];
+    for (let index = 0; index < left.length; index += 2) {
+      const second = left[index + 1];
+      pairs.push(second === undefined ? left[index]! : filled(left[index]!, second));
     }
+    left = pairs;
   }
-}
+  return left[0]!;
+};
 
 /** Both lists in one; where both have something it is that of the first. */
-const filled = (mappings: readonly VirtualMapping[], more: Iterable<VirtualMapping>): VirtualMapping[] => {
+const filled = (mappings: readonly VirtualMapping[], more: readonly VirtualMapping[]): VirtualMapping[] => {
   const result: VirtualMapping[] = [];
   let index = 0;
   const endOf = ({ virtual, bytes }: VirtualMapping): bigint => virtual + BigInt(bytes);
