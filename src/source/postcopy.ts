@@ -263,7 +263,7 @@ export class Postcopy {
         await step();
         await this.#sendAll(engine);
         await this.#finish(engine);
-        while (this.#release?.sweep() === true) {}
+        this.#release?.finish();
         return;
       } catch (error) {
         if (engine.isConfirmed()) {

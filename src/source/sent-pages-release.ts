@@ -51,6 +51,13 @@ export class SentPagesRelease {
     return true;
   }
 
+  /** Releases all: everything was sent, and has left. Also what was still under way when its turn came. */
+  finish(): void {
+    this.#blockIndex = 0;
+    this.#page = 0;
+    while (this.sweep()) {}
+  }
+
   /** Releases the batch's pages, in runs. */
   batch({ block, pages, count }: PageBatch): void {
     for (let index = 0; index < count; ) {

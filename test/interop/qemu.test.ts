@@ -62,6 +62,8 @@ interopTest('QEMU refuses a second migrate with the words the specification capt
   const guest = await lab.startGuest({ memory: 16 });
   assert.deepEqual(await guest.qmp.execute('query-migrate'), {});
   await guest.saveStream(lab.path('out.mig'));
+  // Between `completed` and this state QEMU does not refuse in these words.
+  assert.equal(await guest.status(), 'postmigrate');
   await assert.rejects(guest.qmp.execute('migrate', { uri: 'unix:x' }), (error: unknown) => {
     assert.ok(error instanceof QmpCommandError);
     assert.equal(error.errorClass, 'GenericError');
