@@ -15,19 +15,20 @@ test('what was under way while the sweep passed is released at the end', () => {
       released.add(`${name}:${page}`);
     }
   });
+  const sendBitmap = (name: string): number => blocks.blocks.find((block) => block.name === name)!.bitmaps.send;
   const unsent = [
-    [0, 10, 20],
-    [1, 5000, 130],
+    ['block0', 10, 20],
+    ['block1', 5000, 130],
   ] as const;
-  for (const [index, firstPage, pageCount] of unsent) {
-    kernels.setRange(blocks.blocks[index]!.bitmaps.send, firstPage, pageCount);
+  for (const [name, firstPage, pageCount] of unsent) {
+    kernels.setRange(sendBitmap(name), firstPage, pageCount);
   }
   while (release.sweep()) {}
   assert.equal(released.size, 9100 - 150);
   assert.ok(!released.has('block0:10') && !released.has('block0:29') && released.has('block0:30'));
   assert.ok(!released.has('block1:5129') && released.has('block1:5130'));
-  for (const [index, firstPage, pageCount] of unsent) {
-    kernels.testAndClearRange(blocks.blocks[index]!.bitmaps.send, firstPage, pageCount);
+  for (const [name, firstPage, pageCount] of unsent) {
+    kernels.testAndClearRange(sendBitmap(name), firstPage, pageCount);
   }
   release.finish();
   assert.equal(released.size, 9100);
