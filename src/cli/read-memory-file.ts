@@ -19,7 +19,7 @@ import { parsePageSize } from './arguments.js';
 import type { Invocation } from './verb.js';
 
 /** Work that is over sooner needs no progress line. */
-export const SILENT_MS = 300;
+const SILENT_MS = 300;
 
 /** The file says how large the index gets; what a machine can spare decides how large it may. */
 const INDEX_LIMIT_BYTES = totalmem() / 4;
@@ -47,13 +47,14 @@ export const pageSizeOption = (): Option =>
     parsePageSize,
   );
 
-/** Slices with progress, once they take long. Reject with the reason of the signal. */
-export const inSlices = (
-  { signal, progress }: Surroundings,
-  ...[phase, totalBytes, step]: Parameters<Slices>
-): Promise<void> => {
+/** Shows how far work has come, once it takes long; call what it returns with the bytes that are done. */
+export const progressOf = (
+  { progress }: Pick<Surroundings, 'progress'>,
+  phase: string,
+  totalBytes: number,
+): ((doneBytes: number) => void) => {
   const start = performance.now();
-  return inTurns(signal, (_phase, _totalBytes, doneBytes) => {
+  return (doneBytes) => {
     const ms = performance.now() - start;
     if (ms > SILENT_MS) {
       progress.update({
@@ -63,7 +64,20 @@ export const inSlices = (
         bytesPerSecond: (doneBytes * 1000) / ms,
       });
     }
-  })(phase, totalBytes, step);
+  };
+};
+
+/** Slices with progress, once they take long. Reject with the reason of the signal. */
+export const inSlices = (
+  surroundings: Surroundings,
+  ...[phase, totalBytes, step]: Parameters<Slices>
+): Promise<void> => {
+  const onProgress = progressOf(surroundings, phase, totalBytes);
+  return inTurns(surroundings.signal, (_phase, _totalBytes, doneBytes) => onProgress(doneBytes))(
+    phase,
+    totalBytes,
+    step,
+  );
 };
 
 export interface MemoryFile {

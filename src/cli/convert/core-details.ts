@@ -1,22 +1,16 @@
 // What a core for debuggers has besides memory, and what is told about it.
 
 import { coreCpus } from '../../format/debugger-notes.js';
-import type { KernelMemory } from '../../format/linux/kernel-memory.js';
-import { deviceVmcoreinfo } from '../../format/linux/vmcoreinfo-device.js';
 import type { PhysicalMemory } from '../../format/physical-memory.js';
 import type { X86Registers } from '../../format/x86/registers.js';
 import type { RamferryError } from '../../memory/errors.js';
 import type { Conversion, WrittenCore } from './conversion.js';
-import { findKernel } from './find-kernel.js';
+import { type FoundKernel, findKernel } from './find-kernel.js';
 
-export interface CoreDetails {
+export interface CoreDetails extends FoundKernel {
   readonly cpus: readonly X86Registers[];
   /** Why there are none. */
   readonly problem: RamferryError | undefined;
-  /** The guest's Linux. */
-  readonly kernel: KernelMemory | undefined;
-  /** The kernel's text. */
-  readonly vmcoreinfo: Uint8Array | undefined;
   readonly written: WrittenCore;
 }
 
@@ -24,8 +18,7 @@ export interface CoreDetails {
 export const coreDetails = async (conversion: Conversion, memory: PhysicalMemory): Promise<CoreDetails> => {
   const { snapshot } = conversion;
   const { cpus, problem } = coreCpus(snapshot);
-  const kernel = await findKernel(conversion, memory);
-  const vmcoreinfo = deviceVmcoreinfo(snapshot.summary, memory) ?? (kernel && Buffer.from(kernel.info.text, 'latin1'));
+  const { kernel, vmcoreinfo } = await findKernel(conversion, memory, cpus);
   const missing = [
     ...(problem === undefined ? [] : [`No registers: ${problem.message}`]),
     ...cpus

@@ -5,11 +5,12 @@ import { debuggerNotes, isCoreOf64Bits } from '../../format/debugger-notes.js';
 import { elfCore } from '../../format/elf-core.js';
 import { elfNote } from '../../format/elf-note.js';
 import { PhysicalMemory } from '../../format/physical-memory.js';
+import type { WalkLimits } from '../../format/x86/page-tables.js';
 import { virtualMemory } from '../../format/x86/virtual-memory.js';
 import { addressedMemory } from './addressed-memory.js';
 import type { Conversion, Written } from './conversion.js';
 import { coreDetails } from './core-details.js';
-import { writeOneFile } from './one-file.js';
+import { type OneFile, writeOneFile } from './one-file.js';
 
 /** Our own note, which says what machine it was. QEMU keeps the names of machine types below 256 bytes. */
 const NOTE_NAME = 'ramferry';
@@ -17,6 +18,18 @@ const NOTE_TYPE = 0x4d52; // 'RM'
 const NAME_LIMIT = 256;
 
 export const writeElf = async (conversion: Conversion): Promise<Written> => {
+  const { file, written } = await planElf(conversion);
+  return { ...written, fileBytes: await writeOneFile(conversion, file) };
+};
+
+/**
+ * All but the content of memory.
+ * @param limits of what the vCPUs may have mapped, `virtualMemory(…)`
+ */
+export const planElf = async (
+  conversion: Conversion,
+  limits?: WalkLimits,
+): Promise<{ readonly file: OneFile; readonly written: Omit<Written, 'fileBytes'> }> => {
   const { snapshot } = conversion;
   const { map, ranges, blocks, written } = addressedMemory(conversion);
   const memory = new PhysicalMemory(snapshot, map);
@@ -32,7 +45,7 @@ export const writeElf = async (conversion: Conversion): Promise<Written> => {
   }
   const offsetOf = (block: number, offset: number): number => starts.get(block)! + offset;
   const { segments, ...virtual } = conversion.virtual
-    ? virtualSegments(ranges, virtualMemory(memory, cpus, kernel?.tables).mappings, offsetOf)
+    ? virtualSegments(ranges, virtualMemory(memory, cpus, kernel?.tables, limits).mappings, offsetOf)
     : { segments: physicalSegments(ranges, offsetOf) };
   const { head, ramOffset } = elfCore({
     is64Bit: isCoreOf64Bits(cpus),
@@ -45,8 +58,10 @@ export const writeElf = async (conversion: Conversion): Promise<Written> => {
     offset: 0,
     bytes: usedLength,
   }));
-  const fileBytes = await writeOneFile(conversion, { heads: [{ position: 0, content: head }], memory: parts });
-  return { ...written, core: { ...core, ...('mappings' in virtual && { virtual }) }, fileBytes };
+  return {
+    file: { heads: [{ position: 0, content: head }], memory: parts },
+    written: { ...written, core: { ...core, ...('mappings' in virtual && { virtual }) } },
+  };
 };
 
 const machineNote = (machine: string): Uint8Array =>

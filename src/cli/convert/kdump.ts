@@ -18,7 +18,7 @@ import { PhysicalMemory } from '../../format/physical-memory.js';
 import { type CompressorBatch, PageCompressor } from '../../guest/page-compressor-node.js';
 import { SLICE_MS } from '../../guest/slices-node.js';
 import { pageIndex } from '../../memory/units.js';
-import { SILENT_MS } from '../read-memory-file.js';
+import { progressOf } from '../read-memory-file.js';
 import { addressedMemory } from './addressed-memory.js';
 import type { Conversion, Written, WrittenCore } from './conversion.js';
 import { coreDetails } from './core-details.js';
@@ -28,25 +28,8 @@ import { openOutput, type SequentialOutput } from './open-output.js';
 type WriteAt = (bytes: Uint8Array, position: number) => Promise<void> | void;
 
 export const writeKdump = async (conversion: Conversion): Promise<Written> => {
-  const { snapshot, out, surroundings } = conversion;
-  const { map, ranges, written } = addressedMemory(conversion);
-  refuseElsewhere(
-    snapshot,
-    ranges.map(({ block }) => block),
-  );
-  const last = ranges.at(-1)!;
-  const memory = new PhysicalMemory(snapshot, map);
-  const { cpus, kernel, vmcoreinfo, written: core } = await coreDetails(conversion, memory);
-  const hasRegisters = isCoreOf64Bits(cpus);
-  const head = kdumpHead({
-    notes: debuggerNotes(hasRegisters ? cpus : [], vmcoreinfo),
-    processors: Math.max(1, cpus.length),
-    vmcoreinfo: vmcoreinfo ?? new Uint8Array(),
-    uname: kernel?.uname(),
-    physBase: BigInt(kernel?.physicalBase ?? 0),
-    pageCount: ranges.reduce((sum, { bytes }) => sum + bytes, 0) / KDUMP_PAGE_BYTES,
-    frameEnd: (last.address + last.bytes) / KDUMP_PAGE_BYTES,
-  });
+  const { out, surroundings } = conversion;
+  const { head, ranges, written } = await planKdump(conversion);
   const output = openOutput(out);
   try {
     let fileBytes = 0;
@@ -65,10 +48,40 @@ export const writeKdump = async (conversion: Conversion): Promise<Written> => {
     }
     surroundings.progress.update({ phase: 'syncing the file' });
     await output.commit();
-    return { ...written, core: hasRegisters ? core : without32Bits(core), fileBytes };
+    return { ...written, fileBytes };
   } finally {
     output.abort();
   }
+};
+
+/** All but the pages. */
+export const planKdump = async (
+  conversion: Conversion,
+): Promise<{
+  readonly head: KdumpHead;
+  readonly ranges: readonly PhysicalRange[];
+  readonly written: Omit<Written, 'fileBytes'>;
+}> => {
+  const { snapshot } = conversion;
+  const { map, ranges, written } = addressedMemory(conversion);
+  refuseElsewhere(
+    snapshot,
+    ranges.map(({ block }) => block),
+  );
+  const last = ranges.at(-1)!;
+  const memory = new PhysicalMemory(snapshot, map);
+  const { cpus, kernel, vmcoreinfo, written: core } = await coreDetails(conversion, memory);
+  const hasRegisters = isCoreOf64Bits(cpus);
+  const head = kdumpHead({
+    notes: debuggerNotes(hasRegisters ? cpus : [], vmcoreinfo),
+    processors: Math.max(1, cpus.length),
+    vmcoreinfo: vmcoreinfo ?? new Uint8Array(),
+    uname: kernel?.uname(),
+    physBase: BigInt(kernel?.physicalBase ?? 0),
+    pageCount: ranges.reduce((sum, { bytes }) => sum + bytes, 0) / KDUMP_PAGE_BYTES,
+    frameEnd: (last.address + last.bytes) / KDUMP_PAGE_BYTES,
+  });
+  return { head, ranges, written: { ...written, core: hasRegisters ? core : without32Bits(core) } };
 };
 
 /** A dump is of x86_64, whose registers have 64 bits. */
@@ -151,16 +164,8 @@ class KdumpPages {
 
   async write(ranges: readonly PhysicalRange[]): Promise<void> {
     const totalBytes = ranges.reduce((sum, { bytes }) => sum + bytes, 0);
-    const start = performance.now();
-    const onTurn = (): void => {
-      const elapsed = performance.now() - start;
-      if (elapsed > SILENT_MS) {
-        const doneBytes = this.#pageCount * KDUMP_PAGE_BYTES;
-        const bytesPerSecond = (doneBytes * 1000) / elapsed;
-        const remainingBytes = totalBytes - doneBytes;
-        this.#conversion.surroundings.progress.update({ phase: 'writing', totalBytes, remainingBytes, bytesPerSecond });
-      }
-    };
+    const onProgress = progressOf(this.#conversion.surroundings, 'writing', totalBytes);
+    const onTurn = (): void => onProgress(this.#pageCount * KDUMP_PAGE_BYTES);
     try {
       await this.#writeAt(new Uint8Array(KDUMP_PAGE_BYTES), this.#zeroPage);
       for (const range of ranges) {

@@ -6,7 +6,7 @@ import { writeFully } from '../../channel/write-fully-node.js';
 import { refuseElsewhere } from '../../format/elsewhere.js';
 import { copyDensely } from '../../guest/dense-copy-node.js';
 import { copySparsely } from '../../guest/sparse-copy-node.js';
-import { inSlices, SILENT_MS } from '../read-memory-file.js';
+import { inSlices, progressOf } from '../read-memory-file.js';
 import type { Conversion } from './conversion.js';
 import { openOutput, type SequentialOutput } from './open-output.js';
 
@@ -80,17 +80,10 @@ const writeInOrder = async (
   { heads, memory }: OneFile,
   output: SequentialOutput,
 ): Promise<number> => {
-  const { signal, progress } = surroundings;
-  const start = performance.now();
+  const { signal } = surroundings;
   const parts = [...heads, ...memory].sort((a, b) => a.position - b.position);
   const totalBytes = Math.max(0, ...parts.map((part) => part.position + bytesOf(part)));
-  const onProgress = (done: number): void => {
-    const elapsed = performance.now() - start;
-    if (elapsed > SILENT_MS) {
-      const bytesPerSecond = (done * 1000) / elapsed;
-      progress.update({ phase: 'writing', totalBytes, remainingBytes: totalBytes - done, bytesPerSecond });
-    }
-  };
+  const onProgress = progressOf(surroundings, 'writing', totalBytes);
   const zeros = new Uint8Array(GAP_BYTES);
   let position = 0;
   for (const part of parts) {

@@ -36,6 +36,26 @@ const opened = (memory: KernelMemory, foundBy: OpenedKernel['foundBy']): OpenedK
   symbols: findSymbols(memory, WANTED),
 });
 
+/** The memory of the kernel that has written this VMCOREINFO; undefined if it is none, or its kernel is not there. */
+export const kernelOfText = (
+  text: Uint8Array,
+  memory: PhysicalMemory,
+  vcpus: readonly KernelVcpu[],
+): KernelMemory | undefined => {
+  const info = parseVmcoreinfo(text);
+  return info && openKernel(memory, info, vcpus);
+};
+
+/** The memory of the kernel of one of these, in preference the one that runs: memory may hold what is left of others. */
+export const kernelAmong = (
+  found: readonly FoundVmcoreinfo[],
+  memory: PhysicalMemory,
+  vcpus: readonly KernelVcpu[],
+): KernelMemory | undefined => {
+  const kernels = found.flatMap(({ info }) => openKernel(memory, info, vcpus) ?? []);
+  return kernels.find((each) => isRunning(each, vcpus)) ?? kernels[0];
+};
+
 /** The kernel whose VMCOREINFO QEMU's device knows; undefined if there is none. */
 export const kernelOfDevice = (
   { summary }: Snapshot,
@@ -43,19 +63,17 @@ export const kernelOfDevice = (
   vcpus: readonly KernelVcpu[],
 ): OpenedKernel | undefined => {
   const text = deviceVmcoreinfo(summary, memory);
-  const info = text && parseVmcoreinfo(text);
-  const kernel = info && openKernel(memory, info, vcpus);
+  const kernel = text && kernelOfText(text, memory, vcpus);
   return kernel && opened(kernel, 'device');
 };
 
-/** The kernel of one of these, in preference the one that runs: memory may hold what is left of others. */
+/** The kernel of one of these, as `kernelAmong` chooses it. */
 export const kernelOfScan = (
   found: readonly FoundVmcoreinfo[],
   memory: PhysicalMemory,
   vcpus: readonly KernelVcpu[],
 ): OpenedKernel | undefined => {
-  const kernels = found.flatMap(({ info }) => openKernel(memory, info, vcpus) ?? []);
-  const kernel = kernels.find((each) => isRunning(each, vcpus)) ?? kernels[0];
+  const kernel = kernelAmong(found, memory, vcpus);
   return kernel && opened(kernel, 'search');
 };
 
