@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { startCpuTimer } from '../../test/cpu-time.js';
 import { type Cut, PostcopyDestination } from '../../test/postcopy-destination.js';
 import { PAGE, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
 import { nextTurn, until } from '../../test/until.js';
@@ -242,7 +243,7 @@ test('what is asked for comes at once while the background is held back, and ask
     destination.request('block0', page);
   }
   // At the limit of the background, 100 pages would take 5 s.
-  assert.ok(performance.now() - started < 1500, `${performance.now() - started} ms`);
+  assert.ok(performance.now() - started < 4000, `${performance.now() - started} ms`);
   assert.ok(destination.steps.filter((step) => step.startsWith('page')).length < 140);
   source.setParameters({ maxPostcopyBandwidth: 0 });
   const report = await running;
@@ -844,10 +845,10 @@ test('who asks for all memory again and again takes no time from others', async 
   for (let index = 0; index < 10_000; index += 1) {
     ask();
   }
-  const started = performance.now();
+  const cpuMs = startCpuTimer();
   other.source.startPostcopy();
   completed(await other.source.run());
-  const took = performance.now() - started;
+  const took = cpuMs();
   greedy.source.fail(new Error('the test is over'));
   await running;
   assertArrived(other.guest, other.destination);

@@ -243,6 +243,6 @@ for (const seed of SEEDS) {
     }
     context.diagnostic(`${refused} refused; the slowest took ${slowestMs.toFixed(0)} ms`);
     assert.ok(refused > 0 && refused < MUTATIONS, `${refused} refused`);
-    assert.ok(slowestMs < 1000, `${slowestMs} ms for one file`);
+    assert.ok(slowestMs < 5000, `${slowestMs} ms for one file`);
   });
 }
