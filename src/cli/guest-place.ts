@@ -148,7 +148,7 @@ export class GuestPlaces {
 const notAnAddress = (text: string): RamferryError =>
   new RamferryError('usage', 'INVALID_ADDRESS', `"${text}" is no address in the guest.`, {
     value: text,
-    hint: 'an address is like 0x1000 or 4096, or pc.ram+0x1000 in a RAM block',
+    hint: 'an address is like 0x1000 or 4096, or pc.ram+0x1000 in a RAM block; one that is virtual needs --virtual',
   });
 
 /** A number that is exact. */

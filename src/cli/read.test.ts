@@ -144,6 +144,19 @@ test('one place that is not there does not hide the others', async () => {
   assert.match(alone.stderr, /no memory at address 0x3000000\.\n$/);
 });
 
+test('without a length it is what there is, up to 256 bytes; nothing is left out of what was asked for', async () => {
+  const lengths = async (...args: readonly string[]): Promise<number[]> =>
+    (await ask(...args)).reads.map(({ hex }) => hex!.length / 2);
+  assert.deepEqual(await lengths('0x4ffe', '0x100fffff0', 'vga.vram+0xfff81'), [256, 16, 127]);
+  assert.deepEqual(await lengths('0xffff800000002f81', '--virtual'), [127]);
+  assert.equal((await ask('0x101000000')).code, 'NO_MEMORY');
+  assert.equal((await ask('0x100fffff0', '--length', '256')).code, 'NO_MEMORY');
+  const { status, stderr } = await runCommand('read', file, '0x4000', '--length', '0');
+  assert.equal(status, 2);
+  assert.match(stderr, /It must be at least 1\./);
+  assert.match((await runCommand('read', file, '0xffff800000002f81')).stderr, /one that is virtual needs --virtual/);
+});
+
 test('wrong usage has a code, and harms no file', async () => {
   const failure = async (...args: readonly string[]): Promise<[number | null, string | undefined]> => {
     const { status, code } = await ask(...args);

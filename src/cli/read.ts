@@ -1,5 +1,6 @@
 // `ramferry read FILE ADDRESS…`: the bytes at places of a guest's memory.
 
+import { InvalidArgumentError } from 'commander';
 import { openOutputFile } from '../channel/output-file-channel-node.js';
 import type { BlockPlaces } from '../format/index.js';
 import { RamferryError } from '../memory/errors.js';
@@ -14,7 +15,8 @@ import { type Colors, terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
 interface ReadOptions extends FileOptions {
-  readonly length: number;
+  /** Without it as much of 256 bytes as there is. */
+  readonly length?: number;
   readonly string?: true;
   readonly virtual?: true;
   readonly cpu?: number;
@@ -22,7 +24,7 @@ interface ReadOptions extends FileOptions {
   readonly at: BlockPlaces;
 }
 
-const LENGTH = 256;
+const DEFAULT_LENGTH = 256;
 
 /** Most bytes of one answer: a hexdump is five times as long. */
 const MOST_BYTES = 64 * 1024 * 1024;
@@ -32,13 +34,17 @@ const MOST_CPUS = 2 ** 20;
 /** Longest text that is looked for the end of. */
 const MOST_TEXT = 64 * 1024;
 
-/** Bytes read at a time where a text ends nobody knows where. */
-const TEXT_STEP = 64;
+/** Bytes read at a time where nobody knows how much there is. */
+const STEP = 64;
 
 export const read: Verb<ReadOptions> = {
   configure: (command) =>
     command
-      .option('--length <bytes>', 'how many bytes from each address on', parseSize, LENGTH)
+      .option(
+        '--length <bytes>',
+        'how many bytes from each address on; without it 256, or what there is up to the end of the memory',
+        parseLength,
+      )
       .option('--string', 'text up to the next zero byte, in place of a hexdump')
       .option('--virtual', 'addresses are virtual ones, by the page tables of vCPU 0')
       .option('--cpu <n>', 'the same, by those of vCPU N', parseInteger(0, MOST_CPUS))
@@ -102,7 +108,15 @@ export const read: Verb<ReadOptions> = {
   },
 };
 
-const checkOptions = ({ length, string, out }: ReadOptions, addresses: number): void => {
+const parseLength = (text: string): number => {
+  const length = parseSize(text);
+  if (length === 0) {
+    throw new InvalidArgumentError('It must be at least 1.');
+  }
+  return length;
+};
+
+const checkOptions = ({ length = DEFAULT_LENGTH, string, out }: ReadOptions, addresses: number): void => {
   if (string && out !== undefined) {
     throw new RamferryError('usage', 'OPTION_CONFLICT', '--string is for people, and --out for bytes as they are.', {
       hint: 'leave out one of --string and --out',
@@ -142,6 +156,9 @@ const answer = (places: GuestPlaces, asked: string, { length, string }: ReadOpti
     if (string) {
       return { asked, start, where, bytes: textAt(place) };
     }
+    if (length === undefined) {
+      return { asked, start, where, bytes: bytesAt(place) };
+    }
     const bytes = new Uint8Array(length);
     place.read(bytes, 0);
     return { asked, start, where, bytes };
@@ -153,14 +170,12 @@ const answer = (places: GuestPlaces, asked: string, { length, string }: ReadOpti
   }
 };
 
-/** What is in front of the next zero byte. Pieces end where pages do, so that no page behind the text is asked for. */
-const textAt = ({ start, read }: GuestPlace): Uint8Array => {
+/** What is in front of the next zero byte. */
+const textAt = (place: GuestPlace): Uint8Array => {
   const text = new Uint8Array(MOST_TEXT);
-  let length = 0;
-  while (length < MOST_TEXT) {
-    const within = Number((start + BigInt(length)) % BigInt(TEXT_STEP));
-    const piece = text.subarray(length, Math.min(MOST_TEXT, length + TEXT_STEP - within));
-    read(piece, length);
+  for (let length = 0; length < MOST_TEXT; ) {
+    const piece = nextPiece(place, text, length);
+    place.read(piece, length);
     const end = piece.indexOf(0);
     if (end >= 0) {
       return text.subarray(0, length + end);
@@ -168,6 +183,30 @@ const textAt = ({ start, read }: GuestPlace): Uint8Array => {
     length += piece.length;
   }
   return text;
+};
+
+/** The default length, or less where the memory ends before: nobody has asked for what is behind it. */
+const bytesAt = (place: GuestPlace): Uint8Array => {
+  const bytes = new Uint8Array(DEFAULT_LENGTH);
+  for (let length = 0; length < DEFAULT_LENGTH; ) {
+    const piece = nextPiece(place, bytes, length);
+    try {
+      place.read(piece, length);
+    } catch (error) {
+      if (length > 0 && error instanceof RamferryError && error.kind === 'failed') {
+        return bytes.subarray(0, length);
+      }
+      throw error;
+    }
+    length += piece.length;
+  }
+  return bytes;
+};
+
+/** Pieces end where pages do, so that no page is asked for that is not needed. */
+const nextPiece = ({ start }: GuestPlace, bytes: Uint8Array, length: number): Uint8Array => {
+  const within = Number((start + BigInt(length)) % BigInt(STEP));
+  return bytes.subarray(length, Math.min(bytes.length, length + STEP - within));
 };
 
 const textOf = (bytes: Uint8Array): string => new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);

@@ -269,7 +269,7 @@ test('a source that was told has left when it closes, and not when the link brea
   ];
   for (const [leave, hasLeft] of leaves) {
     const channel = new Lingering().send([stream(1)]);
-    const { destination, ended } = start(channel, { lingerMs: 20 });
+    const { destination, ended } = start(channel, { lingerMs: 300 });
     assert.equal((await ended).status, 'completed');
     leave(channel);
     assert.equal(await destination.sourceLeft(), hasLeft);
