@@ -188,6 +188,18 @@ test('what cannot be searched for is refused, with its place', () => {
   for (const pattern of wrong) {
     assert.equal(refused(pattern), 'INVALID_REGEX', pattern.slice(0, 20));
   }
+  for (const [pattern, escaped] of [
+    ['a$', String.raw`\$`],
+    ['^a', String.raw`\^`],
+    ['*', String.raw`\*`],
+    ['a{', String.raw`\{`],
+  ] as const) {
+    assert.throws(
+      () => new RegexMatcher(new SearchMemory(), pattern, false),
+      ({ hint }: { hint?: string }) => hint!.endsWith(`the character is ${escaped}`),
+    );
+    assert.equal(refused(escaped), 'none', escaped);
+  }
   for (const pattern of [String.raw`\x00`, '.', '[^a]{4}', String.raw`\x00{60}`]) {
     assert.equal(refused(pattern), 'PATTERN_MATCHES_ZEROS', pattern);
   }

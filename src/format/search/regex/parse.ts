@@ -172,7 +172,7 @@ class Parser {
     if (character === '^' || character === '$') {
       throw this.#wrong(
         `Memory has no lines for ${character} to stand at`,
-        String.raw`\b is the border of a word; the character is \${character}`,
+        `\\b is the border of a word; the character is \\${character}`,
       );
     }
     if ('*+?{'.includes(character)) {
