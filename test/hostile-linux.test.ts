@@ -57,7 +57,7 @@ const symbolOf = (linux: TestLinux, name: string): bigint => {
 describe('a kernel that was tampered with', () => {
   test('VMCOREINFO, symbols, the ring of its log, page tables', async () => {
     const linux = wholeLinux();
-    const bytes = linux.stream({ devices: [vmcoreinfoDevice()] });
+    const bytes = linux.stream({ devices: [vmcoreinfoDevice()], isSparse: true });
     const pointer = symbolOf(linux, 'prb');
     const ring = linux.view(pointer).getBigUint64(0, true);
     const tables = linux.tables.pagesOf('pc.ram').map(({ content }) => placeOf(bytes, content, 4096));
@@ -95,7 +95,7 @@ describe('a kernel that was tampered with', () => {
     test(`a log ${what}`, async () => {
       const linux = new TestLinux();
       put(linux);
-      const bytes = linux.stream({ devices: [vmcoreinfoDevice()] });
+      const bytes = linux.stream({ devices: [vmcoreinfoDevice()], isSparse: true });
       const variables = ['log_buf', 'log_buf_len'].map((name) =>
         placeOf(bytes, wordsOf(linux, symbolOf(linux, name), 8), 32),
       );
@@ -152,7 +152,7 @@ describe('a kernel that is made to be slow', () => {
     mapEndlessly(linux, endless, new Uint8Array(4096).fill(0xff));
     linux.view(symbolOf(linux, 'kallsyms_num_syms')).setUint32(0, 2 ** 15, true);
     linux.lines.push(`SYMBOL(kallsyms_names)=${endless.toString(16)}`);
-    const { ms, found } = await timed(open(linux.stream({ devices: [vmcoreinfoDevice()] })));
+    const { ms, found } = await timed(open(linux.stream({ devices: [vmcoreinfoDevice()], isSparse: true })));
     assert.equal(found.kernel?.symbols.size, 0);
     assert.ok(ms < 3000, `${ms} ms`);
   });
@@ -172,7 +172,7 @@ describe('a kernel that is made to be slow', () => {
       linux.view(descriptors).setBigUint64(24 * index + 16, BigInt((index + 1) * 65536), true);
       linux.view(infos).setUint16(88 * index + 16, 65528, true);
     }
-    const { ms, found } = await timed(open(linux.stream({ devices: [vmcoreinfoDevice()] })));
+    const { ms, found } = await timed(open(linux.stream({ devices: [vmcoreinfoDevice()], isSparse: true })));
     assert.match(found.log?.damage?.message ?? '', /it has more than \d+ lines\.$/);
     assert.ok(ms < 4000, `${ms} ms`);
   });

@@ -3,7 +3,7 @@
 
 import { type DescribedTestDevice, describedStream } from './described-stream.js';
 import { PAGING, TestTables } from './page-tables.js';
-import { clockDevice, pcStream } from './pc-memory.js';
+import { clockDevice, pcStream, type TestPc } from './pc-memory.js';
 
 const RAM_BYTES = 16 * 2 ** 20;
 
@@ -115,14 +115,24 @@ export class TestLinux {
   }
 
   /** The stream of a guest with this kernel, and VMCOREINFO at a place of memory. */
-  stream(options: { devices?: readonly DescribedTestDevice[]; machine?: string; more?: string } = {}): Uint8Array {
-    const { devices = [], machine = 'pc-q35-10.0', more = '' } = options;
+  stream(
+    options: {
+      readonly devices?: readonly DescribedTestDevice[];
+      readonly machine?: string;
+      readonly more?: string;
+      readonly pages?: TestPc['pages'];
+      /** Whether zero pages are left out: the guest is read sooner. */
+      readonly isSparse?: boolean;
+    } = {},
+  ): Uint8Array {
+    const { devices = [], machine = 'pc-q35-10.0', more = '', pages: others = [], isSparse = false } = options;
     const pages = [
-      { block: 'pc.ram', offset: IMAGE_ADDRESS, content: this.image },
-      { block: 'pc.ram', offset: DIRECT_ADDRESS, content: this.direct },
+      ...pagesOf(IMAGE_ADDRESS, this.image, isSparse),
+      ...pagesOf(DIRECT_ADDRESS, this.direct, isSparse),
       ...this.tables.pagesOf('pc.ram'),
       { block: 'pc.ram', offset: NOTE_ADDRESS, content: page(note(ascii(this.vmcoreinfo))) },
       ...(more === '' ? [] : [{ block: 'pc.ram', offset: 0x20_0000, content: page(ascii(more)) }]),
+      ...others,
     ];
     return pcStream({
       machine,
@@ -145,6 +155,11 @@ const note = (content: Uint8Array): Uint8Array => {
   bytes.set(content, 24);
   return bytes;
 };
+
+const pagesOf = (address: number, content: Uint8Array, isSparse: boolean): NonNullable<TestPc['pages']> =>
+  Array.from({ length: content.length / 4096 }, (_, index) => index * 4096)
+    .map((at) => ({ block: 'pc.ram', offset: address + at, content: content.subarray(at, at + 4096) }))
+    .filter((each) => !isSparse || each.content.some((byte) => byte !== 0));
 
 /** Whole pages, as many as are needed. */
 const page = (content: Uint8Array): Uint8Array => {
