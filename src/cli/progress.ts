@@ -30,6 +30,10 @@ export interface ProgressOptions {
 const REDRAW_MS = 100;
 const LINE_MS = 1000;
 
+/** Work that is over sooner needs no progress. A line stays where it is written, so it takes more to be worth one. */
+const SHORT_BAR_MS = 300;
+const SHORT_LINE_MS = 3000;
+
 const DEFAULT_COLUMNS = 80;
 const MIN_BAR = 10;
 const MAX_BAR = 30;
@@ -120,6 +124,11 @@ export class Progress {
 
   constructor(options: ProgressOptions) {
     this.#options = options;
+  }
+
+  /** For work of which nobody knows how long it takes: `update` is called after that time. */
+  get shortWorkMs(): number {
+    return this.#options.mode === 'bar' ? SHORT_BAR_MS : SHORT_LINE_MS;
   }
 
   /** May be called as often as one likes. */

@@ -18,9 +18,6 @@ import { RamferryError } from '../memory/errors.js';
 import { parsePageSize } from './arguments.js';
 import type { Invocation } from './verb.js';
 
-/** Work that is over sooner needs no progress line. */
-const SILENT_MS = 300;
-
 /** The file says how large the index gets; what a machine can spare decides how large it may. */
 const INDEX_LIMIT_BYTES = totalmem() / 4;
 
@@ -56,7 +53,7 @@ export const progressOf = (
   const start = performance.now();
   return (doneBytes) => {
     const ms = performance.now() - start;
-    if (ms > SILENT_MS) {
+    if (ms > progress.shortWorkMs) {
       progress.update({
         phase,
         totalBytes,
@@ -212,13 +209,11 @@ export const indexWholeMemoryFile = async (
 /** Says how far a temporary copy is, now and then. */
 const copyingProgress = ({ progress }: Surroundings): ((packedBytes: number) => void) => {
   const start = performance.now();
-  let last = start;
   let done = 0;
   return (packedBytes) => {
     done += packedBytes;
     const now = performance.now();
-    if (now - last > SILENT_MS) {
-      last = now;
+    if (now - start > progress.shortWorkMs) {
       progress.update({ phase: 'copying', bytesPerSecond: (done * 1000) / (now - start) });
     }
   };
