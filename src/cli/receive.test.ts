@@ -39,7 +39,7 @@ const SHUT_1 = '0001000400000001';
 const isSlow = process.env['RAMFERRY_SLOW'] === '1';
 
 /** Nothing here takes longer, unless it hangs. */
-const HANG_MS = 20_000;
+const HANG_MS = 60_000;
 
 /** A small migration; with a return path the file lacks what opens it. */
 const migration = (withReturnPath: boolean): { sent: Uint8Array; saved: Uint8Array } => {

@@ -280,7 +280,7 @@ const farFile = (): { file: PositionedFile; at: (position: number) => number | u
 };
 
 // CB-25, MR-1: a page index of 2^31 and more is written to its place, and its bit is set.
-test('pages around 2^31', { timeout: 20_000 }, async () => {
+test('pages around 2^31', { timeout: 60_000 }, async () => {
   const pages = [2 ** 31 - 1, 2 ** 31, 2 ** 31 + 1, 2 ** 31 + 63];
   const usedLength = (2 ** 31 + 64) * PAGE;
   const { bytes } = new StreamBuilder().header();

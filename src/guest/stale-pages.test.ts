@@ -108,7 +108,7 @@ test('a file that is open for writing is not taken', { skip: !hasLibrary }, () =
 
 test('a writer is announced before it can change anything, and waits', {
   skip: !hasLibrary,
-  timeout: 30_000,
+  timeout: 60_000,
 }, async () => {
   const { file, bytes } = makeFile('guarded');
   const guard = FileGuard.take(file);

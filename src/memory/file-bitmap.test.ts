@@ -16,7 +16,7 @@ const step = fc.record({
 
 // CB-25: a byte address or a page index of any block is exact.
 for (const pageCount of PAGE_COUNTS) {
-  test(`set and clear against a set of numbers, ${pageCount} pages`, { timeout: 20_000 }, () => {
+  test(`set and clear against a set of numbers, ${pageCount} pages`, { timeout: 60_000 }, () => {
     const base = pageCount - 200;
     fc.assert(
       fc.property(fc.array(step, { maxLength: 30 }), (steps) => {

@@ -11,7 +11,7 @@ const residentBytes = (): number => Number(readFileSync('/proc/self/statm', 'utf
 
 test('what is asked for becomes resident, and no store of another thread is lost', {
   skip,
-  timeout: 20_000,
+  timeout: 60_000,
 }, async () => {
   const populator = new BackgroundPopulator();
   try {

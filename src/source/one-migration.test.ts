@@ -43,7 +43,7 @@ describe('a second migration', () => {
     ['that is a snapshot of a migrated guest', {}, { snapshotWith: protector() }, 'a migration'],
   ] as const) {
     for (const through of ['the same list', 'a copy']) {
-      test(`${name}, through ${through}, is refused by name and touches nothing`, { timeout: 20_000 }, async () => {
+      test(`${name}, through ${through}, is refused by name and touches nothing`, { timeout: 60_000 }, async () => {
         const guest = new ScriptedGuest([300]);
         guest.blocks.add({ name: 'vmem', usedLength: 64 * PAGE, discardGranularity: 16 * PAGE });
         const sink = new RecordingSink();
@@ -159,7 +159,7 @@ describe("the guest's blocks", () => {
   ] as const) {
     // DM-23: ram_mig_ram_block_resized
     for (const pages of [50, 150]) {
-      test(`a resize to ${pages} pages fails ${name} by name, in its own thread too`, { timeout: 20_000 }, async () => {
+      test(`a resize to ${pages} pages fails ${name} by name, in its own thread too`, { timeout: 60_000 }, async () => {
         const { guest, engine } = changing(
           ({ blocks }) => blocks.resize(blocks.find('dimm')!, pages * PAGE),
           options(),
@@ -235,7 +235,7 @@ describe("the guest's blocks", () => {
     assert.deepEqual([dimm.usedPages, sink.delivered.size], [150, 450]);
   });
 
-  test('a resize wakes an engine that waits for a destination', { timeout: 20_000 }, async () => {
+  test('a resize wakes an engine that waits for a destination', { timeout: 60_000 }, async () => {
     const guest = new ScriptedGuest([300]);
     const dimm = guest.blocks.add({ name: 'dimm', usedLength: 100 * PAGE, maxLength: 200 * PAGE });
     const sink = new RecordingSink();
@@ -266,7 +266,7 @@ describe('a send bitmap whose counter says something else fails the migration at
 
   for (const kind of ['pages lost', 'pages left'] as const) {
     for (const loop of ['active', 'last', 'snapshot'] as const) {
-      test(`${kind}, in the loop ${loop}`, { timeout: 20_000 }, async () => {
+      test(`${kind}, in the loop ${loop}`, { timeout: 60_000 }, async () => {
         const guest = new ScriptedGuest([PAGES]);
         const sink = new RecordingSink();
         sink.limit = loop === 'last' ? 5 : 50;
@@ -314,7 +314,7 @@ describe('a send bitmap whose counter says something else fails the migration at
     }
   }
 
-  test('in postcopy the link is given up, and a recovery counts anew', { timeout: 20_000 }, async () => {
+  test('in postcopy the link is given up, and a recovery counts anew', { timeout: 60_000 }, async () => {
     const guest = new ScriptedGuest([PAGES]);
     const [block] = guest.blocks.blocks;
     for (let page = 0; page < PAGES; page += 1) {
