@@ -53,6 +53,14 @@ test('--cpu, --json', async () => {
   assert.deepEqual(gdt, { base: '0x0000000000000000', limit: '0x0000' });
 });
 
+test('--page-size is the size that the stream is read with', async () => {
+  assert.equal((await runCommand('registers', file, '--page-size', '4096')).status, 0);
+  const { status, stdout } = await runCommand('registers', file, '--page-size', '8192', '--json');
+  const { error } = JSON.parse(stdout) as { error: { code: string; hint: string } };
+  assert.equal(status, 3);
+  assert.match(error.hint, /Pages of 8192 bytes were asked for|Leave --page-size out/);
+});
+
 test('a vCPU that is not there, a file without description', async () => {
   const missing = await runCommand('registers', file, '--cpu', '2');
   assert.deepEqual([missing.status, missing.stderr], [2, 'ramferry: The guest has no vCPU 2.\n  it has 0, 1\n']);

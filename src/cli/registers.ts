@@ -9,12 +9,12 @@ import {
 } from '../format/x86/registers.js';
 import { RamferryError } from '../memory/errors.js';
 import { shellCommand } from '../memory/shell-command.js';
-import { INDEX_HELP, readWholeMemoryFile } from './read-memory-file.js';
+import { type FileOptions, INDEX_HELP, pageSizeOption, readWholeMemoryFile } from './read-memory-file.js';
 import { controls, cpuText, listed } from './registers-text.js';
 import { terminalColors } from './terminal.js';
 import type { Verb } from './verb.js';
 
-interface RegistersOptions {
+interface RegistersOptions extends FileOptions {
   readonly cpu?: string;
 }
 
@@ -22,6 +22,7 @@ export const registers: Verb<RegistersOptions> = {
   configure: (command) =>
     command
       .option('--cpu <n>', 'only that vCPU')
+      .addOption(pageSizeOption())
       .addHelpText('after', `\nOf x86 guests. What was saved of any vCPU, device FILE cpu shows.${INDEX_HELP}`),
   examples: [
     ['guest.mig', 'where each vCPU stood, in which mode, with all registers'],
@@ -31,7 +32,7 @@ export const registers: Verb<RegistersOptions> = {
   async run({ operands, options, signal, progress }) {
     const [file] = operands as [string];
     const wanted = options.cpu === undefined ? undefined : cpuNumber(options.cpu);
-    const opened = await readWholeMemoryFile(file, { signal, progress });
+    const opened = await readWholeMemoryFile(file, { signal, progress }, options);
     try {
       const { summary, configuration } = opened.snapshot;
       const all = x86Registers(summary, configuration.machine);
