@@ -86,8 +86,12 @@ interopTest(
     const files = names.map((name) => lab.path(name)) as [string, string, string, string, string];
     const [saved, dumped, paged, core, virtual] = files;
     await guest.saveStream(saved);
-    await guest.qmp.execute('dump-guest-memory', { paging: false, protocol: `file:${dumped}` });
-    await guest.qmp.execute('dump-guest-memory', { paging: true, protocol: `file:${paged}` });
+    for (const [file, paging] of [
+      [dumped, false],
+      [paged, true],
+    ] as const) {
+      await guest.qmp.execute('dump-guest-memory', { paging, protocol: `file:${file}` }, { timeoutMs: 120_000 });
+    }
     await guest.qemu.quit();
     for (const [out, ...args] of [[core], [virtual, '--virtual']] as [string, ...string[]][]) {
       const { status, stderr } = await Ramferry.start(lab, 'convert', saved, out, '--to', 'elf', ...args).exited;

@@ -24,6 +24,9 @@ const readNote = (note: Uint8Array) => {
   return { name, type, bytes, view: new DataView(note.buffer, note.byteOffset + start, bytes) };
 };
 
+/** No processor has one of more than 16 bits, but a file may. */
+const SELECTOR = 0x5_0100;
+
 /** Every register has a value of its own, the lower half of which is one, too. */
 const values: Record<string, bigint> = {
   ...Object.fromEntries(Object.entries(linuxKernelCpu).map(([k, v]) => [k, BigInt(v)])),
@@ -33,7 +36,7 @@ GENERAL_REGISTERS.forEach((_, index) => {
 });
 ['cs', 'ds', 'es', 'fs', 'gs', 'ss', 'ldt', 'tr', 'gdt', 'idt'].forEach((_, index) => {
   const place = ['segs[1]', 'segs[3]', 'segs[0]', 'segs[4]', 'segs[5]', 'segs[2]', 'ldt', 'tr', 'gdt', 'idt'][index]!;
-  values[`${place}.selector`] = BigInt(index < 8 ? 0x100 + index : 0);
+  values[`${place}.selector`] = BigInt(index < 8 ? SELECTOR + index : 0);
   values[`${place}.limit`] = BigInt(0x200 + index);
   values[`${place}.flags`] = BigInt(index === 0 ? 0xa0_9b00 : index < 8 ? 0x300 + index : 0);
   values[`${place}.base`] = 0xffff_0000_0000_0400n + BigInt(index);
@@ -118,14 +121,15 @@ test("QEMU's note has segments and control registers, too", () => {
     const at = 152 + index * 24;
     const u32 = [0, 4, 8, 12].map((each) => view.getUint32(at + each, true));
     const flags = index === 0 ? 0xa0_9b00 : index < 8 ? 0x300 + index : 0;
-    assert.deepEqual(u32, [index < 8 ? 0x100 + index : 0, 0x200 + index, flags, 0], `segment ${index}`);
+    assert.deepEqual(u32, [index < 8 ? SELECTOR + index : 0, 0x200 + index, flags, 0], `segment ${index}`);
     assert.equal(u64(at + 16), 0xffff_0000_0000_0400n + BigInt(index));
   }
   assert.deepEqual([392, 400, 408, 416, 424, 432].map(u64), [cpu.cr0, 0n, cpu.cr2, cpu.cr3, cpu.cr4, cpu.kernelGsBase]);
 });
 
 test('the first vCPU decides whether the notes are those of a 32-bit machine', () => {
-  const short: CpuValues = { ...values, efer: 0, 'cr[0]': 0x11 };
+  // Long mode is enabled, and not active without paging.
+  const short: CpuValues = { ...values, efer: 0x100, 'cr[0]': 0x11 };
   const cpus = registersOf([short], [values, { instance: 1 }]);
   const notes = cpuNotes(cpus).map(readNote);
   assert.deepEqual(
@@ -136,11 +140,12 @@ test('the first vCPU decides whether the notes are those of a 32-bit machine', (
   assert.equal(view.getInt32(24, true), 2);
   const { general, rip, rflags, segments } = cpus[1]!;
   const low = (value: bigint): number => Number(BigInt.asUintN(32, value));
+  const short16 = (name: keyof typeof segments): number => segments[name].selector & 0xffff;
   const names = ['rbx', 'rcx', 'rdx', 'rsi', 'rdi', 'rbp', 'rax'] as const;
   const expected = [
     ...names.map((name) => low(general[name])),
-    ...(['ds', 'es', 'fs', 'gs'] as const).map((name) => segments[name].selector),
-    ...[0, low(rip), segments.cs.selector, low(rflags), low(general.rsp), segments.ss.selector],
+    ...(['ds', 'es', 'fs', 'gs'] as const).map(short16),
+    ...[0, low(rip), short16('cs'), low(rflags), low(general.rsp), short16('ss')],
   ];
   assert.deepEqual(
     expected.map((_, index) => view.getUint32(72 + index * 4, true)),
