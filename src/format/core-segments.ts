@@ -39,18 +39,20 @@ export interface VirtualSegments {
 /**
  * The same by virtual address. What is mapped and is no memory of the core, such as devices, has no segment.
  * @param ranges ascending, without overlaps
- * @throws RamferryError `failed`, `TOO_MANY_MAPPINGS`, if there were more than a million segments
+ * @param limit most segments that are mapped
+ * @throws RamferryError `failed`, `TOO_MANY_MAPPINGS`, if there were more
  */
 export const virtualSegments = (
   ranges: readonly PhysicalRange[],
   mappings: readonly VirtualMapping[],
   offsetOf: MemoryOffset,
+  limit = SEGMENT_LIMIT,
 ): VirtualSegments => {
   const segments: ElfSegment[] = [];
   for (const { virtual, physical, bytes } of mappings) {
     forEachCommon(ranges, physical, bytes, ({ block, offset }, address, length) => {
-      if (segments.length === SEGMENT_LIMIT) {
-        throw tooMany();
+      if (segments.length === limit) {
+        throw tooMany(limit);
       }
       segments.push({
         virtual: virtual + BigInt(address - physical),
@@ -85,13 +87,10 @@ export const virtualSegments = (
 };
 
 /** A page of the largest size may have all memory in it, which may be in a thousand pieces. */
-const tooMany = (): RamferryError =>
-  new RamferryError(
-    'failed',
-    'TOO_MANY_MAPPINGS',
-    `The vCPUs have mapped more than ${SEGMENT_LIMIT} pieces of memory.`,
-    { value: SEGMENT_LIMIT },
-  );
+const tooMany = (limit: number): RamferryError =>
+  new RamferryError('failed', 'TOO_MANY_MAPPINGS', `The vCPUs have mapped more than ${limit} pieces of memory.`, {
+    value: limit,
+  });
 
 /** Visits what bytes [physical, physical + bytes) have in common with the ranges: a place in a block, its address, its length. */
 const forEachCommon = (

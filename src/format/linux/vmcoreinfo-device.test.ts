@@ -33,13 +33,14 @@ const device = ({ isSet = true, format = 1, address = NOTE_AT }: Told): Describe
 const read = (
   devices: readonly DescribedTestDevice[],
   note = elfNote('VMCOREINFO', 0, text),
+  at = NOTE_AT,
 ): Uint8Array | undefined => {
   const content = new Uint8Array(Math.ceil(note.length / 4096) * 4096);
   content.set(note);
   const bytes = pcStream({
     blocks: [{ name: 'pc.ram', usedLength: RAM_BYTES }],
     devices: [clockDevice(RAM_BYTES), ...devices],
-    pages: [{ block: 'pc.ram', offset: NOTE_AT, content }],
+    pages: [{ block: 'pc.ram', offset: at, content }],
   });
   const snapshot = openSnapshot((at, target) => target.set(bytes.subarray(at, at + target.length)), bytes.length);
   return deviceVmcoreinfo(snapshot.summary, new PhysicalMemory(snapshot, physicalMap(snapshot)));
@@ -58,10 +59,18 @@ test('what is no such note is none', () => {
   assert.equal(read([device({ address: 0x20_0000 })]), undefined);
   assert.equal(read([device({ address: RAM_BYTES - 10 })]), undefined);
   assert.equal(read([device({ address: 0xffff_ffff_ffff_fff0n })]), undefined);
-  assert.equal(read([{ ...device({}), body: new Uint8Array(16) }]), undefined);
+  const { body } = device({});
+  assert.equal(read([{ ...device({}), body: body.subarray(0, 16) }]), undefined);
+  assert.equal(read([{ ...device({}), body: new Uint8Array([...body, 0]) }]), undefined);
   assert.equal(read([device({})], elfNote('VMCOREINF0', 0, text)), undefined);
   assert.equal(read([device({})], elfNote('VMCOREINFO', 0, new Uint8Array(64 * 1024 + 1))), undefined);
   const claims = elfNote('VMCOREINFO', 0, text);
   new DataView(claims.buffer).setUint32(4, 0xffff_ffff, true);
   assert.equal(read([device({})], claims), undefined);
+  // It goes on behind the end of memory.
+  const last = RAM_BYTES - 4096;
+  new DataView(claims.buffer).setUint32(4, 4096, true);
+  assert.equal(read([device({ address: last })], claims, last), undefined);
+  new DataView(claims.buffer).setUint32(4, 4096 - 24, true);
+  assert.equal(read([device({ address: last })], claims, last)?.length, 4096 - 24);
 });

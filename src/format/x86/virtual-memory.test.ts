@@ -140,13 +140,18 @@ test('the same tables in another paging mode, or at another address, are others'
     'ffff888000000000 1000 1000',
     'ffff890000000000 1000 1000',
   ]);
-  const five = new TestTables(PAGING[5], 0x30_0000);
-  five.put(five.root, 0x111, tables.entry(tables.root, 0x111));
-  const found = virtualMemory(memoryOf(tables, five), [
-    cpuWith(0, tables.root),
-    cpuWith(1, five.root, { pagingLevels: 5 }),
+  // A directory of PAE, and a last table of 32 bits that covers the same addresses.
+  const extended = new TestTables(PAGING[3], 0x30_0000);
+  extended.map(0x8000_0000n, 0x3000n);
+  extended.map(0x8020_0000n, 0x5000n);
+  const short = new TestTables(PAGING[2], 0x40_0000);
+  short.put(short.root, 512, extended.entry(extended.root, 2));
+  const found = virtualMemory(memoryOf(extended, short), [
+    cpuWith(0, extended.root, { pagingLevels: 3, mode: 'protected' }),
+    cpuWith(1, short.root, { pagingLevels: 2, mode: 'protected' }),
   ]);
-  assert.equal(found.mappings.length, 2);
+  // Its second entry, of eight bytes, is the third one of four.
+  assert.deepEqual(shown(found), ['80000000 3000 1000', '80002000 303000 1000', '80200000 5000 1000']);
 });
 
 test('a mapping of 32 bits that goes on across the middle belongs to both halves', () => {
@@ -162,4 +167,9 @@ test('a mapping of 32 bits that goes on across the middle belongs to both halves
   second.map(0x8000_0000n, 0x100_0000n);
   const cpus = [first, second].map(({ root }, cpu) => cpuWith(cpu, root, { pagingLevels: 2, mode: 'protected' }));
   assert.deepEqual(shown(virtualMemory(memoryOf(first, second), cpus)), ['1000 1000 1000', '80000000 1000000 1000']);
+});
+
+test('a vCPU that has mapped nothing is no error', () => {
+  const empty = tablesAt(0x10_0000);
+  assert.deepEqual(shown(virtualMemory(memoryOf(empty), [cpuWith(0, empty.root)])), []);
 });
