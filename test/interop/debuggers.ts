@@ -111,10 +111,7 @@ export class DebuggerSet {
     this.#paths = paths;
   }
 
-  /**
-   * @returns what crash printed, if it does not get to its prompt: on some moments of a guest that did not panic it gives up, whoever
-   *   made the dump
-   */
+  /** @returns what crash printed, if it does not get to its prompt */
   crash(core: string, pids: readonly string[]): CrashAnswer | string {
     const path = (name: string): string => this.#lab.path(`crash-${this.#runs}-${name}`);
     this.#runs += 1;
@@ -125,7 +122,7 @@ export class DebuggerSet {
       `bt -a >> ${path('bt')}`,
       'quit',
     ];
-    // Nobody panicked: crash would look for the task that did in stacks that it cannot read, of any dump of this kernel.
+    // Nobody panicked: crash would look through all stacks for the task that did.
     const words = ['-s', '--no_panic', this.#paths.vmlinux, core];
     const printed = this.#run(this.#paths.crash, words, `${commands.join('\n')}\n`);
     if (!['ps', 'log', 'bt'].every((name) => existsSync(path(name)))) {
@@ -144,6 +141,25 @@ export class DebuggerSet {
       ),
       log: log.trimEnd().split('\n'),
     };
+  }
+
+  /** The kernel's log, by makedumpfile, which reads cores of both formats. */
+  makedumpfileLog(core: string): string[] {
+    const log = this.#lab.path('makedumpfile-log');
+    const printed = this.#run(this.#paths.makedumpfile, ['-f', '--dump-dmesg', core, log]);
+    if (!existsSync(log)) {
+      throw new Error(`makedumpfile did not answer with ${core}: ${printed}`);
+    }
+    return readFileSync(log, 'utf8').trimEnd().split('\n');
+  }
+
+  /** Writes a compressed dump of a core, without zero pages, pages of caches, of programs and free ones. */
+  makedumpfile(core: string, output: string): string {
+    const printed = this.#run(this.#paths.makedumpfile, ['-f', '-c', '-d', '31', core, output]);
+    if (!existsSync(output)) {
+      throw new Error(`makedumpfile did not write ${output}: ${printed}`);
+    }
+    return output;
   }
 
   drgn(core: string, pid: string): DrgnAnswer {

@@ -8,10 +8,10 @@
 //   .toolbox/qemu-img/   qemu-img (a wrapper), root/
 //   .toolbox/qemu-10-others/   qemu-system-aarch64 and the like (wrappers), root/: only on request
 //   .toolbox/guest/      vmlinuz, initramfs.gz: the self-checking guest (test/guest-kit)
-//   .toolbox/debuggers/  crash, drgn, gdb (wrappers), root/; vmlinuz, vmlinux (its symbols), initramfs.gz (test/debugger-kit): only on request
+//   .toolbox/debuggers/  crash, drgn, gdb, makedumpfile (wrappers), root/; vmlinuz, vmlinux (its symbols), initramfs.gz
+//                        (test/debugger-kit): only on request
 
 import {
-  chmodSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -103,74 +103,73 @@ const ensureCompiler = (): void => {
   }
 };
 
-const installGuest = (apt: PrivateApt, folder: string): void => {
-  // linux-image-cloud-amd64 is empty and depends on the image of the day.
-  const image = apt.dependencies('linux-image-cloud-amd64').find((name) => name.startsWith('linux-image-'));
-  if (image === undefined) {
-    throw new Error('linux-image-cloud-amd64 depends on no kernel image');
+/** Debian's kernel for virtual machines, and what makes an initramfs for it. */
+class KernelPackages {
+  readonly #apt: PrivateApt;
+  /** Such as `linux-image-6.1.0-57-cloud-amd64`: linux-image-cloud-amd64 is empty and depends on the image of the day. */
+  readonly #image: string;
+
+  constructor(apt: PrivateApt) {
+    const image = apt.dependencies('linux-image-cloud-amd64').find((name) => name.startsWith('linux-image-'));
+    if (image === undefined) {
+      throw new Error('linux-image-cloud-amd64 depends on no kernel image');
+    }
+    this.#apt = apt;
+    this.#image = image;
   }
-  const unpacked = join(folder, 'unpacked');
-  unpack([apt.download(image), apt.download('busybox-static')], unpacked);
-  const version = image.replace('linux-image-', '');
-  ensureCompiler();
-  // Where bookworm has /bin, trixie has /usr/bin.
-  const busybox = ['bin', 'usr/bin'].map((bin) => join(unpacked, bin, 'busybox')).find((path) => existsSync(path));
-  const modules = ['lib', 'usr/lib']
-    .map((lib) => join(unpacked, lib, 'modules', version))
-    .find((path) => existsSync(path));
-  run('/bin/sh', [join(guestKitFolder, 'build-initramfs.sh')], {
-    BUSYBOX: busybox ?? '',
-    KMOD: modules ?? '',
-    OUT: join(folder, 'initramfs.gz'),
-  });
-  renameSync(join(unpacked, 'boot', `vmlinuz-${version}`), join(folder, 'vmlinuz'));
-  rmSync(unpacked, { recursive: true });
+
+  /** Puts vmlinuz and the initramfs of a kit into `folder`, and vmlinux if the symbols are wanted. */
+  install(folder: string, kit: string, symbols: 'with symbols' | 'without symbols'): void {
+    const version = this.#image.replace('linux-image-', '');
+    const debug = symbols === 'with symbols' ? [`${this.#image}-dbg`] : [];
+    const unpacked = join(folder, 'unpacked');
+    unpack(
+      [this.#image, 'busybox-static', ...debug].map((name) => this.#apt.download(name)),
+      unpacked,
+    );
+    // Where bookworm has /bin and /lib, trixie has /usr/bin and /usr/lib.
+    const find = (...path: string[]): string =>
+      ['', 'usr'].map((top) => join(unpacked, top, ...path)).find((file) => existsSync(file)) ?? '';
+    ensureCompiler();
+    run('/bin/sh', [join(kit, 'build-initramfs.sh')], {
+      BUSYBOX: find('bin', 'busybox'),
+      KMOD: find('lib', 'modules', version),
+      OUT: join(folder, 'initramfs.gz'),
+    });
+    renameSync(join(unpacked, 'boot', `vmlinuz-${version}`), join(folder, 'vmlinuz'));
+    if (debug.length > 0) {
+      renameSync(join(unpacked, 'usr', 'lib', 'debug', 'boot', `vmlinux-${version}`), join(folder, 'vmlinux'));
+    }
+    rmSync(unpacked, { recursive: true });
+  }
+}
+
+/** The debuggers' command lines, and how each is asked for its version; drgn is a program in Python. */
+const DEBUGGERS: Readonly<Record<string, { readonly command: string; readonly version: string }>> = {
+  crash: { command: '"$root/usr/bin/crash"', version: '--version' },
+  gdb: { command: '"$root/usr/bin/gdb" --data-directory "$root/usr/share/gdb"', version: '--version' },
+  drgn: { command: '"$root/usr/bin/python3" "$root/usr/bin/drgn"', version: '--version' },
+  makedumpfile: { command: '"$root/usr/bin/makedumpfile"', version: '-v' },
 };
 
-/** A debugger; drgn is a program in Python, which gdb has inside. Nothing of the machine's Python is used. */
-const debuggerWrapper = (linker: string, program: string): string => {
-  const command = {
-    crash: '"$root/usr/bin/crash"',
-    gdb: '"$root/usr/bin/gdb" --data-directory "$root/usr/share/gdb"',
-    drgn: '"$root/usr/bin/python3" "$root/usr/bin/drgn"',
-  }[program];
-  return `#!/bin/sh
-# ${program} of Debian trixie, unpacked with its own libraries.
+/** gdb has a Python inside; nothing of the machine's Python is used. */
+const debuggerWrapper = (linker: string, name: string, command: string): string => `#!/bin/sh
+# ${name} of Debian trixie, unpacked with its own libraries.
 root=$(cd -P "\${0%/*}" && pwd)/root
 export PYTHONHOME="$root/usr" PYTHONDONTWRITEBYTECODE=1
 exec "$root/${linker}" --library-path "$root/usr/lib/x86_64-linux-gnu" ${command} "$@"
 `;
-};
 
-const installDebuggers = (tools: PrivateApt, kernels: PrivateApt, folder: string): void => {
+const installDebuggers = (apt: PrivateApt, folder: string): void => {
   const root = join(folder, 'root');
-  unpack(tools.downloadClosure('crash', 'python3-drgn', 'gdb'), root);
+  unpack(apt.downloadClosure('crash', 'python3-drgn', 'gdb', 'makedumpfile'), root);
   const linker = LIBRARIES.map((lib) => `${lib}/ld-linux-x86-64.so.2`).find((path) => existsSync(join(root, path)))!;
-  for (const program of ['crash', 'drgn', 'gdb']) {
-    const file = join(folder, program);
-    writeFileSync(file, debuggerWrapper(linker, program));
-    chmodSync(file, 0o755);
-    run(file, ['--version']);
+  for (const [name, { command, version }] of Object.entries(DEBUGGERS)) {
+    const file = join(folder, name);
+    writeFileSync(file, debuggerWrapper(linker, name, command), { mode: 0o755 });
+    run(file, [version]);
   }
-  const image = kernels.dependencies('linux-image-cloud-amd64').find((name) => name.startsWith('linux-image-'));
-  if (image === undefined) {
-    throw new Error('linux-image-cloud-amd64 depends on no kernel image');
-  }
-  const version = image.replace('linux-image-', '');
-  const unpacked = join(folder, 'unpacked');
-  unpack(
-    [image, `${image}-dbg`, 'busybox-static'].map((name) => kernels.download(name)),
-    unpacked,
-  );
-  ensureCompiler();
-  run('/bin/sh', [join(debuggerKitFolder, 'build-initramfs.sh')], {
-    BUSYBOX: join(unpacked, 'bin', 'busybox'),
-    KMOD: join(unpacked, 'lib', 'modules', version),
-    OUT: join(folder, 'initramfs.gz'),
-  });
-  renameSync(join(unpacked, 'boot', `vmlinuz-${version}`), join(folder, 'vmlinuz'));
-  renameSync(join(unpacked, 'usr', 'lib', 'debug', 'boot', `vmlinux-${version}`), join(folder, 'vmlinux'));
-  rmSync(unpacked, { recursive: true });
+  new KernelPackages(apt).install(folder, debuggerKitFolder, 'with symbols');
 };
 
 const machineRelease = /^VERSION_CODENAME=(\w+)/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? '';
@@ -212,9 +211,10 @@ const install: Readonly<Record<PartName, (target: string) => string | undefined>
   'qemu-img': (target) => void installPrograms(aptOf('trixie'), 'trixie', target, QEMU_IMG),
   'qemu-10-others': (target) => void installPrograms(aptOf('trixie'), 'trixie', target, OTHER_SYSTEMS),
   // Bookworm's kernel, because its modules are not compressed and the guest's insmod cannot decompress.
-  guest: (target) => void installGuest(aptOf('bookworm'), target),
-  // Bookworm's crash does not find the tasks of its own kernel.
-  debuggers: (target) => void installDebuggers(aptOf('trixie'), aptOf('bookworm'), target),
+  guest: (target) => void new KernelPackages(aptOf('bookworm')).install(target, guestKitFolder, 'without symbols'),
+  // Bookworm's crash does not find the tasks of its own kernel, and trixie's gives up on most boots of it: that kernel has no
+  // handler of machine checks, so the stack for them has size 0 for crash.
+  debuggers: (target) => void installDebuggers(aptOf('trixie'), target),
 };
 
 /** Gives a complete folder its name, in one step also where the name was another folder's. */
