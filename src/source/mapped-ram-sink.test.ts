@@ -2,17 +2,17 @@
 // threads: src/monitor/mapped-ram.test.ts; QEMU as the reader: test/interop/mapped-ram.test.ts.)
 
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
 import fc from 'fast-check';
-import { type MappedFile, readMappedFile } from '../../test/mapped-ram-file.js';
+import { LateFile } from '../../test/late-file.js';
+import type { MappedFile } from '../../test/mapped-ram-file.js';
 import { PAGE, ScriptedGuest, ScriptedHints } from '../../test/source-kit.js';
 import type { PositionedFile } from '../channel/positioned-file.js';
 import { RamDigest } from '../format/ram-digest.js';
 import { Segment } from '../memory/segment.js';
-import { type FileOffset, fileOffset } from '../memory/units.js';
 import type { SourceGuest } from './guest.js';
 import { MappedRamSink, type MappedRamSinkOptions } from './mapped-ram-sink.js';
 import { MigrationSource, type MigrationSourceOptions } from './migration-source.js';
@@ -21,105 +21,6 @@ import type { MigrationReport } from './statistics.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'ramferry-test-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
-
-interface PageWrite {
-  readonly bytes: Uint8Array;
-  readonly at: number;
-  readonly length: number;
-  readonly position: number;
-}
-
-/** Pages reach it only at a barrier, the last ones first. */
-class LateFile implements PositionedFile {
-  readonly name = 'late';
-  readonly start: FileOffset;
-  content = Buffer.alloc(0);
-  pageWrites: PageWrite[] = [];
-  readonly holes: { readonly position: number; readonly length: number }[] = [];
-  /** Page writes under way at a time. */
-  mostPending = 0;
-  isCommitted = false;
-  isAborted = false;
-  /** Page writes until one fails. */
-  capacity = Number.POSITIVE_INFINITY;
-  #pending: PageWrite[] = [];
-
-  constructor(start = 0) {
-    this.start = fileOffset(start);
-    this.#grow(start);
-  }
-
-  get pendingBytes(): number {
-    return this.#pending.reduce((sum, { length }) => sum + length, 0);
-  }
-
-  write(bytes: Uint8Array, position: number): void {
-    assert.ok(position >= this.start);
-    this.#grow(position + bytes.length);
-    this.content.set(bytes, position);
-  }
-
-  writeOnce(bytes: Uint8Array, position: number): void {
-    this.write(bytes, position);
-  }
-
-  writePages(bytes: Uint8Array, at: number, length: number, position: number): void {
-    // MR-26
-    assert.deepEqual([at % PAGE, length % PAGE, position % PAGE], [0, 0, 0]);
-    for (const { position: other, length: otherLength } of this.#pending) {
-      assert.ok(position + length <= other || position >= other + otherLength, 'MR-11: two versions race');
-    }
-    if (this.pageWrites.length >= this.capacity) {
-      throw new Error('no space');
-    }
-    this.#pending.push({ bytes, at, length, position });
-    this.pageWrites.push({ bytes, at, length, position });
-    this.mostPending = Math.max(this.mostPending, this.#pending.length);
-  }
-
-  barrier(): void {
-    for (const { bytes, at, length, position } of this.#pending.reverse()) {
-      this.#grow(position + length);
-      this.content.set(bytes.subarray(at, at + length), position);
-    }
-    this.#pending = [];
-  }
-
-  read(): void {
-    assert.fail('a source reads nothing back');
-  }
-
-  punchHole(position: number, length: number): void {
-    for (const { position: other, length: otherLength } of this.#pending) {
-      assert.ok(position + length <= other || position >= other + otherLength, 'a write would fill the hole');
-    }
-    this.holes.push({ position, length });
-    this.content.fill(0, position, position + length);
-  }
-
-  async commit(): Promise<void> {
-    // MR-13
-    assert.equal(this.pendingBytes, 0);
-    this.isCommitted = true;
-  }
-
-  abort(): void {
-    this.isAborted = true;
-  }
-
-  parsed(): MappedFile {
-    assert.ok(this.isCommitted);
-    const path = join(folder, 'file');
-    writeFileSync(path, this.content);
-    return readMappedFile(path, this.start);
-  }
-
-  #grow(length: number): void {
-    if (length > this.content.length) {
-      this.content = Buffer.concat([this.content, Buffer.alloc(length - this.content.length)]);
-    }
-  }
-}
 
 const save = (
   guest: ScriptedGuest,

@@ -13,7 +13,16 @@ import { test } from 'node:test';
 import type { BitmapKernels } from '../../kernels/kernels.js';
 import { bindBitmapTwin } from '../../kernels/twin/bitmap-twin.js';
 import { explore, type Schedule, sample } from '../../test/schedules.js';
-import { allocateStoreBarrier, type StoreBarrierVariant } from '../dirty-log/store-barrier.js';
+import {
+  FREE_PAGE,
+  hintScenarios,
+  mutants,
+  nameOf,
+  PAGES,
+  type Scenario,
+  scenarios,
+} from '../../test/source-scenarios.js';
+import { allocateStoreBarrier } from '../dirty-log/store-barrier.js';
 import { StoreBarrierLog } from '../dirty-log/store-barrier-log.js';
 import { attachStoreBarrier } from '../dirty-log/store-barrier-writer.js';
 import { BitmapMemory } from '../memory/bitmap-memory.js';
@@ -25,28 +34,6 @@ import { MigrationSource } from './migration-source.js';
 import type { PageSink } from './page-sink.js';
 import { defaultParameters } from './parameters.js';
 import { SendBitmap } from './send-bitmap.js';
-
-/** A whole word of the bitmaps, so that the kernels' aligned path runs. */
-const PAGES = 64;
-const FREE_PAGE = 2;
-
-interface Scenario {
-  /** For each guest thread the pages it writes, in order. */
-  readonly writes: readonly (readonly (number | 'hint')[])[];
-  readonly variant: StoreBarrierVariant;
-  /** Switch over while pages are still dirty, instead of when none is. */
-  readonly early: boolean;
-  readonly eagerClear?: boolean;
-  readonly hints?: 'acknowledged' | 'unacknowledged';
-  readonly mutant?:
-    | 'clear after read'
-    | 'mark before store'
-    | 'counter ignores clean bits'
-    | 'sync counts old bits'
-    | 'stale hints are applied'
-    | 'hints are asked for before the log is cleared'
-    | 'marks are dropped though the guest does not wait';
-}
 
 // One memory for all schedules: they run one after the other, and each begins by clearing what it uses.
 let step: () => void = () => {};
@@ -434,36 +421,6 @@ async function migrate(scenario: Scenario, schedule: Schedule): Promise<void> {
   assert.equal(report.ram.remaining, 0);
 }
 
-const scenarios: readonly Scenario[] = [
-  { writes: [[0], [1]], variant: 'unconditional', early: true },
-  { writes: [[0], [0]], variant: 'unconditional', early: true },
-  { writes: [[0], [1]], variant: 'unconditional', early: false },
-  { writes: [[0], [1]], variant: 'filtered', early: true },
-  { writes: [[0, 0]], variant: 'filtered', early: false },
-  { writes: [[0, 0]], variant: 'unconditional', early: false },
-  { writes: [[0], [1]], variant: 'unconditional', early: true, eagerClear: true },
-];
-
-/** Free page hints: FH-5, FH-7, FH-8, FH-14, FH-29 */
-const hintScenarios: readonly Scenario[] = [
-  { hints: 'unacknowledged', writes: [[FREE_PAGE, 'hint', FREE_PAGE]], variant: 'unconditional', early: true },
-  { hints: 'unacknowledged', writes: [[FREE_PAGE, 'hint', FREE_PAGE]], variant: 'filtered', early: true },
-  { hints: 'acknowledged', writes: [[FREE_PAGE, 'hint', FREE_PAGE]], variant: 'unconditional', early: true },
-  { hints: 'acknowledged', writes: [[FREE_PAGE, 'hint', FREE_PAGE]], variant: 'filtered', early: true },
-  {
-    hints: 'unacknowledged',
-    writes: [[FREE_PAGE, 'hint', FREE_PAGE]],
-    variant: 'unconditional',
-    early: true,
-    eagerClear: true,
-  },
-];
-
-const nameOf = ({ writes, variant, early, eagerClear, hints }: Scenario): string =>
-  `threads writing pages ${writes.map((pages) => pages.join('+')).join(' and ')}, ${variant} marks, ${
-    early ? 'early switchover' : 'until nothing is dirty'
-  }${eagerClear === true ? ', eager clearing' : ''}${hints === undefined ? '' : `, ${hints} hints`}`;
-
 for (const scenario of [...scenarios, ...hintScenarios]) {
   // G-1, G-2, G-4, G-5, G-7, CB-1, CB-2, CB-3, CB-4, TS-13, TS-14
   test(`every schedule delivers the guest's memory: ${nameOf(scenario)}`, async (t) => {
@@ -496,18 +453,6 @@ test('random schedules of longer runs deliver it too', async () => {
     }
   }
 });
-
-const hinting = { writes: [[0], [FREE_PAGE, 'hint', FREE_PAGE]], variant: 'unconditional', early: false } as const;
-
-const mutants: readonly Scenario[] = [
-  { mutant: 'stale hints are applied', hints: 'unacknowledged', ...hinting },
-  { mutant: 'hints are asked for before the log is cleared', hints: 'unacknowledged', ...hinting },
-  { mutant: 'marks are dropped though the guest does not wait', hints: 'unacknowledged', ...hinting },
-  { mutant: 'clear after read', writes: [[0], [0]], variant: 'unconditional', early: false },
-  { mutant: 'mark before store', writes: [[0], [1]], variant: 'unconditional', early: false },
-  { mutant: 'counter ignores clean bits', writes: [[0], [1]], variant: 'unconditional', early: false },
-  { mutant: 'sync counts old bits', writes: [[0], [0]], variant: 'unconditional', early: true },
-];
 
 for (const scenario of mutants) {
   test(`the net holds: a source with the fault "${scenario.mutant}" is caught`, async () => {
