@@ -148,6 +148,12 @@ export class PageSize {
 /** Zero pages to look through until the content of one shows its size. */
 const PROBED_RECORDS = 64;
 
+/** Bytes that may be in front of that content: much less than a page of the largest size. */
+const PROBED_BYTES = 1024;
+
+/** Type and number of a section, at its start as in its footer. */
+const SECTION_ID_BYTES = 5;
+
 /**
  * The page size that the records from the cursor on have. Behind a page's content the next record stands one page further in
  * the stream. Zero pages have none; but a source goes through a block from its first page to its last, and though it leaves out
@@ -158,13 +164,23 @@ const probePageSize = (cursor: Cursor, names: ReadonlySet<string>): number | 'mo
   const { bytes, limit } = cursor;
   let at = cursor.at;
   let last: number | undefined;
+  let name = '';
   let distance: number | undefined;
-  for (let count = 0; count < PROBED_RECORDS; count += 1) {
+  for (let count = 0; count < PROBED_RECORDS && at - cursor.at < PROBED_BYTES; count += 1) {
     if (limit - at < 9) {
       return 'more';
     }
     const flags = bytes[at + 7];
     const kind = flags & ~RecordFlag.CONTINUE;
+    if (be64(bytes, at) === RecordFlag.EOS) {
+      // A source that has taken long for its first page ends the section behind it.
+      const next = nextPart(bytes, at + 8, limit);
+      if (next === undefined) {
+        break;
+      }
+      at = next;
+      continue;
+    }
     if (kind !== RecordFlag.ZERO && kind !== RecordFlag.PAGE) {
       break;
     }
@@ -174,13 +190,30 @@ const probePageSize = (cursor: Cursor, names: ReadonlySet<string>): number | 'mo
     if (kind === RecordFlag.PAGE) {
       return sizeOfPage(bytes, payload, limit, offset, names);
     }
-    if (isContinued && last !== undefined && isPageSize(offset - last)) {
+    const block = isContinued ? name : latin1(bytes, at + 9, Math.min(payload, limit));
+    if (block === name && last !== undefined && isPageSize(offset - last)) {
       distance = Math.min(offset - last, distance ?? Number.POSITIVE_INFINITY);
     }
     last = offset;
+    name = block;
     at = payload + 1;
   }
   return distance;
+};
+
+/**
+ * Where the records go on, if a part of the same section follows one whose records end at `at`; where it would, if there are
+ * too few bytes to say.
+ */
+const nextPart = (bytes: Uint8Array, at: number, limit: number): number | undefined => {
+  const end = at + 2 * SECTION_ID_BYTES;
+  if (end > limit) {
+    return end;
+  }
+  const next = at + SECTION_ID_BYTES;
+  const isSame = [1, 2, 3, 4].every((byte) => bytes[at + byte] === bytes[next + byte]);
+  const isPart = bytes[next] === ElementType.SECTION_PART || bytes[next] === ElementType.SECTION_END;
+  return bytes[at] === ElementType.SECTION_FOOTER && isPart && isSame ? end : undefined;
 };
 
 /** The size of the page that starts at `start`, by the record behind it. */
