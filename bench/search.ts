@@ -50,7 +50,8 @@ const contents = (): Buffer[] => {
 };
 
 const writeFiles = (folder: string): SearchFiles => {
-  const needle = randomBytes(16);
+  // ripgrep takes no line break in an expression.
+  const needle = randomBytes(16).map((byte) => (byte === 0x0a ? 0x0b : byte)) as Buffer;
   const files = {
     stream: join(folder, 'guest.mig'),
     mapped: join(folder, 'guest.mapped'),

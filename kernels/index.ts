@@ -41,6 +41,6 @@ export const bindBitmapKernels = (memory: WebAssembly.Memory): BitmapKernels =>
 export const bindPageKernels = (memory: WebAssembly.Memory): PageKernels =>
   (pageExports(memory) as PageKernels | undefined) ?? bindPageTwin(memory);
 
-/** Search kernels over a shared memory of less than 2 GiB. */
+/** Search kernels over a memory of less than 2 GiB that is not shared. */
 export const bindSearchKernels = (memory: WebAssembly.Memory): SearchKernels =>
   (searchExports(memory) as SearchKernels | undefined) ?? bindSearchTwin(memory);

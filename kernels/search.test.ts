@@ -14,7 +14,7 @@ const forBoth = (body: (kernels: SearchKernels, bytes: Buffer, name: string) => 
     ['wasm', bindSearchKernels],
     ['twin', bindSearchTwin],
   ] as const) {
-    const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
+    const memory = new WebAssembly.Memory({ initial: 1, maximum: 1 });
     body(bind(memory), Buffer.from(memory.buffer), name);
   }
 };

@@ -2,7 +2,7 @@
 
 import type { SearchKernels } from '../kernels.js';
 
-/** Search kernels over a shared memory, without wasm. */
+/** Search kernels over a memory, without wasm. */
 export const bindSearchTwin = (memory: WebAssembly.Memory): SearchKernels => {
   const bytes = new Uint8Array(memory.buffer);
   const isAt = (place: number, needle: number, length: number): boolean => {

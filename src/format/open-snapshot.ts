@@ -14,6 +14,7 @@ import type { PageCounts, ReadAt, Snapshot } from './snapshot.js';
 import type { StreamConfiguration } from './stream/configuration.js';
 import { Capability, ElementType } from './stream/constants.js';
 import { DeltaList, IndexBudget, RecordIndex } from './stream/record-index.js';
+import { HEAD_BYTES, RecordRun } from './stream/record-run.js';
 import { StreamSnapshot } from './stream/snapshot.js';
 import { StreamFileReader } from './stream/stream-file-reader.js';
 import type { RamSetup, ReadRamBlock, StreamHandler, StreamSummary } from './stream/stream-handler.js';
@@ -115,6 +116,7 @@ class IndexHandler implements StreamHandler {
   /** Of a mapped-ram file; empty for a stream. */
   readonly #bitmaps: MappedRamBlockIndex[] = [];
   #scratch = new Uint8Array(0);
+  #run: RecordRun | undefined;
   #configuration: StreamConfiguration | undefined;
   #setup: RamSetup | undefined;
   #summary: StreamSummary | undefined;
@@ -152,6 +154,7 @@ class IndexHandler implements StreamHandler {
       }
     } else {
       this.#scratch = new Uint8Array(targetPageSize);
+      this.#run = new RecordRun(targetPageSize);
       for (const { usedLength } of blocks) {
         this.#records.push(new RecordIndex(usedLength / targetPageSize, this.#budget, this.#deltas));
       }
@@ -159,13 +162,31 @@ class IndexHandler implements StreamHandler {
     this.#setup = setup;
   }
 
+  records({ index, usedLength }: ReadRamBlock, bytes: Uint8Array, start: number, end: number, offset: number): number {
+    const run = this.#run!;
+    const records = this.#records[index];
+    for (let at = start; ; ) {
+      const length = run.read(bytes, at, end, usedLength);
+      if (length === 0) {
+        return at - start;
+      }
+      if (run.isZero) {
+        records.setZeros(run.firstPage, run.pageCount);
+      } else {
+        records.setContents(run.firstPage, run.pageCount, offset + at - start + HEAD_BYTES, run.stride);
+      }
+      this.#pageRecords += run.pageCount;
+      at += length;
+    }
+  }
+
   zeroPage(block: ReadRamBlock, page: PageIndex): void {
-    this.#records[block.index].setZero(page);
+    this.#records[block.index].setZeros(page, 1);
     this.#pageRecords += 1;
   }
 
   page(block: ReadRamBlock, page: PageIndex, _bytes: Uint8Array, _at: number, offset: number): void {
-    this.#records[block.index].setContent(page, offset);
+    this.#records[block.index].setContents(page, 1, offset, 0);
     this.#pageRecords += 1;
   }
 

@@ -32,7 +32,7 @@ export class SearchMemory {
   constructor(windowBytes = WINDOW_BYTES) {
     this.#used = windowBytes + SLACK_BYTES;
     const pages = Math.ceil((this.#used + TABLE_BYTES) / WASM_PAGE_BYTES);
-    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
     this.bytes = new Uint8Array(memory.buffer);
     this.window = this.bytes.subarray(0, windowBytes);
     this.kernels = bindSearchKernels(memory);

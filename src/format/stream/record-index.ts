@@ -18,13 +18,19 @@ const ZERO = 1;
 /** Pages of a leaf: 2 MiB of a guest with 4 KiB pages, so that a sparse guest pays for what it uses. */
 const LEAF_PAGES = 512;
 
-/** A leaf with its entry in the map and the headers of its buffer. */
+/** A leaf with its entry in the map and the head of its view. */
 const LEAF_BYTES = LEAF_PAGES * 8 + 256;
 
-/** Bytes that indexes may still take. Shared by all blocks of a stream. */
+/** Leaves that are allocated at once: a buffer for each of them would keep the garbage collector busy. */
+const SLAB_LEAVES = 256;
+
+/** What indexes are made of, and how much they may still take. Shared by all blocks of a stream. */
 export class IndexBudget {
   readonly #limit: number;
   #used = 0;
+  /** Leaves that are allocated, those in front of `#nextLeaf` used. */
+  #slab = new Float64Array(0);
+  #nextLeaf = 0;
 
   constructor(limitBytes: number) {
     this.#limit = limitBytes;
@@ -47,6 +53,17 @@ export class IndexBudget {
         },
       );
     }
+  }
+
+  /** A leaf of absent pages. */
+  leaf(): Float64Array {
+    this.take(LEAF_BYTES);
+    if (this.#nextLeaf === this.#slab.length) {
+      this.#slab = new Float64Array(SLAB_LEAVES * LEAF_PAGES);
+      this.#nextLeaf = 0;
+    }
+    this.#nextLeaf += LEAF_PAGES;
+    return this.#slab.subarray(this.#nextLeaf - LEAF_PAGES, this.#nextLeaf);
   }
 }
 
@@ -145,18 +162,18 @@ export class RecordIndex {
     });
   }
 
-  setZero(page: number): void {
-    this.#set(page, ZERO);
+  setZeros(firstPage: number, pageCount: number): void {
+    this.#set(firstPage, pageCount, ZERO, 0);
   }
 
-  /** The page's content is at this byte of the file. */
-  setContent(page: number, offset: number): void {
-    this.#set(page, offset);
+  /** The content of the first page is at this byte of the file, and of each further one `stride` bytes behind that. */
+  setContents(firstPage: number, pageCount: number, offset: number, stride: number): void {
+    this.#set(firstPage, pageCount, offset, stride);
   }
 
   /** XBZRLE data at this byte of the file changes the page. */
   addDelta(page: number, offset: number, length: number): void {
-    this.#set(page, -1 - this.#deltas.add(offset, length, this.entry(page)));
+    this.#set(page, 1, -1 - this.#deltas.add(offset, length, this.entry(page)), 0);
   }
 
   /** The page's entry, as drawn above. */
@@ -229,30 +246,40 @@ export class RecordIndex {
     }
   }
 
-  #set(page: number, entry: number): void {
-    const number = Math.floor(page / LEAF_PAGES);
+  #set(firstPage: number, pageCount: number, firstEntry: number, stride: number): void {
+    const end = firstPage + pageCount;
+    let entry = firstEntry;
+    for (let page = firstPage; page < end; ) {
+      const leaf = this.#leafFor(Math.floor(page / LEAF_PAGES));
+      const first = page % LEAF_PAGES;
+      const count = Math.min(end - page, LEAF_PAGES - first);
+      let zeros = 0;
+      let contents = 0;
+      for (let slot = first; slot < first + count; slot += 1) {
+        const before = leaf[slot];
+        zeros += before === ZERO ? 1 : 0;
+        contents += before !== ZERO && before !== ABSENT ? 1 : 0;
+        leaf[slot] = entry;
+        entry += stride;
+      }
+      this.#zeroPages += (firstEntry === ZERO ? count : 0) - zeros;
+      this.#presentPages += (firstEntry === ZERO ? 0 : count) - contents;
+      page += count;
+    }
+  }
+
+  #leafFor(number: number): Float64Array {
     if (number !== this.#leafNumber) {
       let leaf = this.#leaves.get(number);
       if (leaf === undefined) {
-        this.#budget.take(LEAF_BYTES);
-        leaf = new Float64Array(LEAF_PAGES);
+        leaf = this.#budget.leaf();
         this.#leaves.set(number, leaf);
         this.#sorted = undefined;
       }
       this.#leafNumber = number;
       this.#leaf = leaf;
     }
-    this.#count(kindOfEntry(this.#leaf[page % LEAF_PAGES]), -1);
-    this.#count(kindOfEntry(entry), 1);
-    this.#leaf[page % LEAF_PAGES] = entry;
-  }
-
-  #count(kind: PageKind, change: number): void {
-    if (kind === PageKind.present) {
-      this.#presentPages += change;
-    } else if (kind === PageKind.zero) {
-      this.#zeroPages += change;
-    }
+    return this.#leaf;
   }
 }
 

@@ -93,56 +93,59 @@ export class StreamSnapshot implements Snapshot {
     refuseElsewhere(this, [block]);
     const { targetPageSize: pageSize } = this.setup;
     const index = this.#indexes[block];
-    const slot = (page: number): Uint8Array =>
-      target.subarray((page - firstPage) * pageSize, (page - firstPage + 1) * pageSize);
     const end = firstPage + pageCount;
     let page: number = firstPage;
     while (page < end) {
       const entry = index.entry(page);
+      const at = (page - firstPage) * pageSize;
       if (kindOfEntry(entry) !== PageKind.present) {
-        slot(page).fill(0);
+        target.fill(0, at, at + pageSize);
         page += 1;
       } else if (entry < 0) {
-        this.#readDeltas(entry, slot(page));
+        this.#readDeltas(entry, target.subarray(at, at + pageSize));
         page += 1;
       } else {
-        page = this.#readStretch(index, page, end, slot);
+        page = this.#readStretch(index, page, end, target, at);
       }
     }
   }
 
-  /** Reads the present page `first` and what can come with it before `end`; returns the page after those. */
-  #readStretch(index: RecordIndex, first: number, end: number, slot: (page: number) => Uint8Array): number {
+  /**
+   * Reads the present page `first` to `target[at]`, and what can come with it before `end`; returns the page after those.
+   *
+   *     file     │ A   ▪ B   ▪▫ D   ▪│        page C is zero: its record is shorter than it
+   *     read         │ A   ▪ B   ▪▫ D   │     so far behind `at` that no page has to move to the right
+   *     then     │ A   │ B   │ C   │ D   │    each moves to its place, from the left on
+   */
+  #readStretch(index: RecordIndex, first: number, end: number, target: Uint8Array, at: number): number {
     const { targetPageSize: pageSize } = this.setup;
     const start = index.entry(first);
+    const mostBytes = Math.min(READ_BYTES, (end - first) * pageSize);
     let last = first;
-    let stretchEnd = start + pageSize;
+    let bytes = pageSize;
+    let shift = 0;
     for (let page = first + 1; page < end; page += 1) {
       const entry = index.entry(page);
       if (kindOfEntry(entry) !== PageKind.present) {
         continue;
       }
-      if (entry < stretchEnd || entry > stretchEnd + GAP_BYTES || entry + pageSize > start + READ_BYTES) {
+      const skipped = entry - start;
+      const needed = Math.max(shift, (page - first) * pageSize - skipped);
+      if (skipped < bytes || skipped > bytes + GAP_BYTES || needed + skipped + pageSize > mostBytes) {
         break;
       }
       last = page;
-      stretchEnd = entry + pageSize;
+      bytes = skipped + pageSize;
+      shift = needed;
     }
-    if (last === first) {
-      this.#readAt(start, slot(first));
-      return first + 1;
-    }
-    if (this.#scratch.length === 0) {
-      this.#scratch = new Uint8Array(READ_BYTES);
-    }
-    const stretch = this.#scratch.subarray(0, stretchEnd - start);
-    this.#readAt(start, stretch);
-    for (let page = first; page <= last; page += 1) {
+    this.#readAt(start, target.subarray(at + shift, at + shift + bytes));
+    for (let page = first, to = at; page <= last; page += 1, to += pageSize) {
       const entry = index.entry(page);
-      if (kindOfEntry(entry) === PageKind.present) {
-        slot(page).set(stretch.subarray(entry - start, entry - start + pageSize));
-      } else {
-        slot(page).fill(0);
+      if (kindOfEntry(entry) !== PageKind.present) {
+        target.fill(0, to, to + pageSize);
+      } else if (entry - start !== to - at - shift) {
+        const from = at + shift + entry - start;
+        target.copyWithin(to, from, from + pageSize);
       }
     }
     return last + 1;
