@@ -16,6 +16,7 @@ const groups: Readonly<Record<string, () => Promise<{ readonly group: BenchmarkG
   hints: () => import('./hints.js'),
   postcopy: () => import('./postcopy.js'),
   search: () => import('./search.js'),
+  dump: () => import('./dump.js'),
 };
 
 const usage = (message: string): never => {
