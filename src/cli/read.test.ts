@@ -174,3 +174,13 @@ test('wrong usage has a code, and harms no file', async () => {
   assert.deepEqual(await failure('0x3000000', '--out', out), [1, 'NO_MEMORY']);
   assert.equal(fs.readFileSync(out, 'utf8'), 'kept');
 });
+
+test('memory in front of device state that is cut is read by block, with a warning; addresses are not known', async () => {
+  const whole = fs.readFileSync(file);
+  const cut = save('cut.mig', whole.subarray(0, whole.indexOf('mc146818rtc') + 40));
+  const { status, stdout, stderr } = await runCommand('read', cut, 'pc.ram+0x4000', '--length', '4096', '--json');
+  assert.equal(status, 0);
+  assert.equal((JSON.parse(stdout) as { reads: { hex: string }[] }).reads[0]!.hex, hexOf(low));
+  assert.match(stderr, /warning: .*The memory before it is whole; no device state is read\./);
+  assert.notEqual((await runCommand('read', cut, '0x4000')).status, 0);
+});

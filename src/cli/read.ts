@@ -70,7 +70,7 @@ export const read: Verb<ReadOptions> = {
   async run({ operands, options, signal, progress }) {
     const [file, ...addresses] = operands as [string, ...string[]];
     checkOptions(options, addresses.length);
-    const opened = await readWholeMemoryFile(file, { signal, progress }, options);
+    const opened = await readWholeMemoryFile(file, { signal, progress }, { ...options, memoryOnly: true });
     try {
       const places = new GuestPlaces(opened.snapshot, {
         at: options.at,

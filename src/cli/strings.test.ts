@@ -149,3 +149,12 @@ test('texts across windows are whole; longer ones than any come in pieces that l
     assert.deepEqual(found([{ name: 'a', pages }], encoding, 5), expected, encoding);
   }
 });
+
+test('memory in front of device state that is cut: its texts, by block, and a warning', async () => {
+  const whole = fs.readFileSync(file);
+  const cut = path.join(folder, 'cut.mig');
+  fs.writeFileSync(cut, whole.subarray(0, whole.indexOf('mc146818rtc') + 40));
+  const { status, stdout, stderr } = await runCommand('strings', cut, '--block', 'vga.vram');
+  assert.deepEqual([status, stdout], [0, 'vga.vram+0x1  screen\n']);
+  assert.match(stderr, /warning: .*The memory before it is whole; no device state is read\./);
+});

@@ -47,7 +47,7 @@ export const strings: Verb<StringsOptions> = {
   async run(invocation) {
     const { operands, options, signal, progress } = invocation;
     const [file] = operands as [string];
-    const opened = await readWholeMemoryFile(file, { signal, progress }, options);
+    const opened = await readWholeMemoryFile(file, { signal, progress }, { ...options, memoryOnly: true });
     try {
       const searched = searchedMemory(opened.snapshot, file, options);
       progress.finish();
