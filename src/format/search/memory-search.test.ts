@@ -156,6 +156,46 @@ test('what is around a match comes with it, across windows', () => {
   assert.equal(Buffer.from(matches[0]!.after).toString('latin1').slice(0, 14), '<000000000033>');
 });
 
+test('a needle longer than what is shown around a match, wherever a window ends', () => {
+  const needle = Uint8Array.from({ length: 20 * PAGE }, (_, index) => 1 + (index % 251));
+  for (let at = 0; at < 100 * PAGE; at += 37) {
+    const bytes = new Uint8Array(130 * PAGE).fill(0xff);
+    bytes.set(needle, at);
+    const pages = Array.from({ length: 130 }, (_, page) => bytes.subarray(page * PAGE, (page + 1) * PAGE));
+    const { matches } = find([{ name: 'a', pages }], undefined, [hexNeedle(hexOf(needle))], { windowBytes: 90 * PAGE });
+    assert.deepEqual(
+      matches.map(({ offset }) => offset),
+      [at],
+    );
+  }
+});
+
+test('a page of zeros within a needle', () => {
+  const first = new Uint8Array(PAGE);
+  first[PAGE - 1] = 0x41;
+  const last = new Uint8Array(PAGE);
+  last[4] = 0x42;
+  const needle = hexNeedle(`41${'00'.repeat(PAGE + 4)}42`);
+  const { matches } = find([{ name: 'a', pages: [first, undefined, last] }], undefined, [needle]);
+  assert.deepEqual(
+    matches.map(({ offset }) => offset),
+    [PAGE - 1],
+  );
+});
+
+test('letters whose cases differ in several bits are no others that have some of them', () => {
+  const needles = textNeedles('ÿab', { encodings: ['utf-8'], ignoreCase: true });
+  const { matches } = find(
+    [{ name: 'a', pages: [filled('øab'), filled('Ÿab'), filled('źAB'), filled('ÿAb')] }],
+    undefined,
+    needles,
+  );
+  assert.deepEqual(
+    matches.map(({ offset }) => offset),
+    [PAGE, 3 * PAGE],
+  );
+});
+
 const wide = (value: string): Buffer => Buffer.from(value, 'utf16le');
 const wideBig = (value: string): Buffer => wide(value).swap16();
 
