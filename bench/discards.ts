@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { WorkloadGuest } from '../src/guest/index.js';
 import { RamBlockList } from '../src/memory/index.js';
-import { Migration } from '../src/monitor/migration.js';
+import { Migration } from '../src/migration/migration.js';
 import { excludeDiscarded } from '../src/source/discarded-pages.js';
 import { SendBitmap } from '../src/source/send-bitmap.js';
 import { Lab } from '../test/interop/lab.js';

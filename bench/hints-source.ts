@@ -4,7 +4,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { GUEST_PAGE_SIZE } from '../kernels/kernels.js';
 import { WorkloadGuest, type WorkloadOptions } from '../src/guest/index.js';
-import { Migration } from '../src/monitor/migration.js';
+import { Migration } from '../src/migration/migration.js';
 import type { HintedRange, HintSource } from '../src/source/guest.js';
 import { serveParent, tellParent } from './node-child.js';
 

@@ -2,7 +2,7 @@
 // to every path it is told, and answers with the bytes of nonzero pages. It syncs the file; QEMU does not.
 
 import { openPositionedFile, type PositionedFileOptions } from '../src/channel/positioned-file-node.js';
-import { writeSidecar } from '../src/cli/digest-sidecar.js';
+import { writeSidecar } from '../src/memory-file/write-digest-sidecar-node.js';
 import { MappedRamSink } from '../src/source/mapped-ram-sink.js';
 import { MigrationSource } from '../src/source/migration-source.js';
 import { defaultParameters } from '../src/source/parameters.js';

@@ -4,7 +4,7 @@
 import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { MapRestore } from '../src/monitor/map-restore.js';
+import { MapRestore } from '../src/migration/map-restore.js';
 import { runIncoming } from '../src/qemu/incoming.js';
 import { QemuProcess } from '../src/qemu/qemu-process.js';
 import { Lab } from '../test/interop/lab.js';

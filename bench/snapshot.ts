@@ -17,8 +17,8 @@ import { UserfaultfdProtector } from '../src/dirty-log/write-protect-userfaultfd
 import { WorkloadGuest } from '../src/guest/workload/workload-guest-node.js';
 import { adviseHugePages } from '../src/memory/huge-pages-node.js';
 import { RamBlockList } from '../src/memory/index.js';
-import { Migration } from '../src/monitor/migration.js';
-import type { ProtectorKind } from '../src/monitor/source-messages.js';
+import { Migration } from '../src/migration/migration.js';
+import type { ProtectorKind } from '../src/migration/source-messages.js';
 import type { Benchmark, BenchmarkGroup } from './harness.js';
 import type { StorerData } from './snapshot-storer.js';
 

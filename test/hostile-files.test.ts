@@ -22,9 +22,9 @@ import { footer, sectionHeader, streamEnd, streamMagic } from '../src/format/str
 import { PageTables } from '../src/format/x86/page-tables.js';
 import { x86Registers } from '../src/format/x86/registers.js';
 import { ZstdDecoder } from '../src/format/zstd/decoder.js';
-import type { FileReader } from '../src/guest/file-reader-node.js';
-import { unpack } from '../src/guest/unpack-node.js';
 import { pageIndex } from '../src/memory/units.js';
+import type { FileReader } from '../src/memory-file/file-reader-node.js';
+import { unpack } from '../src/memory-file/unpack-node.js';
 import { describedStream, describedTail } from './described-stream.js';
 import { libvirtHead } from './libvirt-images.js';
 import { mutated, mutatedJson, survives } from './mutations.js';

@@ -19,8 +19,8 @@ import {
   type WorkloadOptions,
 } from '../src/guest/workload/workload-guest-node.js';
 import { canReleaseMemory } from '../src/memory/release-memory-node.js';
-import { receiveWorkload } from '../src/monitor/incoming-workload.js';
-import { Migration, type MigrationOptions } from '../src/monitor/migration.js';
+import { receiveWorkload } from '../src/migration/incoming-workload.js';
+import { Migration, type MigrationOptions } from '../src/migration/migration.js';
 import { residentPages } from './residency.js';
 
 const MIB = 2 ** 20;

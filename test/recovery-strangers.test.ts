@@ -10,8 +10,8 @@ import { listen } from '../src/channel/index.js';
 import { tokenPings } from '../src/format/stream/migration-token.js';
 import { askReceivedBitmap, postcopyResume } from '../src/format/stream/postcopy-commands.js';
 import { WorkloadGuest } from '../src/guest/index.js';
-import { receiveWorkload } from '../src/monitor/incoming-workload.js';
-import { Migration } from '../src/monitor/migration.js';
+import { receiveWorkload } from '../src/migration/incoming-workload.js';
+import { Migration } from '../src/migration/migration.js';
 import { until } from './until.js';
 
 const MIB = 2 ** 20;

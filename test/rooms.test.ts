@@ -11,8 +11,9 @@ const root = resolve(dirname(fileURLToPath(import.meta.url)), '..', '..');
 /** Highest first; rooms of one row may not import each other. */
 const rows = [
   ['src/cli', 'src/web'],
-  ['src/monitor'],
+  ['src/migration'],
   ['src/guest'],
+  ['src/memory-file'],
   ['src/qemu'],
   ['src/source', 'src/destination'],
   ['src/device'],
@@ -27,7 +28,7 @@ const rows = [
 const browserSafe = new Set(['src/source', 'src/destination', 'src/device', 'src/format', 'kernels']);
 
 /** Rooms in which only `*-node.ts` may import from Node. */
-const nodeByName = new Set(['src/channel', 'src/dirty-log', 'src/guest', 'src/memory']);
+const nodeByName = new Set(['src/channel', 'src/dirty-log', 'src/guest', 'src/memory', 'src/memory-file']);
 
 const sourceFiles = (folder: string): string[] =>
   readdirSync(join(root, folder), { withFileTypes: true }).flatMap((entry) => {

@@ -2,7 +2,7 @@
 // for tests to kill.
 
 import { WorkloadGuest } from '../src/guest/workload/workload-guest-node.js';
-import { Migration } from '../src/monitor/migration.js';
+import { Migration } from '../src/migration/migration.js';
 
 const [path, channels] = process.argv.slice(2);
 const guest = WorkloadGuest.create({ memoryBytes: 16 * 2 ** 20, workingSetBytes: 16 * 2 ** 20, rate: 40 * 2 ** 20 });

@@ -6,8 +6,8 @@ import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { openSnapshotFile } from '../src/guest/open-snapshot-file-node.js';
-import { Migration } from '../src/monitor/migration.js';
+import { openSnapshotFile } from '../src/memory-file/open-snapshot-file-node.js';
+import { Migration } from '../src/migration/migration.js';
 import { residentBytes, residentDiscardedPages } from './residency.js';
 import { MIB, SparseDestination, sparseOptions, startSparseGuest } from './sparse-guest.js';
 

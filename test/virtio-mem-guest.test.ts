@@ -12,8 +12,8 @@ import { type IncomingReport, MemoryTarget, MigrationDestination, PostcopyTarget
 import { deviceStates } from '../src/format/stream/index.js';
 import { forEachUnplugged, memoryDevices } from '../src/format/virtio/index.js';
 import { WorkloadGuest, type WorkloadOptions } from '../src/guest/index.js';
-import { openSnapshotFile } from '../src/guest/open-snapshot-file-node.js';
-import { Migration, type MigrationEnd } from '../src/monitor/migration.js';
+import { openSnapshotFile } from '../src/memory-file/open-snapshot-file-node.js';
+import { Migration, type MigrationEnd } from '../src/migration/migration.js';
 import { randomChoices } from './random.js';
 import { residentDiscardedPages } from './residency.js';
 

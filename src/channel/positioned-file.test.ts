@@ -1,4 +1,4 @@
-// Positioned files by themselves. Whole saves into them, full disks included: src/monitor/mapped-ram.test.ts.
+// Positioned files by themselves. Whole saves into them, full disks included: src/migration/mapped-ram.test.ts.
 
 import assert from 'node:assert/strict';
 import fs from 'node:fs';

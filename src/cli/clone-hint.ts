@@ -1,8 +1,8 @@
 // The command line of a saved guest, as far as its file says it: for somebody who starts clones without one.
 
 import { SnapshotIndexer } from '../format/open-snapshot.js';
-import { openContainer } from '../guest/open-snapshot-file-node.js';
 import { shellCommand } from '../memory/shell-command.js';
+import { openContainer } from '../memory-file/open-snapshot-file-node.js';
 
 /** What a guest has at the head of its file: steps of the reader, which come to its pages after a few. */
 const HEAD_STEPS = 16;

@@ -3,9 +3,10 @@
 import fs from 'node:fs';
 import { type Command, Option } from 'commander';
 import { channelError } from '../channel/channel-error.js';
-import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { shellCommand } from '../memory/shell-command.js';
+import { demandPath, readDemandFile, writeDemandFile } from '../memory-file/demand-file-node.js';
+import { memoryFile } from '../memory-file/open-snapshot-file-node.js';
 import {
   type Clone,
   Clones,
@@ -13,12 +14,11 @@ import {
   type GuestSource,
   identityWarnings,
   privateBytes,
-} from '../monitor/clones.js';
-import { MapRestore, type RamSource } from '../monitor/map-restore.js';
-import { ServeRestore } from '../monitor/serve-restore.js';
+} from '../migration/clones.js';
+import { MapRestore, type RamSource } from '../migration/map-restore.js';
+import { ServeRestore } from '../migration/serve-restore.js';
 import { parseInteger } from './arguments.js';
 import { cloneExample } from './clone-hint.js';
-import { demandPath, readDemandFile, writeDemandFile } from './demand-file.js';
 import { formatBytes, formatDuration, formatTable } from './format.js';
 import { plural } from './inspect-text.js';
 import type { Progress } from './progress.js';
@@ -155,11 +155,12 @@ const openSource = async (
       progress.note(`${error.message} Its pages are served instead.`);
     }
   }
+  const note = (text: string): void => progress.note(text);
   const list = demandPath(operand);
-  const known = readDemandFile(list, surroundings);
+  const known = readDemandFile(list, note);
   const guests = await ServeRestore.prepare(operand, { firstPages: known, run, checksDigest, signal });
   const finish = async (): Promise<void> => {
-    await writeDemandFile(list, known, guests.demands.pages, surroundings);
+    await writeDemandFile(list, known, guests.demands.pages, note);
     progress.note(`the clones asked for ${plural(guests.demands.count, 'page')} before it had come`);
   };
   return { by: 'serve', guests, warnings: [], facts: {}, finish };

@@ -3,7 +3,7 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { RamferryError } from '../memory/errors.js';
-import type { GuestFacts } from '../monitor/guests.js';
+import type { GuestFacts } from '../migration/guests.js';
 import { LoadWitness } from '../qemu/load-witness.js';
 import { QmpClient } from '../qemu/qmp-client.js';
 

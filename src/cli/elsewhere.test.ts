@@ -9,9 +9,9 @@ import { runCommand } from '../../test/command.js';
 import { describedTail } from '../../test/described-stream.js';
 import { clockDevice } from '../../test/pc-memory.js';
 import { patternPage, StreamBuilder } from '../../test/streams.js';
-import { openSnapshotFile } from '../guest/open-snapshot-file-node.js';
-import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import { pageIndex } from '../memory/units.js';
+import { openSnapshotFile } from '../memory-file/open-snapshot-file-node.js';
+import { SnapshotGuest } from '../memory-file/snapshot-guest.js';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-elsewhere-'));
 after(() => fs.rmSync(folder, { recursive: true }));

@@ -2,9 +2,9 @@
 
 import { createHash } from 'node:crypto';
 import type { Snapshot } from '../format/index.js';
-import { diskSnapshotsOf } from '../guest/disk-snapshot-node.js';
-import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { pageIndex } from '../memory/units.js';
+import { diskSnapshotsOf } from '../memory-file/disk-snapshot-node.js';
+import { memoryFile } from '../memory-file/open-snapshot-file-node.js';
 import { blockText, deviceText, digestText, diskText, headText } from './inspect-text.js';
 import { diskSnapshotDocument, memoryDocument } from './memory-document.js';
 import { type PageMap, pageMap, pageMapText, withStalePages } from './page-map.js';

@@ -14,10 +14,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { RunningCommand, runCommand } from '../../test/command.js';
 import { patternPage, StreamBuilder, type TestRecord, testDevice } from '../../test/streams.js';
 import { deviceStates } from '../format/stream/device-tail.js';
-import { loadMappedRam } from '../guest/load-mapped-ram-node.js';
 import { WorkloadGuest } from '../guest/workload/workload-guest-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { RamBlockList } from '../memory/ram-block-list.js';
+import { loadMappedRam } from '../memory-file/load-mapped-ram-node.js';
 import type { VerbResult } from './verb.js';
 import { verify } from './verify.js';
 

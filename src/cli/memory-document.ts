@@ -7,7 +7,7 @@ import { Capability, STREAM_VERSION } from '../format/stream/constants.js';
 import type { DeviceSection } from '../format/stream/device-sections.js';
 import type { StreamSummary } from '../format/stream/stream-handler.js';
 import { memoryDevices } from '../format/virtio/index.js';
-import type { Wrapping } from '../guest/open-snapshot-file-node.js';
+import type { Wrapping } from '../memory-file/open-snapshot-file-node.js';
 import type { MemoryFile } from './read-memory-file.js';
 
 export interface BlockDocument extends PageCounts {

@@ -2,7 +2,7 @@
 
 import { type Command, Option } from 'commander';
 import { CLEAR_BITMAP_SHIFT_DEFAULT } from '../dirty-log/clear-bitmap.js';
-import type { MigrationOptions } from '../monitor/migration.js';
+import type { MigrationOptions } from '../migration/migration.js';
 import type { HintWaitLimit } from '../source/hint-wait.js';
 import type { MigrationParameters } from '../source/parameters.js';
 import { traceArguments } from '../source/trace.js';

@@ -7,14 +7,14 @@ import { isUnfinishedOutput } from '../channel/output-file-node.js';
 import { type IndexedSoFar, type Snapshot, SnapshotIndexer } from '../format/index.js';
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
 import type { DiskSnapshot } from '../format/qcow2/index.js';
+import { RamferryError } from '../memory/errors.js';
 import {
   type OpenedContainer,
   openContainer,
   unfinishedImage,
   type Wrapping,
-} from '../guest/open-snapshot-file-node.js';
-import { inTurns, type Slices } from '../guest/slices-node.js';
-import { RamferryError } from '../memory/errors.js';
+} from '../memory-file/open-snapshot-file-node.js';
+import { inTurns, type Slices } from '../memory-file/slices-node.js';
 import { parsePageSize } from './arguments.js';
 import type { Invocation } from './verb.js';
 

@@ -24,22 +24,23 @@ import type { RamDigest } from '../format/ram-digest.js';
 import { STREAM_VERSION } from '../format/stream/constants.js';
 import { DEVICE_TAIL_LIMIT_BYTES } from '../format/stream/device-tail-collector.js';
 import { RamferryError } from '../memory/errors.js';
+import { digestOf } from '../memory-file/check-digest-sidecar-node.js';
+import { writeSidecar } from '../memory-file/write-digest-sidecar-node.js';
 import { acceptOne } from './accept-one.js';
 import { parseSize } from './arguments.js';
-import {
-  digestOf,
-  hasSidecar,
-  NO_DIGEST_HELP,
-  outputsWithSidecar,
-  refuseForeignSidecar,
-  writeSidecar,
-} from './digest-sidecar.js';
+import { hasSidecar, NO_DIGEST_HELP, outputsWithSidecar, refuseForeignOutput } from './digest-sidecar.js';
 import { toFailure } from './failure.js';
 import { pathsOfUri } from './files-of-run.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
 import { incomingProgress, totalsTable } from './migration-report.js';
 import type { Progress } from './progress.js';
-import { type FileOptions, pageSizeOption, readWholeMemoryFile, type Surroundings } from './read-memory-file.js';
+import {
+  type FileOptions,
+  inSlices,
+  pageSizeOption,
+  readWholeMemoryFile,
+  type Surroundings,
+} from './read-memory-file.js';
 import { ReceivedOnStdout } from './received-on-stdout.js';
 import { oneLine } from './safe-text.js';
 import { REFUSED_AFTER_SWITCH, sourceFailure } from './source-failure.js';
@@ -88,7 +89,7 @@ export const receive: Verb<ReceiveOptions> = {
     const [uri, out] = operands as [string, string];
     const endpoint = parseUri(uri);
     if (options.digest) {
-      refuseForeignSidecar(out);
+      refuseForeignOutput(out);
     }
     if (options.to === 'mapped-ram') {
       refuseUnorderedStdout(out, options.to, 'name a file, or receive it as a stream');
@@ -163,7 +164,7 @@ export const receive: Verb<ReceiveOptions> = {
 const digestOfFile = async (file: string, surroundings: Surroundings): Promise<RamDigest> => {
   const { snapshot, close } = await readWholeMemoryFile(file, surroundings);
   try {
-    return await digestOf(snapshot, surroundings);
+    return await digestOf(snapshot, (...slices) => inSlices(surroundings, ...slices));
   } finally {
     close();
   }

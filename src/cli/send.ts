@@ -3,13 +3,13 @@
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { parseUri } from '../channel/uri.js';
-import { sidecarPath } from '../guest/digest-sidecar-node.js';
-import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
-import { Migration } from '../monitor/migration.js';
+import { sidecarPath } from '../memory-file/digest-sidecar-node.js';
+import { memoryFile } from '../memory-file/open-snapshot-file-node.js';
+import { Migration } from '../migration/migration.js';
 import { parseInteger } from './arguments.js';
 import { Destination, QMP_OPTION } from './destination.js';
-import { checkSidecar } from './digest-sidecar.js';
+import { checkDigest } from './digest-sidecar.js';
 import { pathsOfUri } from './files-of-run.js';
 import { addSendingOptions, type MigrationVerbOptions, parametersOf, traceOf } from './migration-options.js';
 import { parameterTable, progressOf, totalsTable } from './migration-report.js';
@@ -99,7 +99,7 @@ const refuseChanged = async (operand: string, surroundings: Surroundings): Promi
   }
   const opened = await readWholeMemoryFile(operand, surroundings);
   try {
-    const check = await checkSidecar(opened, opened.snapshot, surroundings);
+    const check = await checkDigest(opened, opened.snapshot, surroundings);
     if (check?.notChecked !== undefined) {
       surroundings.progress.note(`warning: ${check.notChecked}`);
     }

@@ -8,7 +8,7 @@ import path from 'node:path';
 import { after, test } from 'node:test';
 import { RunningCommand } from '../../test/command.js';
 import { patternPage, StreamBuilder, testDevice } from '../../test/streams.js';
-import { refusePinningCommand } from '../monitor/postcopy-obstacles.js';
+import { refusePinningCommand } from '../migration/postcopy-obstacles.js';
 
 const base = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-serve-'));
 after(() => fs.rmSync(base, { recursive: true }));

@@ -4,13 +4,13 @@
 import type { Command } from 'commander';
 import { UNANSWERED } from '../channel/answering-channel.js';
 import { parseUri } from '../channel/uri.js';
-import { memoryFile } from '../guest/open-snapshot-file-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { shellCommand } from '../memory/shell-command.js';
-import { Migration } from '../monitor/migration.js';
+import { demandPath, readDemandFile, writeDemandFile } from '../memory-file/demand-file-node.js';
+import { memoryFile } from '../memory-file/open-snapshot-file-node.js';
+import { Migration } from '../migration/migration.js';
 import type { MigrationReport } from '../source/statistics.js';
 import { parseInteger } from './arguments.js';
-import { demandPath, readDemandFile, writeDemandFile } from './demand-file.js';
 import { Destination, QMP_OPTION } from './destination.js';
 import { formatCount, formatDuration, formatTable } from './format.js';
 import { addSendingOptions, type MigrationVerbOptions, parametersOf, traceOf } from './migration-options.js';
@@ -75,7 +75,7 @@ export const serve: Verb<ServeOptions> = {
       });
     }
     const list = demandPath(file);
-    const known = options.demand ? readDemandFile(list, { progress }) : [];
+    const known = options.demand ? readDemandFile(list, (text) => progress.note(text)) : [];
     let isLazy = options.lazy === true;
     const destination = await Destination.open(uri, options.qmp, 'postcopy-ram');
     const migration = new Migration({
@@ -124,7 +124,7 @@ export const serve: Verb<ServeOptions> = {
         throw orSent(reason, file, uri);
       });
       if (options.demand) {
-        await writeDemandFile(list, known, demands, { progress });
+        await writeDemandFile(list, known, demands, (text) => progress.note(text));
       }
       // A peer that is gone before it asked for anything may never have taken the guest.
       const hasRun = options.recover === true || (report.ramferry.postcopy?.demands ?? 0) > 0;

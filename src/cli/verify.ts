@@ -6,7 +6,8 @@ import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
 import type { StreamSummary } from '../format/stream/stream-handler.js';
 import { RamferryError } from '../memory/errors.js';
 import { pageIndex } from '../memory/units.js';
-import { checkSidecar, type DigestCheck } from './digest-sidecar.js';
+import type { DigestCheck } from '../memory-file/check-digest-sidecar-node.js';
+import { checkDigest } from './digest-sidecar.js';
 import { formatCount, formatTable } from './format.js';
 import { pagesText, plural } from './inspect-text.js';
 import { type MemoryDocument, memoryDocument } from './memory-document.js';
@@ -48,7 +49,7 @@ export const verify: Verb<FileOptions> = {
       const { snapshot, damage } = opened;
       digest =
         snapshot !== undefined && damage === undefined
-          ? await checkSidecar(opened, snapshot, { signal, progress })
+          ? await checkDigest(opened, snapshot, { signal, progress })
           : undefined;
       if (digest === undefined || digest.notChecked !== undefined) {
         await readMappedPages(opened, { signal, progress });

@@ -1,7 +1,6 @@
 // Guests that run inside.
 
 export { digestBlock, digestBlocks } from './digest-node.js';
-export { SnapshotGuest } from './snapshot-guest.js';
 export type { BarrierChoice, WorkloadShared } from './workload/control.js';
 export { WORKLOAD_MACHINE } from './workload/machine.js';
 export { WorkloadKind } from './workload/registers.js';

@@ -1,5 +1,5 @@
 // The mapped-ram sink into a file whose page writes happen as late as they may, and in the worst order. (Real files and
-// threads: src/monitor/mapped-ram.test.ts; QEMU as the reader: test/interop/mapped-ram.test.ts.)
+// threads: src/migration/mapped-ram.test.ts; QEMU as the reader: test/interop/mapped-ram.test.ts.)
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';

@@ -1,5 +1,5 @@
 // One guest, one migration, and its blocks stay as they are: the engine in the calling thread. Over threads:
-// src/monitor/migration.test.ts, src/memory/guest-claim.test.ts.
+// src/migration/migration.test.ts, src/memory/guest-claim.test.ts.
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';

@@ -7,7 +7,7 @@
 import assert from 'node:assert/strict';
 import { closeSync, openSync, readSync, rmSync } from 'node:fs';
 import { physicalMap } from '../../src/format/physical-map.js';
-import { openSnapshotFile } from '../../src/guest/open-snapshot-file-node.js';
+import { openSnapshotFile } from '../../src/memory-file/open-snapshot-file-node.js';
 import { ADDRESSED_FORMATS, type ReadAddress } from '../addressed-files.js';
 import { interopTest, type Lab, type LabGuest } from './lab.js';
 import { Ramferry } from './ramferry.js';

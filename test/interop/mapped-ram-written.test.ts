@@ -2,8 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { readFileSync, rmSync, statSync } from 'node:fs';
-import { Migration } from '../../src/monitor/migration.js';
-import type { MappedRamOptions } from '../../src/monitor/source-messages.js';
+import { Migration } from '../../src/migration/migration.js';
+import type { MappedRamOptions } from '../../src/migration/source-messages.js';
 import { readMappedFile } from '../mapped-ram-file.js';
 import { corpusDestination, corpusStream, startFromCorpus } from './corpus.js';
 import { interopTest, type Lab, liveInteropTest, type MigrateOptions } from './lab.js';

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
 import { deviceStates } from '../../src/format/stream/index.js';
 import { decodeVirtioMemSizes, decodeVirtioState, memoryDevices } from '../../src/format/virtio/index.js';
-import { openSnapshotFile } from '../../src/guest/open-snapshot-file-node.js';
+import { openSnapshotFile } from '../../src/memory-file/open-snapshot-file-node.js';
 import { type Lab, type LabGuest, liveInteropTest, poll } from './lab.js';
 import { Ramferry } from './ramferry.js';
 

@@ -5,8 +5,8 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { DescribedDevices } from '../../src/format/stream/device-fields.js';
-import { openSnapshotFile } from '../../src/guest/open-snapshot-file-node.js';
 import { pageIndex } from '../../src/memory/units.js';
+import { openSnapshotFile } from '../../src/memory-file/open-snapshot-file-node.js';
 import { recordedFiles, recordedFolder } from './recorded-files.js';
 
 for (const recorded of recordedFiles()) {

@@ -9,7 +9,7 @@ import type { ByteChannel, ChannelListener } from '../../src/channel/channel.js'
 import { listen } from '../../src/channel/index.js';
 import { isUnfinishedOutput } from '../../src/channel/output-file-node.js';
 import { RamferryError } from '../../src/memory/index.js';
-import { Migration, type MigrationOptions } from '../../src/monitor/migration.js';
+import { Migration, type MigrationOptions } from '../../src/migration/migration.js';
 import { MigrationSource } from '../../src/source/migration-source.js';
 import { changeParameters, defaultParameters, type MigrationParameters } from '../../src/source/parameters.js';
 import { PostcopySink } from '../../src/source/postcopy-sink.js';

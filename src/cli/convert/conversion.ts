@@ -6,7 +6,8 @@ import type { RamDigest } from '../../format/ram-digest.js';
 import type { StreamConfiguration } from '../../format/stream/configuration.js';
 import type { DeviceTail } from '../../format/stream/device-tail.js';
 import type { RamSetup, ReadRamBlock } from '../../format/stream/stream-handler.js';
-import { hasSidecar, writeSidecar } from '../digest-sidecar.js';
+import { writeSidecar } from '../../memory-file/write-digest-sidecar-node.js';
+import { hasSidecar } from '../digest-sidecar.js';
 import type { Surroundings } from '../read-memory-file.js';
 
 /** What was read, and what was written. */

@@ -17,11 +17,11 @@ import { SnapshotIndexer } from '../../format/index.js';
 import type { LibvirtImage } from '../../format/libvirt/save-image.js';
 import type { BlockPlaces } from '../../format/physical-map.js';
 import { Capability } from '../../format/stream/constants.js';
-import { memoryFile, type OpenedContainer } from '../../guest/open-snapshot-file-node.js';
-import { decideRun } from '../../guest/run-decision.js';
 import { RamferryError } from '../../memory/errors.js';
+import { memoryFile, type OpenedContainer } from '../../memory-file/open-snapshot-file-node.js';
+import { decideRun } from '../../memory-file/run-decision.js';
 import { placesOption } from '../block-places.js';
-import { NO_DIGEST_HELP, outputsWithSidecar, refuseForeignSidecar } from '../digest-sidecar.js';
+import { NO_DIGEST_HELP, outputsWithSidecar, refuseForeignOutput } from '../digest-sidecar.js';
 import { formatBytes, formatDuration, formatRate, formatTable } from '../format.js';
 import { plural } from '../inspect-text.js';
 import {
@@ -144,7 +144,7 @@ export const convert: Verb<ConvertOptions> = {
       refuseUnorderedStdout(out, to, 'name a file');
     }
     if (digest) {
-      refuseForeignSidecar(out);
+      refuseForeignOutput(out);
     }
     const start = performance.now();
     const surroundings = { signal, progress };

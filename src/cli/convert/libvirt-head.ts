@@ -3,8 +3,8 @@
 
 import { withFile } from '../../format/invalid.js';
 import { isLibvirtImage, libvirtImageHead, readLibvirtImage } from '../../format/libvirt/save-image.js';
-import { openFileReader } from '../../guest/file-reader-node.js';
 import { RamferryError } from '../../memory/errors.js';
+import { openFileReader } from '../../memory-file/file-reader-node.js';
 
 /** Enough to find out what a file is. */
 const HEAD_BYTES = 4096;

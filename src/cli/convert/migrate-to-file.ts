@@ -7,7 +7,7 @@ import { openPositionedFile } from '../../channel/positioned-file-node.js';
 import { RamDigest } from '../../format/ram-digest.js';
 import type { StreamConfiguration } from '../../format/stream/configuration.js';
 import type { DeviceTail } from '../../format/stream/device-tail.js';
-import { SnapshotGuest, type SnapshotGuestOptions } from '../../guest/snapshot-guest.js';
+import { SnapshotGuest, type SnapshotGuestOptions } from '../../memory-file/snapshot-guest.js';
 import { MappedRamSink } from '../../source/mapped-ram-sink.js';
 import { MigrationSource } from '../../source/migration-source.js';
 import type { PageSink } from '../../source/page-sink.js';

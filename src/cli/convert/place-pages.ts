@@ -6,7 +6,7 @@ import { MappedRamTarget } from '../../destination/mapped-ram-target.js';
 import type { StreamConfiguration } from '../../format/stream/configuration.js';
 import { StreamFileReader } from '../../format/stream/stream-file-reader.js';
 import type { RamSetup, StreamHandler, StreamSummary } from '../../format/stream/stream-handler.js';
-import type { OpenedContainer } from '../../guest/open-snapshot-file-node.js';
+import type { OpenedContainer } from '../../memory-file/open-snapshot-file-node.js';
 import { damageAtOnce, type FileOptions, inSlices, type Surroundings } from '../read-memory-file.js';
 import { type Converted, nameAndLength, sidecarOf } from './conversion.js';
 

@@ -1,7 +1,7 @@
 // Guest memory as it is, for tools that know nothing of migration: by block, or by guest-physical address.
 
 import path from 'node:path';
-import { copySparsely } from '../../guest/sparse-copy-node.js';
+import { copySparsely } from '../../memory-file/sparse-copy-node.js';
 import { OutputFolder } from '../output-folder.js';
 import { inSlices } from '../read-memory-file.js';
 import { refuseUnorderedStdout } from '../stdout-output.js';

@@ -12,8 +12,8 @@ import { listen } from '../../channel/listen-node.js';
 import type { IncomingReport } from '../../destination/statistics.js';
 import type { BarrierChoice } from '../../guest/workload/control.js';
 import type { MissingPagesKind } from '../../guest/workload/workload-guest-node.js';
-import { type IncomingWorkload, receiveWorkload } from '../../monitor/incoming-workload.js';
-import { type PlainError, plainError } from '../../monitor/source-messages.js';
+import { type IncomingWorkload, receiveWorkload } from '../../migration/incoming-workload.js';
+import { type PlainError, plainError } from '../../migration/source-messages.js';
 import { type Judgement, judge, runOn } from './judgement.js';
 
 export type ToDemoDestination =

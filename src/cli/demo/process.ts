@@ -4,8 +4,8 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import type { WorkloadGuest } from '../../guest/workload/workload-guest-node.js';
 import { RamferryError } from '../../memory/errors.js';
-import { Migration, type MigrationEnd, type MigrationOptions } from '../../monitor/migration.js';
-import { type PlainError, ramferryError } from '../../monitor/source-messages.js';
+import { Migration, type MigrationEnd, type MigrationOptions } from '../../migration/migration.js';
+import { type PlainError, ramferryError } from '../../migration/source-messages.js';
 import { divergence, progressOf } from '../migration-report.js';
 import type { Invocation } from '../verb.js';
 import type { FromDemoDestination, ToDemoDestination } from './destination.js';

@@ -8,7 +8,7 @@ import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { WorkloadGuest, WorkloadOptions } from '../../guest/workload/workload-guest-node.js';
 import { RamferryError } from '../../memory/errors.js';
-import { Migration } from '../../monitor/migration.js';
+import { Migration } from '../../migration/migration.js';
 import { formatBytes, formatCount, formatDuration, formatTable } from '../format.js';
 import type { Invocation, VerbResult } from '../verb.js';
 import { differences, judge, runOn } from './judgement.js';

@@ -13,9 +13,9 @@ import type { IncomingPostcopyReport } from '../../destination/postcopy-incoming
 import { PostcopyTarget } from '../../destination/postcopy-target.js';
 import { deviceStates } from '../../format/stream/device-tail.js';
 import type { StreamSummary } from '../../format/stream/stream-handler.js';
-import { loadMappedRam } from '../../guest/load-mapped-ram-node.js';
 import { WorkloadGuest, type WorkloadOptions } from '../../guest/workload/workload-guest-node.js';
-import { type PlainError, plainError } from '../../monitor/source-messages.js';
+import { loadMappedRam } from '../../memory-file/load-mapped-ram-node.js';
+import { type PlainError, plainError } from '../../migration/source-messages.js';
 import { type Judgement, judge, runOn } from './judgement.js';
 
 export type ToDemoRestored =

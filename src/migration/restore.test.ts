@@ -12,7 +12,7 @@ import { runCommand } from '../../test/command.js';
 import { richStream } from '../../test/streams.js';
 import { until } from '../../test/until.js';
 import type { Snapshot } from '../format/snapshot.js';
-import { openSnapshotFile } from '../guest/open-snapshot-file-node.js';
+import { openSnapshotFile } from '../memory-file/open-snapshot-file-node.js';
 import { MapRestore } from './map-restore.js';
 import { writeRestoreStream } from './restore-stream.js';
 import { ServeRestore } from './serve-restore.js';

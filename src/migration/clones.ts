@@ -2,8 +2,8 @@
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { RunDecision } from '../guest/run-decision.js';
 import { RamferryError } from '../memory/errors.js';
+import type { RunDecision } from '../memory-file/run-decision.js';
 import { fillTemplate, hasOption, optionArguments, optionValue } from '../qemu/command-line.js';
 import { refuseSharedResources } from '../qemu/exclusive-resources.js';
 import type { RestoredGuest, RunIncomingOptions } from '../qemu/incoming.js';

@@ -24,10 +24,10 @@ import type { SwitchedSource } from '../destination/refused-postcopy.js';
 import type { IncomingReport } from '../destination/statistics.js';
 import { splitGate } from '../format/stream/gate-section.js';
 import { withRunState } from '../format/stream/global-state.js';
-import { type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
-import { decideRun } from '../guest/run-decision.js';
-import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import { RamferryError } from '../memory/errors.js';
+import { type OpenedSnapshotFile, openSnapshotFile } from '../memory-file/open-snapshot-file-node.js';
+import { decideRun } from '../memory-file/run-decision.js';
+import { SnapshotGuest } from '../memory-file/snapshot-guest.js';
 import { SILENCE } from '../source/silence.js';
 import { HeldGuest, type HeldGuestEnd, type HeldGuestOptions, type Passage } from './held-guest.js';
 

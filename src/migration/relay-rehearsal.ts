@@ -5,8 +5,8 @@ import type { PositionedFile } from '../channel/positioned-file.js';
 import { MappedRamTarget } from '../destination/mapped-ram-target.js';
 import { openSnapshot } from '../format/open-snapshot.js';
 import { buildDeviceTail } from '../format/stream/device-tail.js';
-import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import { fileOffset, pageIndex } from '../memory/units.js';
+import { SnapshotGuest } from '../memory-file/snapshot-guest.js';
 import { rehearsePostcopy } from './rehearsal.js';
 
 const PAGE = 4096;

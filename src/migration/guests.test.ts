@@ -8,7 +8,7 @@ import { after, test } from 'node:test';
 import { libvirtHead } from '../../test/libvirt-images.js';
 import { StreamBuilder, testDevice } from '../../test/streams.js';
 import { savedRunState } from '../format/stream/global-state.js';
-import { openSnapshotFile } from '../guest/open-snapshot-file-node.js';
+import { openSnapshotFile } from '../memory-file/open-snapshot-file-node.js';
 import { attachGuest } from './guests.js';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'ramferry-guests-'));

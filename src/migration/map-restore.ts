@@ -10,16 +10,16 @@ import { openPath, openUnnamedFile, reopen } from '../channel/unnamed-file-node.
 import type { LibvirtImage } from '../format/libvirt/save-image.js';
 import { MappedRamSnapshot } from '../format/mapped-ram/snapshot.js';
 import type { ReadRamBlock } from '../format/stream/stream-handler.js';
-import { withDigest } from '../guest/checked-snapshot.js';
-import { FileGuard } from '../guest/file-guard-node.js';
-import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
-import { decideRun, type RunDecision } from '../guest/run-decision.js';
-import { inTurns, type Slices } from '../guest/slices-node.js';
-import type { PageRange } from '../guest/snapshot-guest.js';
-import { copySparsely } from '../guest/sparse-copy-node.js';
-import { type FileRange, findStalePages, punchStalePages } from '../guest/stale-pages-node.js';
 import { RamferryError } from '../memory/errors.js';
 import { shellCommand } from '../memory/shell-command.js';
+import { withDigest } from '../memory-file/checked-snapshot.js';
+import { FileGuard } from '../memory-file/file-guard-node.js';
+import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../memory-file/open-snapshot-file-node.js';
+import { decideRun, type RunDecision } from '../memory-file/run-decision.js';
+import { inTurns, type Slices } from '../memory-file/slices-node.js';
+import type { PageRange } from '../memory-file/snapshot-guest.js';
+import { copySparsely } from '../memory-file/sparse-copy-node.js';
+import { type FileRange, findStalePages, punchStalePages } from '../memory-file/stale-pages-node.js';
 import {
   droppedByMapping,
   type MappingPlan,

@@ -5,7 +5,7 @@ import fs from 'node:fs';
 import { openFile } from '../channel/descriptor-channel-node.js';
 import { openPath, openUnnamedFile, UNNAMED_FILE } from '../channel/unnamed-file-node.js';
 import type { Snapshot } from '../format/snapshot.js';
-import { SnapshotGuest, type SnapshotGuestOptions } from '../guest/snapshot-guest.js';
+import { SnapshotGuest, type SnapshotGuestOptions } from '../memory-file/snapshot-guest.js';
 import { MigrationSource } from '../source/migration-source.js';
 import { defaultParameters } from '../source/parameters.js';
 import { StreamSink } from '../source/stream-sink.js';

@@ -1,13 +1,13 @@
 // Which guests there are, for the engine's thread: it gets a description and makes its own view of the guest.
 
-import { withDigest } from '../guest/checked-snapshot.js';
-import { openSnapshotFile } from '../guest/open-snapshot-file-node.js';
-import { decideRun } from '../guest/run-decision.js';
-import { inTurns } from '../guest/slices-node.js';
-import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import type { WorkloadShared } from '../guest/workload/control.js';
 import { attachWorkloadGuest } from '../guest/workload/workload-source.js';
 import { type ClaimPurpose, ClaimRecord, type GuestClaim } from '../memory/guest-claim.js';
+import { withDigest } from '../memory-file/checked-snapshot.js';
+import { openSnapshotFile } from '../memory-file/open-snapshot-file-node.js';
+import { decideRun } from '../memory-file/run-decision.js';
+import { inTurns } from '../memory-file/slices-node.js';
+import { SnapshotGuest } from '../memory-file/snapshot-guest.js';
 import type { SourceGuest } from '../source/guest.js';
 import { refusePinnedDevices } from './postcopy-obstacles.js';
 

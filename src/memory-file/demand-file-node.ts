@@ -9,20 +9,17 @@ import {
   readDemandList,
   writeDemandList,
 } from '../format/demand-list.js';
-import { memoryFile } from '../guest/open-snapshot-file-node.js';
-import type { Surroundings } from './read-memory-file.js';
+import { memoryFile } from './open-snapshot-file-node.js';
 
 /** `FILE.demand`, also of `file:FILE,offset=N`. */
-export const demandPath = (operand: string): string => {
-  return `${memoryFile(operand).path}.demand`;
-};
+export const demandPath = (operand: string): string => `${memoryFile(operand).path}.demand`;
 
-/** What the list says; nothing, with a note, where it cannot be read: a guest starts without it as well. */
-export const readDemandFile = (path: string, { progress }: Pick<Surroundings, 'progress'>): DemandedPage[] => {
+/** What the list says; nothing, with a `note` that says why, where it cannot be read: a guest starts without it as well. */
+export const readDemandFile = (path: string, note: (text: string) => void): DemandedPage[] => {
   try {
     return demandsIn(path) ?? [];
   } catch (error) {
-    progress.note(`warning: ${path} is not used: ${(error as Error).message}`);
+    note(`warning: ${path} is not used: ${(error as Error).message}`);
     return [];
   }
 };
@@ -40,7 +37,7 @@ export const writeDemandFile = async (
   path: string,
   known: readonly DemandedPage[],
   demands: readonly DemandedPage[],
-  { progress }: Pick<Surroundings, 'progress'>,
+  note: (text: string) => void,
 ): Promise<void> => {
   const joined = joinDemands(known, demands);
   // What was served from a pipe or a device has no place for it.
@@ -54,6 +51,6 @@ export const writeDemandFile = async (
     fs.writeFileSync(file.descriptor, writeDemandList(joined), 'latin1');
     await file.commit();
   } catch (error) {
-    progress.note(`warning: the demands are not remembered: ${(error as Error).message}`);
+    note(`warning: the demands are not remembered: ${(error as Error).message}`);
   }
 };

@@ -16,12 +16,12 @@ import { type MappedFile, readMappedFile } from '../../test/mapped-ram-file.js';
 import { userfaultfdProblem } from '../dirty-log/userfaultfd-node.js';
 import { type DeviceState, deviceStates } from '../format/stream/device-tail.js';
 import { digestBlocks } from '../guest/digest-node.js';
-import { openSnapshotFile } from '../guest/open-snapshot-file-node.js';
 import { type BarrierChoice, registersOf } from '../guest/workload/control.js';
 import { decodeRegisters, REGISTER_COUNT, Register } from '../guest/workload/registers.js';
 import { WorkloadGuest, type WorkloadOptions } from '../guest/workload/workload-guest-node.js';
 import { RamBlockList } from '../memory/ram-block-list.js';
 import { pageIndex } from '../memory/units.js';
+import { openSnapshotFile } from '../memory-file/open-snapshot-file-node.js';
 import { Migration, type MigrationOptions } from './migration.js';
 import type { ProtectorKind } from './source-messages.js';
 

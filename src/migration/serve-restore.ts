@@ -3,13 +3,13 @@
 // as a thread for each would take longer to start than the guests take to run.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { withDigest } from '../guest/checked-snapshot.js';
-import { FileGuard } from '../guest/file-guard-node.js';
-import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../guest/open-snapshot-file-node.js';
-import { decideRun, type RunDecision } from '../guest/run-decision.js';
-import { inTurns } from '../guest/slices-node.js';
-import { SnapshotGuest } from '../guest/snapshot-guest.js';
 import { RamferryError } from '../memory/errors.js';
+import { withDigest } from '../memory-file/checked-snapshot.js';
+import { FileGuard } from '../memory-file/file-guard-node.js';
+import { memoryFile, type OpenedSnapshotFile, openSnapshotFile } from '../memory-file/open-snapshot-file-node.js';
+import { decideRun, type RunDecision } from '../memory-file/run-decision.js';
+import { inTurns } from '../memory-file/slices-node.js';
+import { SnapshotGuest } from '../memory-file/snapshot-guest.js';
 import { hasOption, withIncomingDefer } from '../qemu/command-line.js';
 import { qemuVersion } from '../qemu/find-qemu.js';
 import { QEMU_EXIT_MS, runIncoming, withWords } from '../qemu/incoming.js';
