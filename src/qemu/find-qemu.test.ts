@@ -20,43 +20,37 @@ const fakeQemu = (place: string, version: string): string => {
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'ramferry-find-'));
   process.env['PATH'] = [join(folder, 'empty'), join(folder, 'bin')].join(':');
-  process.env['RAMFERRY_TOOLBOX'] = join(folder, 'toolbox');
   delete process.env['RAMFERRY_QEMU'];
 });
 
 afterEach(() => {
   Object.assign(process.env, environment);
-  for (const name of ['RAMFERRY_TOOLBOX', 'RAMFERRY_QEMU'].filter((key) => environment[key] === undefined)) {
-    delete process.env[name];
+  if (environment['RAMFERRY_QEMU'] === undefined) {
+    delete process.env['RAMFERRY_QEMU'];
   }
   rmSync(folder, { recursive: true });
 });
 
-test('RAMFERRY_QEMU comes before PATH, PATH before the toolbox', async () => {
+test('RAMFERRY_QEMU comes before PATH, PATH before the others', async () => {
   assert.equal(await findQemu(), undefined);
-  const inToolbox = fakeQemu('toolbox/qemu-10', '10.0.13');
-  assert.deepEqual(await findQemu(), { program: inToolbox, version: { major: 10, minor: 0, micro: 13 } });
+  const others = [join(folder, 'missing'), fakeQemu('other', '10.0.13'), fakeQemu('third', '11.1.3')];
+  const find = async (): Promise<string | undefined> => (await findQemu(undefined, others))?.program;
+  assert.deepEqual(await findQemu(undefined, others), {
+    program: others[1],
+    version: { major: 10, minor: 0, micro: 13 },
+  });
   const onPath = fakeQemu('bin', '8.2.2');
-  assert.equal((await findQemu())?.program, onPath);
+  assert.equal(await find(), onPath);
   const chosen = fakeQemu('own', '9.1.0');
   process.env['RAMFERRY_QEMU'] = chosen;
-  assert.equal((await findQemu())?.program, chosen);
+  assert.equal(await find(), chosen);
 });
 
 test('the first whose version is accepted is taken', async () => {
   fakeQemu('bin', '7.2.22');
-  const newer = fakeQemu('toolbox/qemu-10', '10.0.13');
-  assert.equal((await findQemu(({ major }) => major >= 10))?.program, newer);
-  assert.equal(await findQemu(({ major }) => major >= 11), undefined);
-});
-
-test('whatever version the toolbox has is found, by its number and not by its letters', async () => {
-  fakeQemu('toolbox/qemu-7.2', '7.2.22');
-  fakeQemu('toolbox/qemu-11.1', '11.1.3');
-  const newest = fakeQemu('toolbox/qemu-11.12', '11.12.0');
-  fakeQemu('toolbox/.part-qemu-13', '13.0.0');
-  assert.equal((await findQemu())?.program, newest);
-  assert.equal((await findQemu(({ major }) => major < 10))?.version.major, 7);
+  const newer = fakeQemu('other', '10.0.13');
+  assert.equal((await findQemu(({ major }) => major >= 10, [newer]))?.program, newer);
+  assert.equal(await findQemu(({ major }) => major >= 11, [newer]), undefined);
 });
 
 test('a RAMFERRY_QEMU that cannot be run is an error, not a reason to take another', async () => {

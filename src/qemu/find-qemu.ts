@@ -1,10 +1,9 @@
-// Where the QEMU is that ramferry starts: RAMFERRY_QEMU, then PATH, then the toolbox that the test suite unpacks into
-// the checkout (DESIGN.md section 6). A set RAMFERRY_QEMU that cannot be run is an error, not a reason to look further.
+// Where the QEMU is that ramferry starts: RAMFERRY_QEMU, then PATH. A set RAMFERRY_QEMU that cannot be run is an error, not a reason
+// to look further.
 
 import { execFile } from 'node:child_process';
-import { existsSync, readdirSync } from 'node:fs';
-import { delimiter, dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { existsSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { RamferryError } from '../memory/errors.js';
 import { launchingWords } from './launcher.js';
@@ -16,28 +15,9 @@ export interface FoundQemu {
   readonly version: QemuVersion;
 }
 
-const PROGRAM = 'qemu-system-x86_64';
+export const PROGRAM = 'qemu-system-x86_64';
 
-/** Root of the package, which is a checkout or what npm has installed: this file is built into dist/src/qemu/. */
-export const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
-
-/** The toolbox folder: RAMFERRY_TOOLBOX, else `.toolbox` of the checkout. */
-export const toolboxFolder = (): string => process.env['RAMFERRY_TOOLBOX'] ?? join(packageRoot, '.toolbox');
-
-/** The QEMUs of the toolbox, newest first. */
-const toolboxPrograms = (): string[] => {
-  const folder = toolboxFolder();
-  const versions = (existsSync(folder) ? readdirSync(folder) : []).flatMap((name) => {
-    const match = /^qemu-(\d+)(?:\.(\d+))?$/.exec(name);
-    return match === null ? [] : [{ name, order: Number(match[1]) * 1000 + Number(match[2] ?? 0) }];
-  });
-  return versions.sort((a, b) => b.order - a.order).map(({ name }) => join(folder, name, PROGRAM));
-};
-
-const candidates = (): string[] => [
-  ...(process.env['PATH'] ?? '').split(delimiter).map((folder) => join(folder, PROGRAM)),
-  ...toolboxPrograms(),
-];
+const inPath = (): string[] => (process.env['PATH'] ?? '').split(delimiter).map((folder) => join(folder, PROGRAM));
 
 const versions = new Map<string, Promise<QemuVersion>>();
 
@@ -76,12 +56,13 @@ const askVersion = async ([launcher, ...words]: readonly string[]): Promise<Qemu
 export const isAtLeast = (version: QemuVersion, major: number, minor: number): boolean =>
   version.major > major || (version.major === major && version.minor >= minor);
 
-/** The first QEMU whose version is accepted; undefined if there is none. */
+/** The first QEMU whose version is accepted; undefined if there is none. @param others programs to try last */
 export const findQemu = async (
   accepts: (version: QemuVersion) => boolean = () => true,
+  others: readonly string[] = [],
 ): Promise<FoundQemu | undefined> => {
   const chosen = process.env['RAMFERRY_QEMU'];
-  const programs = [...(chosen ? [chosen] : []), ...candidates().filter((path) => existsSync(path))];
+  const programs = [...(chosen ? [chosen] : []), ...[...inPath(), ...others].filter((path) => existsSync(path))];
   for (const program of programs) {
     const version = await qemuVersion(program);
     if (accepts(version)) {

@@ -1,6 +1,6 @@
 // Public surface of ramferry/qemu: driving a stock QEMU.
 
-export { type FoundQemu, findQemu, qemuVersion, toolboxFolder } from './find-qemu.js';
+export { type FoundQemu, findQemu, qemuVersion } from './find-qemu.js';
 export { FIRST_LENT_DESCRIPTOR, type QemuExit, QemuProcess, type QemuStartOptions } from './qemu-process.js';
 export {
   type QemuVersion,

@@ -1,6 +1,7 @@
 // Which QEMUs the suite runs against. A release here is a place that any QEMU of its kind may fill: '11' is 11.1 or whatever
 // came after it, since Debian's backports move on by themselves.
 
+import { toolboxPrograms } from '../../src/cli/demo/toolbox.js';
 import { type FoundQemu, findQemu } from '../../src/qemu/find-qemu.js';
 import type { QemuVersion } from '../../src/qemu/qmp-client.js';
 
@@ -45,7 +46,7 @@ export const unknownVersionsReason = (): string | undefined =>
 
 /** The QEMU that fills a release's place. Throws a `MissingReleaseError` if none does; `reason` says why that may be. */
 export const qemuOf = async (release: QemuRelease, reason?: string): Promise<FoundQemu> => {
-  const found = await findQemu(fills[release]);
+  const found = await findQemu(fills[release], toolboxPrograms());
   if (found === undefined) {
     throw new MissingReleaseError(release, reason);
   }

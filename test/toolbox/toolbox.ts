@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { toolboxFolder } from '../../src/qemu/find-qemu.js';
+import { toolboxFolder } from '../../src/cli/demo/toolbox.js';
 
 export { toolboxFolder };
 

@@ -4,7 +4,8 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { RamferryError } from '../../memory/errors.js';
 import { shellCommand } from '../../memory/shell-command.js';
-import { type FoundQemu, findQemu, packageRoot, toolboxFolder } from '../../qemu/find-qemu.js';
+import { type FoundQemu, findQemu } from '../../qemu/find-qemu.js';
+import { packageRoot, toolboxFolder, toolboxPrograms } from './toolbox.js';
 
 /** QEMU has mapped-ram from 9.0 on. */
 const MAJOR = 9;
@@ -33,7 +34,7 @@ export const demoNeeds = async (): Promise<DemoNeeds> => {
       tooOld.push(`${major}.${minor}`);
     }
     return major >= MAJOR;
-  });
+  }, toolboxPrograms());
   const guest = join(toolboxFolder(), 'guest');
   const [kernel, initramfs] = [join(guest, 'vmlinuz'), join(guest, 'initramfs.gz')];
   const hasGuest = existsSync(kernel) && existsSync(initramfs);
